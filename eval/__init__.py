@@ -1,0 +1,1 @@
+"""Bulk generation, judged scores, statistics and reports."""

@@ -1,0 +1,1 @@
+"""Offline half: refusal vectors, their analysis, and orthogonalized checkpoints."""

@@ -1,0 +1,156 @@
+"""Tensors on disk: safetensors files of a named kind with one JSON header, written whole or not at all."""
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import ArtifactError, DiskError, OutputExistsError
+
+if TYPE_CHECKING:
+    import torch
+
+HEADER_KEY = "vllm_refusal"
+FORMAT_VERSION = 1
+_PACKAGES = ("vllm-refusal", "torch", "transformers", "safetensors", "numpy")
+
+
+def save_artifact(
+    path: Path | str, kind: str, tensors: Mapping[str, "torch.Tensor"], header: Mapping[str, Any], force: bool = False
+) -> Path:
+    """Write tensors and a JSON header as one safetensors file, beside the target and then renamed.
+
+    Args:
+        path: the file to write; its folder must exist.
+        kind: what the file holds, e.g. "refusal_vectors".
+        tensors: name -> tensor, any dtype; made contiguous.
+        header: JSON-serializable provenance; `kind`, `format_version` and package versions are added.
+    Raises: OutputExistsError, DiskError, ArtifactError (no such folder).
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    record = {"kind": kind, "format_version": FORMAT_VERSION, **header, "versions": package_versions()}
+    data = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        metadata={HEADER_KEY: json.dumps(record, sort_keys=True), "format": "pt"},
+    )
+    with replacing(path, force) as part:
+        part.write_bytes(data)
+    return path
+
+
+def load_artifact(path: Path | str, kinds: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, "torch.Tensor"]]:
+    """Read a file written by `save_artifact`.
+
+    Files made by other programs, without our header, are accepted with an empty header (`kind` is kinds[0]): the
+    tensors then decide.
+    Returns: (header, tensors).
+    Raises: ArtifactError when the file is missing, not safetensors, of another kind or of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; expected a {' or '.join(kinds)} safetensors file")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = _read_header(path, handle.metadata() or {}, kinds)
+            return header, {name: handle.get_tensor(name) for name in handle.keys()}
+    except SafetensorError as err:
+        raise ArtifactError(f"{path}: not a readable safetensors file ({err})") from err
+
+
+def read_header(path: Path | str, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """Read only the JSON header of an artifact; same errors as `load_artifact`."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; expected a {' or '.join(kinds)} safetensors file")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return _read_header(path, handle.metadata() or {}, kinds)
+    except SafetensorError as err:
+        raise ArtifactError(f"{path}: not a readable safetensors file ({err})") from err
+
+
+def _read_header(path: Path, stored: Mapping[str, str], kinds: tuple[str, ...]) -> dict[str, Any]:
+    if HEADER_KEY not in stored:
+        return {"kind": kinds[0], "format_version": FORMAT_VERSION}
+    try:
+        header = json.loads(stored[HEADER_KEY])
+    except json.JSONDecodeError as err:
+        raise ArtifactError(f"{path}: its {HEADER_KEY} header is not JSON ({err})") from err
+    if header.get("kind") not in kinds:
+        raise ArtifactError(f"{path}: expected a file of kind {' or '.join(kinds)}, found {header.get('kind')!r}")
+    if header.get("format_version", 0) > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: format version {header['format_version']} is newer than this program's {FORMAT_VERSION}; upgrade"
+        )
+    return header
+
+
+@contextmanager
+def replacing(path: Path, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary file beside `path`; rename it over `path` on success, delete it on any failure."""
+    if path.exists() and not force:
+        raise OutputExistsError(path)
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{path}: folder {path.parent} does not exist; create it first")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        with explaining_disk_errors(path):
+            yield part
+            os.chmod(part, 0o666 & ~_umask())
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def explaining_disk_errors(path: Path | str) -> Iterator[None]:
+    """Turn a full disk, a quota or a missing permission while writing `path` into a DiskError."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise DiskError(f"cannot write {path}: {os.strerror(err.errno)}; nothing was left behind") from err
+        raise
+
+
+def file_sha256(path: Path | str) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """sha256 of a value's canonical JSON, hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide a result, and of Python."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
