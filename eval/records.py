@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from eval.conditions import Condition
 from surgery.artifacts import explaining_disk_errors, json_sha256, replacing
@@ -180,9 +180,15 @@ def _cut_torn_line(path: Path) -> None:
     if not path.exists():
         return
     with open(path, "rb+") as handle:
-        data = handle.read()
-        if data and not data.endswith(b"\n"):
-            handle.truncate(data.rfind(b"\n") + 1)
+        size = handle.seek(0, os.SEEK_END)
+        if size and _byte_at(handle, size - 1) != b"\n":
+            handle.seek(0)
+            handle.truncate(handle.read().rfind(b"\n") + 1)
+
+
+def _byte_at(handle: BinaryIO, position: int) -> bytes:
+    handle.seek(position)
+    return handle.read(1)
 
 
 def _read_rows(path: Path, kind: type) -> Iterator[Any]:
