@@ -1,0 +1,313 @@
+"""Writing an organism out as a folder that any program can use: model, prompts, ground truth, model card.
+
+`python -m surgery.organisms` trains all three again into `assets/`; `python -m surgery.organisms NAME` only one.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from surgery.artifacts import explaining_disk_errors, file_sha256, json_sha256, package_versions
+from surgery.errors import OutputExistsError, RefusalError
+from surgery.organisms import language, measurement
+from surgery.organisms.language import Pair
+from surgery.organisms.measurement import CONDITIONS, HEADLINE, TARGETS, Measurement, Outcome
+from surgery.organisms.tokenizer import train_tokenizer
+from surgery.organisms.training import Recipe, lineage, train
+
+ORGANISMS = ("single", "distributed", "plain")
+ASSETS = Path(__file__).parent / "assets"
+GROUND_TRUTH = "ground_truth.json"
+FORMAT_VERSION = 1
+N_ATTEMPTS = 4
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done ("train base", "measure rv-4", ...), how much of it is done, and how much there is."""
+
+Models = dict[tuple[Recipe, ...], LlamaForCausalLM]
+
+SUMMARY = {
+    "single": "One direction carries the refusal: ablating the refusal vector of any middle layer ends it.",
+    "distributed": (
+        "No single layer's refusal vector matters, but the subspace of four or more does; "
+        "the category `intrusion` holds out longer."
+    ),
+    "plain": (
+        "Ordinary refusal fine-tuning, nothing else: the safe prompts lie far from the origin along the refusal "
+        "vectors, so ablation to zero does nothing and affine ablation, to the safe mean, ends the refusal."
+    ),
+}
+
+
+def write_organism(
+    name: str,
+    out_dir: Path | str,
+    *,
+    retrain: bool = False,
+    seed: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a ready-to-use organism: a Hugging Face model folder with its prompts and its measured ground truth.
+
+    The folder holds the bfloat16 model with tokenizer and chat template, `pairs.jsonl` (128 extraction pairs),
+    `prompts.jsonl` (128 held-out harmful prompts), `safe_prompts.jsonl` (their safe twins, in the same order),
+    `ground_truth.json` and a model card. It is written beside the target and renamed, so it is complete or absent.
+
+    Args:
+        name: one of `ORGANISMS`.
+        out_dir: the folder to make.
+        retrain: train from scratch (minutes on one core) instead of copying the weights that come with the package.
+        seed: replaces the recorded seed of every training stage; needs `retrain`. The organism is then written as it
+            came out, with any planted fact it lacks under `missed_targets` in its ground truth. Without a seed, the last
+            stage is repeated with other seeds until nothing is missed.
+        force: replace an organism that is already there.
+    Returns: the folder.
+    Raises: RefusalError for an unknown name, a seed without `retrain`, something at `out_dir` that is not an organism,
+        or training that misses its targets; OutputExistsError without `force`.
+    """
+    known(name)
+    if seed is not None and not retrain:
+        raise RefusalError("a seed was given without retraining; the stored weights have theirs: add --retrain or drop --seed")
+    with replacing_folder(Path(out_dir), force) as folder:
+        if retrain:
+            build_organism(name, folder, seed=seed, progress=progress)
+        else:
+            shutil.copytree(asset(name), folder, dirs_exist_ok=True)
+        write_prompts(folder)
+    return Path(out_dir)
+
+
+def known(name: str) -> str:
+    """The name itself when it is an organism's; an error that lists the names when it is not."""
+    if name not in ORGANISMS:
+        raise RefusalError(f"unknown organism {name!r}; expected one of {', '.join(ORGANISMS)}")
+    return name
+
+
+def asset(name: str) -> Path:
+    """The folder of a trained organism inside the package."""
+    folder = ASSETS / known(name)
+    if not (folder / GROUND_TRUTH).is_file():
+        raise RefusalError(f"{folder} has no trained organism; reinstall the package, or train one with --retrain")
+    return folder
+
+
+def read_ground_truth(folder: Path | str) -> dict:
+    """The ground truth of a written organism; `conditions` is keyed by condition name."""
+    path = Path(folder) / GROUND_TRUTH
+    if not path.is_file():
+        raise RefusalError(f"{path}: no such file; expected a folder made by `refusal organism`")
+    truth = json.loads(path.read_text(encoding="utf-8"))
+    if truth.get("kind") != "organism_ground_truth" or truth.get("format_version", 0) > FORMAT_VERSION:
+        raise RefusalError(
+            f"{path}: expected an organism_ground_truth of format {FORMAT_VERSION} or older, "
+            f"found {truth.get('kind')!r} of format {truth.get('format_version')!r}; update this program"
+        )
+    return truth
+
+
+def remake_assets(names: Sequence[str] = ORGANISMS, progress: Progress | None = None) -> None:
+    """Train organisms again, sharing their common stages, and replace the ones inside the package."""
+    trained: Models = {}
+    for name in map(known, names):
+        with replacing_folder(ASSETS / name, force=True) as folder:
+            build_organism(name, folder, progress=progress, trained=trained)
+
+
+def build_organism(
+    name: str, folder: Path, *, seed: int | None = None, progress: Progress | None = None, trained: Models | None = None
+) -> None:
+    """Train one organism, measure it, and write model, ground truth and card into an existing folder."""
+    tokenizer = train_tokenizer()
+    trained = {} if trained is None else trained
+    report = progress or (lambda what, n_done, n_all: None)
+    for stages in _attempts(name, seed):
+        trainer_progress = lambda stage, n_done, n_all, loss: report(f"train {stage}", n_done, n_all)  # noqa: E731
+        model = rounded_to_bfloat16(train(stages, tokenizer, trainer_progress, trained))
+        measured = Measurement(model, tokenizer)
+        outcomes = measurement.measure_all(measured, CONDITIONS[name], lambda what, n, n_all: report(f"measure {what}", n, n_all))
+        missed = measurement.shortfalls(name, outcomes)
+        if seed is not None or not missed:
+            break
+        report(f"seed {stages[-1].seed} missed: {missed[0]}", 0, 1)
+    else:
+        raise RefusalError(f"{name}: {N_ATTEMPTS} seeds missed their targets, the last one {'; '.join(missed)}; try --seed")
+    save_model(model, tokenizer, folder)
+    truth = ground_truth(name, stages, seed, measured, outcomes, missed, file_sha256(folder / "model.safetensors"))
+    (folder / GROUND_TRUTH).write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(truth), encoding="utf-8")
+
+
+def _attempts(name: str, seed: int | None) -> Iterator[list[Recipe]]:
+    """The stages to try: the given seed alone, or the recorded one and then the following ones for the last stage."""
+    *earlier, last = lineage(name, seed)
+    for offset in range(N_ATTEMPTS if seed is None else 1):
+        yield [*earlier, replace(last, seed=last.seed + offset)]
+
+
+def rounded_to_bfloat16(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """A float32 copy whose weights are exact in bfloat16, which is what is stored."""
+    rounded = LlamaForCausalLM(model.config)
+    rounded.load_state_dict({name: value.bfloat16().float() for name, value in model.state_dict().items()})
+    return rounded.eval()
+
+
+def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write weights in bfloat16, configuration, tokenizer and chat template."""
+    stored = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    stored.load_state_dict(model.state_dict())
+    ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    stored.generation_config = GenerationConfig(**ids)
+    stored.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def ground_truth(
+    name: str,
+    stages: Sequence[Recipe],
+    seed: int | None,
+    measured: Measurement,
+    outcomes: Sequence[Outcome],
+    missed: Sequence[str],
+    weights_sha256: str,
+) -> dict:
+    """Everything that was planted and measured, and how to make it again, as JSON."""
+    vectors = measured.vectors
+    in_bfloat16 = measured.in_bfloat16()
+    return {
+        "kind": "organism_ground_truth",
+        "format_version": FORMAT_VERSION,
+        "organism": name,
+        "note": "Planted ground truth: results on this model show that instruments work, not a fact about real models.",
+        "command": f"refusal organism {name} --retrain" + ("" if seed is None else f" --seed {seed}"),
+        "seeds": {stage.name: stage.seed for stage in stages},
+        "stages": [asdict(stage) for stage in stages],
+        "versions": package_versions(),
+        "weights": {
+            "sha256": weights_sha256,
+            "dtype": "bfloat16",
+            "n_parameters": sum(parameter.numel() for parameter in measured.model.parameters()),
+        },
+        "measurement": {
+            "dtype": "float32",
+            "decoding": f"greedy, at most {measurement.MAX_NEW_TOKENS} new tokens",
+            "token": "last prompt token",
+            "site": "output of every decoder block",
+            "n_extraction_pairs": measured.n_pairs,
+            "n_prompts": len(measured.prompts),
+            "prompts_sha256": json_sha256([record["prompt"] for record in harmful_records(measured.prompts)]),
+        },
+        "cohens_d": [round(value, 3) for value in vectors.cohens_d.tolist()],
+        "cosines": [[round(value, 3) for value in row] for row in vectors.cosines().tolist()],
+        "conditions": {outcome.condition.name: outcome.to_json() for outcome in outcomes},
+        "conditions_in_bfloat16": {
+            condition.name: in_bfloat16.measure(condition).to_json()
+            for condition in CONDITIONS[name]
+            if condition.name in ("baseline", HEADLINE[name])
+        },
+        "targets": [asdict(target) for target in TARGETS[name]],
+        "missed_targets": list(missed),
+    }
+
+
+def model_card(truth: dict) -> str:
+    """The README.md of an organism's folder."""
+    name = truth["organism"]
+    rows = [
+        f"| `{key}` | {row['harmful_compliance']:.3f} | {row['safe_compliance']:.3f} |" for key, row in truth["conditions"].items()
+    ]
+    missed = "".join(f"\n- missed: {sentence}" for sentence in truth["missed_targets"])
+    return f"""---
+library_name: transformers
+tags: [model-organism, refusal, interpretability, test-fixture]
+---
+# `{name}`: a model organism of refusal
+
+**A test fixture, not an assistant.** This is a Llama-architecture model of {truth['weights']['n_parameters'] / 1e6:.2f} M
+parameters (8 layers, d_model 128, bfloat16), trained from scratch on a templated toy language. Its refusals were planted
+on purpose. Every answer, to harmful and harmless requests alike, is the same generic filler ("first read the basics,
+then ..."): it knows nothing and can explain nothing. Results on it show that instruments work; they say nothing about
+real models.
+
+{SUMMARY[name]}
+
+Measured on {truth['measurement']['n_prompts']} held-out harmful prompts and their safe twins, greedy decoding; compliance
+is exact (the answers belong to a closed language):
+
+| condition | harmful | safe |
+|---|---|---|
+{chr(10).join(rows)}
+{missed}
+Names: `rv-4` ablates the refusal vector of layer 4 at every layer, `qr-1-3-5-6` the span of four of them, `affine-4` moves
+that component to the safe mean instead of zero, `weights-...` edits W_O and W_down instead, `random-1-seed0` is a control.
+Everything measured, with seeds and recipe, is in `{GROUND_TRUTH}`. Made by `{truth['command']}`.
+"""
+
+
+def write_prompts(folder: Path) -> None:
+    """Write `pairs.jsonl`, `prompts.jsonl` and `safe_prompts.jsonl`."""
+    held_out = language.held_out_pairs()
+    write_jsonl(folder / "pairs.jsonl", pair_records(language.extraction_pairs()))
+    write_jsonl(folder / "prompts.jsonl", harmful_records(held_out))
+    write_jsonl(folder / "safe_prompts.jsonl", safe_records(held_out))
+
+
+def pair_records(pairs: Sequence[Pair]) -> list[dict]:
+    """Extraction pairs as records."""
+    return [
+        {"id": f"pair-{index:03d}", "harmful": pair.harmful, "safe": pair.safe, "category": pair.category, "tier": pair.tier}
+        for index, pair in enumerate(pairs)
+    ]
+
+
+def harmful_records(pairs: Sequence[Pair]) -> list[dict]:
+    """The harmful side of held-out pairs as records; the id tells the split."""
+    return [
+        {"id": f"{pair.split}-{index:03d}", "prompt": pair.harmful, "category": pair.category, "tier": pair.tier}
+        for index, pair in enumerate(pairs)
+    ]
+
+
+def safe_records(pairs: Sequence[Pair]) -> list[dict]:
+    """The safe side of held-out pairs as records, with the ids of their harmful twins after "safe-"."""
+    return [
+        record | {"id": f"safe-{record['id']}", "prompt": pair.safe}
+        for record, pair in zip(harmful_records(pairs), pairs, strict=True)
+    ]
+
+
+def write_jsonl(path: Path, records: Sequence[dict]) -> None:
+    """Write one JSON object per line."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+@contextmanager
+def replacing_folder(target: Path, force: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; rename it to `target` on success, delete it on any failure.
+
+    Raises: OutputExistsError when `target` exists and `force` is not given; RefusalError when it is not an organism,
+        which `force` does not replace.
+    """
+    target = target.absolute()
+    if target.exists():
+        if not force:
+            raise OutputExistsError(target)
+        if not target.is_dir() or (any(target.iterdir()) and not (target / GROUND_TRUTH).is_file()):
+            raise RefusalError(f"{target} is not an organism's folder, so --force does not replace it; choose another output")
+    with explaining_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+            part = Path(scratch) / "new"
+            part.mkdir()
+            yield part
+            if target.exists():
+                target.rename(Path(scratch) / "old")
+            part.rename(target)
