@@ -1,0 +1,52 @@
+"""Architectures as data: where a model family keeps its decoder blocks and what writes to the residual stream."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from surgery.errors import ModelError
+
+OUT_IN, IN_OUT = "out_in", "in_out"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names of one architecture's parts, as modules in transformers and, with `.weight`, as tensors in its files.
+
+    Attributes:
+        architecture: class name in config.json.
+        layers: the list of decoder blocks.
+        attention_out, mlp_out: within a block, the linear maps whose outputs are added to the residual stream.
+        embedding, unembedding: token embedding and language-model head.
+        final_norm: the norm after the last block.
+        weight_layout: axis order of `attention_out` and `mlp_out`: "out_in" as in torch.nn.Linear ([d_model, in]),
+            "in_out" as in GPT-2's Conv1D. Declared, never guessed: a square matrix looks the same both ways.
+    """
+
+    architecture: str
+    layers: str = "model.layers"
+    attention_out: str = "self_attn.o_proj"
+    mlp_out: str = "mlp.down_proj"
+    embedding: str = "model.embed_tokens"
+    unembedding: str = "lm_head"
+    final_norm: str = "model.norm"
+    weight_layout: str = OUT_IN
+
+    def block(self, layer: int) -> str:
+        """Name of decoder block `layer`."""
+        return f"{self.layers}.{layer}"
+
+    def writers(self, layers: Iterable[int]) -> list[str]:
+        """Names of the linear maps of the given blocks that write to the residual stream, block by block."""
+        return [f"{self.block(layer)}.{part}" for layer in layers for part in (self.attention_out, self.mlp_out)]
+
+
+FAMILIES: dict[str, Family] = {
+    name: Family(name) for name in ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+}
+
+
+def family_of(architecture: str) -> Family:
+    """The family of an architecture. Raises: ModelError listing the supported ones."""
+    if architecture not in FAMILIES:
+        raise ModelError(f"architecture {architecture} is not supported; supported: {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[architecture]

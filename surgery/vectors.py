@@ -1,0 +1,120 @@
+"""Refusal vectors (RVs): one per layer, the mean difference of activations on harmful and on safe prompts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.artifacts import load_artifact, save_artifact
+from surgery.errors import ArtifactError, ShapeError
+from surgery.layers import parse_layers
+
+if TYPE_CHECKING:
+    import torch
+
+KIND = "refusal_vectors"
+_MEANS = ("mean_harmful", "mean_safe")
+_PROJECTIONS = ("projections_harmful", "projections_safe")
+
+
+@dataclass(frozen=True, eq=False)
+class RefusalVectors:
+    """Refusal vectors of all layers of one model, with what is needed to judge them.
+
+    vectors[i] = mean_harmful[i] - mean_safe[i], the mean taken over prompts of resid_post of block i at the last prompt
+    token (difference of means: Arditi et al. 2024, arXiv:2406.11717, eq. 3).
+
+    Attributes:
+        vectors: [n_layers, d_model], float32, not normalized.
+        mean_harmful, mean_safe: [n_layers, d_model], float32; None in a file of another program.
+        projections_harmful, projections_safe: [n_pairs, n_layers], float32: each prompt's resid_post on the unit RV of
+            its layer; None in a file of another program.
+        header: provenance: model (ModelInfo as JSON), chat_template_sha256, prompts_sha256, n_pairs, dtype, position,
+            method.
+    Raises: ShapeError, ArtifactError (not finite) on construction.
+    """
+
+    vectors: "torch.Tensor"
+    mean_harmful: "torch.Tensor | None" = None
+    mean_safe: "torch.Tensor | None" = None
+    projections_harmful: "torch.Tensor | None" = None
+    projections_safe: "torch.Tensor | None" = None
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or 0 in self.vectors.shape:
+            raise ShapeError(f"vectors must be [n_layers, d_model], found shape {list(self.vectors.shape)}")
+        for name in _MEANS:
+            self._check_shape(name, list(self.vectors.shape))
+        for name in _PROJECTIONS:
+            self._check_shape(name, [self.n_pairs, self.n_layers])
+        for name, tensor in self._tensors().items():
+            _check_values(name, tensor)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        return self.vectors.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.vectors.shape[1]
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of prompt pairs behind the means; 0 when the file does not say."""
+        if self.projections_harmful is not None:
+            return self.projections_harmful.shape[0]
+        return int(self.header.get("n_pairs", 0))
+
+    def direction(self, layer: int) -> "torch.Tensor":
+        """The unit vector along the RV of one layer, [d_model] float32.
+
+        Raises: LayerRangeError, ArtifactError when that RV is zero.
+        """
+        (layer,) = parse_layers(layer, self.n_layers)
+        norm = self.vectors[layer].norm()
+        if norm == 0:
+            raise ArtifactError(f"the refusal vector of layer {layer} is zero and has no direction")
+        return self.vectors[layer] / norm
+
+    def save(self, path: Path | str, force: bool = False) -> Path:
+        """Write as safetensors; see `save_artifact` for errors."""
+        return save_artifact(path, KIND, self._tensors(), {**self.header, "n_pairs": self.n_pairs}, force)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "RefusalVectors":
+        """Read what `save` wrote, or any safetensors file with a tensor `vectors`. Raises: ArtifactError, ShapeError."""
+        header, tensors = load_artifact(path, (KIND,))
+        return cls.from_tensors(tensors, header, str(path))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, "torch.Tensor"], header: Mapping[str, Any], what: str) -> "RefusalVectors":
+        """Build from a file's tensors; `what` names the file in errors."""
+        if "vectors" not in tensors:
+            raise ArtifactError(f"{what}: has no tensor `vectors` (found {', '.join(sorted(tensors)) or 'none'})")
+        known = {name: tensors[name].float() for name in ("vectors", *_MEANS, *_PROJECTIONS) if name in tensors}
+        try:
+            return cls(**known, header=header)
+        except (ShapeError, ArtifactError) as err:
+            raise type(err)(f"{what}: {err}") from err
+
+    def _tensors(self) -> dict[str, "torch.Tensor"]:
+        names = ("vectors", *_MEANS, *_PROJECTIONS)
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _check_shape(self, name: str, expected: list[int]) -> None:
+        tensor = getattr(self, name)
+        if tensor is not None and list(tensor.shape) != expected:
+            raise ShapeError(f"{name} must have shape {expected}, found {list(tensor.shape)}")
+
+
+def _check_values(name: str, tensor: "torch.Tensor") -> None:
+    import torch
+
+    if tensor.dtype != torch.float32:
+        raise ShapeError(f"{name} must be float32, found {str(tensor.dtype).removeprefix('torch.')}")
+    if not tensor.isfinite().all():
+        row = int((~tensor.isfinite()).any(dim=1).nonzero()[0])
+        raise ArtifactError(f"{name} holds values that are not finite, first in row {row}")
