@@ -1,0 +1,182 @@
+"""A vLLM engine for bulk generation: one start, any mixture of interventions, responses as they finish."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from surgery.models import ModelInfo
+
+_QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false", "VLLM_NO_USAGE_STATS": "1"}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are decoded; temperature 0 is greedy."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to generate.
+
+    Attributes:
+        id: unique in the stream of requests.
+        token_ids: the rendered prompt.
+        ablation: keys merged into extra_args ("ablation", "ablation_alpha", "ablation_layers"); empty for none.
+    """
+
+    id: str
+    token_ids: list[int]
+    ablation: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Response:
+    """One finished request; `finish_reason` is the engine's word ("stop", "length")."""
+
+    id: str
+    text: str
+    finish_reason: str
+    n_prompt_tokens: int
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the user may choose about the engine.
+
+    Attributes:
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        eager: True skips compilation; None chooses eager on CPU, where compilation takes longer than most jobs.
+        max_num_seqs: requests in one batch, None for vLLM's default.
+        vllm: further keyword arguments of `vllm.LLM`.
+    """
+
+    dtype: str = "auto"
+    eager: bool | None = None
+    max_num_seqs: int | None = None
+    vllm: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine:
+    """A started engine. Use as a context manager, so that it is shut down."""
+
+    def __init__(self, info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], options: EngineOptions):
+        """Start vLLM on a model.
+
+        Args:
+            modules: name -> module settings of additional_config["ablation"]; empty starts stock vLLM, whose plugin
+                is then without effect.
+        Raises: RefusalError when a module does not fit the model.
+        """
+        for key, value in _QUIET.items():
+            os.environ.setdefault(key, value)
+        arguments = _arguments(info, modules, options)
+        from vllm import LLM
+
+        self._llm = LLM(**arguments)
+        self.info = info
+        self.description = {
+            "vllm": _vllm_version(),
+            "dtype": str(self._llm.llm_engine.model_config.dtype).removeprefix("torch."),
+            "eager": arguments["enforce_eager"],
+            "modules": {name: dict(spec) for name, spec in modules.items()},
+        }
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the engine and free its memory."""
+        import gc
+
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+            del llm
+            gc.collect()
+
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Response]:
+        """Answer requests, yielding each response as soon as it has finished; order is not kept.
+
+        The engine is fed a few batches ahead, so any number of requests fits in memory.
+        """
+        engine = self._llm.llm_engine
+        ahead = 4 * engine.vllm_config.scheduler_config.max_num_seqs
+        waiting = iter(requests)
+        exhausted = False
+        while True:
+            while not exhausted and engine.get_num_unfinished_requests() < ahead:
+                request = next(waiting, None)
+                if request is None:
+                    exhausted = True
+                else:
+                    self._add(request, sampling)
+            if exhausted and not engine.has_unfinished_requests():
+                return
+            yield from (_response(output) for output in engine.step() if output.finished)
+
+    def _add(self, request: Request, sampling: Sampling) -> None:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            seed=sampling.seed if sampling.temperature > 0 else None,
+            extra_args=dict(request.ablation) or None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._llm.llm_engine.add_request(request.id, tokens_input(request.token_ids), params)
+
+
+def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], options: EngineOptions) -> dict[str, Any]:
+    on_cpu = _on_cpu()
+    arguments: dict[str, Any] = {
+        "model": info.path,
+        "dtype": options.dtype,
+        "enforce_eager": on_cpu if options.eager is None else options.eager,
+        "disable_log_stats": True,
+        "generation_config": "vllm",
+    }
+    if on_cpu:
+        # In one process the engine starts in seconds instead of most of a minute.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        arguments["distributed_executor_backend"] = "uni"
+    if options.max_num_seqs is not None:
+        arguments["max_num_seqs"] = options.max_num_seqs
+    if modules:
+        arguments["additional_config"] = {"ablation": {"modules": {name: dict(spec) for name, spec in modules.items()}}}
+    return {**arguments, **options.vllm}
+
+
+def _on_cpu() -> bool:
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def _vllm_version() -> str:
+    import vllm
+
+    return vllm.__version__
+
+
+def _response(output: Any) -> Response:
+    completion = output.outputs[0]
+    return Response(
+        id=output.request_id,
+        text=completion.text,
+        finish_reason=completion.finish_reason or "unknown",
+        n_prompt_tokens=len(output.prompt_token_ids),
+        n_tokens=len(completion.token_ids),
+    )

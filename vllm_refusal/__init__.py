@@ -1,0 +1,20 @@
+"""Plugin for stock vLLM: removes refusal subspaces from the residual stream at run time, per request.
+
+Imported in every vLLM process through the `vllm.general_plugins` entry point, so this module stays light.
+"""
+
+
+def register() -> None:
+    """Put our subclasses in front of the supported architectures and install admission. Idempotent."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    from vllm_refusal import admission
+    from vllm_refusal.architectures import ARCHITECTURES, record_base
+
+    for name in ARCHITECTURES:
+        registered = ModelRegistry.models.get(name)
+        if registered is None or registered.module_name == "vllm_refusal.models":
+            continue
+        record_base(name, registered.module_name, registered.class_name)
+        ModelRegistry.register_model(name, f"vllm_refusal.models:{name}")
+    admission.install()

@@ -1,0 +1,80 @@
+"""Where requests enter vLLM: settings are loaded, ablation keys checked and resolved, cache keys kept apart."""
+
+import functools
+from typing import Any
+
+from vllm_refusal.request import RESOLVED, resolve
+
+_installed = False
+
+
+def install() -> None:
+    """Wrap vLLM's input processor (front end) and request construction (engine core), once per process."""
+    global _installed
+    if _installed:
+        return
+    from vllm.v1.engine.input_processor import InputProcessor
+    from vllm.v1.request import Request
+
+    InputProcessor.__init__ = _loading_settings(InputProcessor.__init__)
+    InputProcessor.process_inputs = _resolving_ablation(InputProcessor.process_inputs)
+    Request.from_engine_core_request = classmethod(_salting_cache(Request.from_engine_core_request.__func__))
+    _installed = True
+
+
+def _loading_settings(original: Any) -> Any:
+    """A bad module stops the engine before it serves."""
+
+    @functools.wraps(original)
+    def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        from vllm_refusal.config import load_config
+
+        self.ablation = load_config(vllm_config)
+        original(self, vllm_config, *args, **kwargs)
+
+    return __init__
+
+
+def _resolving_ablation(original: Any) -> Any:
+    """The client's keys are replaced, on the engine's own copy, by one resolved record with a content digest."""
+
+    @functools.wraps(original)
+    def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        intervention = _resolve_or_refuse(params, self.ablation)
+        request = original(self, request_id, prompt, params, *args, **kwargs)
+        if intervention is not None:
+            kept = dict(request.sampling_params.extra_args or {})
+            request.sampling_params.extra_args = {**kept, RESOLVED: intervention.to_wire()}
+        return request
+
+    return process_inputs
+
+
+def _resolve_or_refuse(params: Any, config: Any) -> Any:
+    from vllm.exceptions import VLLMValidationError
+
+    from surgery.errors import RefusalError
+
+    extra_args = getattr(params, "extra_args", None)
+    if not hasattr(params, "extra_args"):  # pooling requests generate nothing
+        return None
+    try:
+        return resolve(extra_args, config)
+    except RefusalError as err:
+        raise VLLMValidationError(str(err), parameter="vllm_xargs") from err
+
+
+def _salting_cache(original: Any) -> Any:
+    """Blocks computed under an intervention are shared only with requests under an equal one.
+
+    The digest joins the client's own salt in the engine core, behind every front end.
+    """
+
+    @functools.wraps(original)
+    def from_engine_core_request(cls: Any, request: Any, block_hasher: Any) -> Any:
+        extra_args = getattr(request.sampling_params, "extra_args", None) or {}
+        if RESOLVED in extra_args:
+            request.cache_salt = f"{request.cache_salt or ''}\x1fablation:{extra_args[RESOLVED]['digest']}"
+        return original(cls, request, block_hasher)
+
+    return from_engine_core_request

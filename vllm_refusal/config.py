@@ -1,0 +1,266 @@
+"""The engine's ablation settings: `--additional-config '{"ablation": {...}}'`, read, checked against the model, loaded."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import AlphaError, LayerRangeError, MismatchError, RefusalError, ShapeError
+from surgery.layers import parse_layers
+
+if TYPE_CHECKING:
+    import torch
+
+KEY = "ablation"
+NONE = "none"
+SITES = ("stream", "writes")
+_SETTINGS = {"modules", "default", "max_rank", "max_slots"}
+_MODULE_SETTINGS = {"path", "alpha", "layers", "site", "source_layer", "source_layers", "allow_other_model"}
+
+
+class ConfigError(RefusalError):
+    """The engine's ablation settings cannot be used; the engine does not start."""
+
+
+@dataclass(frozen=True)
+class AblationModule:
+    """One named intervention of the engine.
+
+    Attributes:
+        name: what a request asks for.
+        path: the safetensors file that it came from.
+        basis: [rank, d_model] float32, orthonormal rows.
+        offset: [rank] float32 reference projection (affine ablation), or None for zero.
+        alpha, layers: defaults of a request that gives none; layers are decoder block indices, ascending.
+        site: "stream" (block outputs) or "writes" (attention and MLP outputs before they are added).
+        sha256: of basis and offset, hexadecimal; part of every cache key.
+        file_sha256: of the file.
+    """
+
+    name: str
+    path: str
+    basis: "torch.Tensor"
+    offset: "torch.Tensor | None"
+    alpha: float
+    layers: tuple[int, ...]
+    site: str
+    sha256: str
+    file_sha256: str
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the subspace."""
+        return self.basis.shape[0]
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """All modules of an engine.
+
+    Attributes:
+        modules: by name, in the order of the settings; their bases are stacked in this order in the bank.
+        default: the module applied to a request that names none, or None.
+        n_layers, d_model: of the served model.
+        max_slots: distinct interventions in flight at one time.
+    """
+
+    modules: Mapping[str, AblationModule]
+    default: str | None
+    n_layers: int
+    d_model: int
+    max_slots: int
+
+    @property
+    def rank(self) -> int:
+        """Rows of the bank: the ranks of all modules together."""
+        return sum(module.rank for module in self.modules.values())
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites that some module uses, in the order of SITES."""
+        return tuple(site for site in SITES if any(module.site == site for module in self.modules.values()))
+
+
+def settings_of(vllm_config: Any) -> dict[str, Any] | None:
+    """The raw "ablation" settings of a vLLM config, or None when the engine was started without."""
+    additional = getattr(vllm_config, "additional_config", None)
+    return additional.get(KEY) if isinstance(additional, dict) else None
+
+
+def load_config(vllm_config: Any) -> AblationConfig | None:
+    """Read, check and load the ablation settings of an engine.
+
+    Returns: None when the engine was started without "ablation" settings.
+    Raises: ConfigError, ArtifactError, MismatchError, ShapeError, LayerRangeError, AlphaError: one line each.
+    """
+    settings = settings_of(vllm_config)
+    if settings is None:
+        return None
+    _check_engine(vllm_config)
+    _check_keys(settings, _SETTINGS, "additional_config['ablation']")
+    named = settings.get("modules")
+    if not isinstance(named, dict) or not named:
+        raise ConfigError("additional_config['ablation'] names no modules; give {'modules': {NAME: {'path': FILE}}}")
+    n_layers = vllm_config.model_config.get_total_num_hidden_layers()
+    d_model = vllm_config.model_config.get_hidden_size()
+    model = _served_model(vllm_config)
+    modules = {name: _load_module(name, spec, n_layers, d_model, model) for name, spec in named.items()}
+    default = settings.get("default")
+    if default in (None, NONE):
+        default = None
+    elif default not in modules:
+        raise ConfigError(f"default ablation {default!r} is not among the modules {', '.join(modules)}")
+    return AblationConfig(modules, default, n_layers, d_model, _max_slots(settings, vllm_config))
+
+
+def check_alpha(alpha: object, what: str) -> float:
+    """An ablation strength as a finite float. Raises: AlphaError."""
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise AlphaError(f"{what}: expected a finite number, found {alpha!r}")
+    return float(alpha)
+
+
+def _load_module(name: str, spec: Any, n_layers: int, d_model: int, model: Any) -> AblationModule:
+    from surgery.artifacts import file_sha256
+
+    where = f"ablation {name!r}"
+    if name == NONE or not name:
+        raise ConfigError(f"an ablation cannot be named {name!r}: that word means no intervention")
+    if not isinstance(spec, dict) or not isinstance(spec.get("path"), str):
+        raise ConfigError(f"{where}: expected {{'path': FILE, ...}}, found {spec!r}")
+    _check_keys(spec, _MODULE_SETTINGS, where)
+    site = spec.get("site", "stream")
+    if site not in SITES:
+        raise ConfigError(f"{where}: site must be one of {', '.join(SITES)}, found {site!r}")
+    basis, offset, header = _read_basis(where, spec, n_layers)
+    if basis.shape[1] != d_model:
+        raise ShapeError(
+            f"{where}: {spec['path']} has d_model {basis.shape[1]} but the model has {d_model}; "
+            "extract vectors from this model"
+        )
+    _check_fingerprint(where, spec, header, model)
+    return AblationModule(
+        name=name,
+        path=spec["path"],
+        basis=basis,
+        offset=offset,
+        alpha=check_alpha(spec.get("alpha", 1.0), f"{where}: alpha"),
+        layers=_module_layers(where, spec.get("layers", "all"), n_layers),
+        site=site,
+        sha256=_tensors_sha256(basis, offset),
+        file_sha256=file_sha256(spec["path"]),
+    )
+
+
+def _module_layers(where: str, spec: Any, n_layers: int) -> tuple[int, ...]:
+    try:
+        return parse_layers(spec, n_layers)
+    except LayerRangeError as err:
+        raise LayerRangeError(f"{where}: {err}") from err
+
+
+def _read_basis(
+    where: str, spec: Mapping[str, Any], n_layers: int
+) -> tuple["torch.Tensor", "torch.Tensor | None", dict[str, Any]]:
+    from surgery.artifacts import load_artifact
+
+    header, tensors = load_artifact(spec["path"], ("subspace", "refusal_vectors"))
+    source = _source_layers(where, spec)
+    if "basis" in tensors:
+        if source is not None:
+            raise ConfigError(f"{where}: {spec['path']} already holds a basis; source_layer is for files of RVs")
+        basis, offset = tensors["basis"].float(), tensors.get("offset")
+    elif "vectors" in tensors:
+        basis, offset = _basis_of_vectors(where, spec["path"], tensors["vectors"], source, n_layers), None
+    else:
+        raise ConfigError(f"{where}: {spec['path']} holds neither 'basis' nor 'vectors', but {', '.join(tensors)}")
+    _check_basis(where, basis, offset)
+    return basis.contiguous(), None if offset is None else offset.float().contiguous(), header
+
+
+def _source_layers(where: str, spec: Mapping[str, Any]) -> Any:
+    if "source_layer" in spec and "source_layers" in spec:
+        raise ConfigError(f"{where}: give source_layer or source_layers, not both")
+    return spec.get("source_layers", spec.get("source_layer"))
+
+
+def _basis_of_vectors(where: str, path: str, vectors: "torch.Tensor", source: Any, n_layers: int) -> "torch.Tensor":
+    from surgery.subspace import orthonormal_basis
+
+    if source is None:
+        raise ConfigError(f"{where}: {path} holds one RV per layer; name the one to ablate with source_layer")
+    if vectors.shape[0] != n_layers:
+        raise MismatchError(
+            f"{where}: {path} has RVs of {vectors.shape[0]} layers but the model has {n_layers}; "
+            "extract vectors from this model"
+        )
+    return orthonormal_basis(vectors[list(_module_layers(where, source, n_layers))])
+
+
+def _check_basis(where: str, basis: "torch.Tensor", offset: "torch.Tensor | None") -> None:
+    import torch
+
+    if basis.ndim != 2 or not 1 <= basis.shape[0] <= basis.shape[1]:
+        raise ShapeError(f"{where}: basis must be [rank, d_model], rank at most d_model; found {list(basis.shape)}")
+    error = (basis.double() @ basis.double().T - torch.eye(basis.shape[0], dtype=torch.float64)).abs().max()
+    if not error <= 1e-4:  # not(<=) so that NaN fails too; float32 QR of a few thousand columns stays below 1e-5
+        raise ShapeError(f"{where}: the rows of basis are not orthonormal (off by {float(error):.2g}); apply QR")
+    if offset is not None and (tuple(offset.shape) != (basis.shape[0],) or not torch.isfinite(offset).all()):
+        raise ShapeError(f"{where}: offset must be [rank={basis.shape[0]}], finite; found {list(offset.shape)}")
+
+
+def _check_fingerprint(where: str, spec: Mapping[str, Any], header: Mapping[str, Any], model: Any) -> None:
+    expected = (header.get("model") or {}).get("fingerprint")
+    if expected is None or spec.get("allow_other_model"):
+        return
+    if expected != model.fingerprint:
+        raise MismatchError(
+            f"{where}: {spec['path']} was made from {header['model'].get('model')} (fingerprint {expected[:12]}) but the "
+            f"model served is {model.model} (fingerprint {model.fingerprint[:12]}); extract vectors from this model, or "
+            "pass allow_other_model=true"
+        )
+
+
+def _served_model(vllm_config: Any) -> Any:
+    from surgery.models import describe_model
+
+    return describe_model(vllm_config.model_config.model, vllm_config.model_config.revision)
+
+
+def _check_engine(vllm_config: Any) -> None:
+    from vllm_refusal.architectures import ARCHITECTURES
+
+    architecture = vllm_config.model_config.architecture
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(
+            f"ablation is not supported for architecture {architecture}; supported: {', '.join(ARCHITECTURES)}"
+        )
+    if vllm_config.speculative_config is not None:
+        raise ConfigError("ablation together with speculative decoding is not supported; remove --speculative-config")
+    if vllm_config.parallel_config.enable_dbo:
+        raise ConfigError("ablation together with micro-batching is not supported: it splits the batch; remove --enable-dbo")
+
+
+def _max_slots(settings: Mapping[str, Any], vllm_config: Any) -> int:
+    needed = vllm_config.scheduler_config.max_num_seqs
+    slots = settings.get("max_slots", needed)
+    if isinstance(slots, bool) or not isinstance(slots, int) or slots < needed:
+        raise ConfigError(f"max_slots must be a whole number of at least max_num_seqs ({needed}), found {slots!r}")
+    return slots
+
+
+def _check_keys(settings: Any, known: set[str], where: str) -> None:
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{where}: expected a JSON object, found {settings!r}")
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ConfigError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+
+
+def _tensors_sha256(basis: "torch.Tensor", offset: "torch.Tensor | None") -> str:
+    import hashlib
+
+    digest = hashlib.sha256(basis.numpy().tobytes())
+    if offset is not None:
+        digest.update(b"offset" + offset.numpy().tobytes())
+    return digest.hexdigest()

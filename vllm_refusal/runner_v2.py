@@ -1,0 +1,59 @@
+"""Model Runner V2: per-request state lives in a ModelState subclass that the model provides."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+
+def model_state_class(model: Any, stock: type) -> type:
+    """The stock state class, or with ablation settings its subclass that keeps the slot tables."""
+    return stock if model.ablation is None else _ablated_state_class(stock)
+
+
+def resolve_stock_class(model: Any) -> type:
+    """What vLLM would choose for this model if the model did not provide a class of its own."""
+    from vllm.v1.worker.gpu.model_states import resolve_model_state_cls
+
+    return resolve_model_state_cls(model.engine_config, _WithoutOwnClass(model))
+
+
+class _WithoutOwnClass:
+    """A view of a model that hides `get_model_state_cls`; vLLM's resolver looks only at its modules."""
+
+    def __init__(self, model: Any):
+        self.modules = model.modules
+
+
+@cache
+def _ablated_state_class(stock: type) -> type:
+    class AblatedModelState(stock):
+        """Writes the slots of a batch before its graph is replayed."""
+
+        def __init__(self, vllm_config: Any, model: Any, encoder_cache: Any, device: Any):
+            super().__init__(vllm_config, model, encoder_cache, device)
+            self.tables = model.ablation
+            self.slot_of_index = np.zeros(self.max_num_reqs, dtype=np.int64)
+
+        def add_request(self, req_index: int, new_req_data: Any) -> None:
+            super().add_request(req_index, new_req_data)
+            params = new_req_data.sampling_params
+            self.tables.remove_request(new_req_data.req_id)  # a resumed request comes back through here
+            slot = self.tables.add_request(new_req_data.req_id, params.extra_args if params is not None else None)
+            self.slot_of_index[req_index] = slot
+
+        def remove_request(self, req_id: str) -> None:
+            self.tables.remove_request(req_id)
+            super().remove_request(req_id)
+
+        def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:
+            n_requests = input_batch.num_reqs
+            slots = self.slot_of_index[input_batch.idx_mapping_np[:n_requests]]
+            self.tables.write_tokens(slots, input_batch.num_scheduled_tokens[:n_requests])
+            return super().prepare_inputs(input_batch, req_states)
+
+        def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> Any:
+            self.tables.clear_tokens()
+            return super().prepare_dummy_inputs(num_reqs, num_tokens)
+
+    return AblatedModelState

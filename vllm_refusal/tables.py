@@ -1,0 +1,157 @@
+"""Per-engine state on a worker: which slot holds which intervention, and which token belongs to which slot."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from vllm_refusal.config import AblationConfig
+from vllm_refusal.edit import ResidualEdit
+from vllm_refusal.request import NAME, RESOLVED, Intervention, make_intervention
+
+
+class SlotTables:
+    """Slots of the interventions in flight. Slot 0 is "no intervention"; equal interventions share a slot.
+
+    All tensors are allocated once and written in place, so that compiled graphs and CUDA graphs see every change.
+    """
+
+    def __init__(self, config: AblationConfig, max_num_tokens: int, device: torch.device | str):
+        self.config = config
+        n_slots = config.max_slots + 1
+        shape = (config.n_layers, n_slots, config.rank)
+        affine = any(module.offset is not None for module in config.modules.values())
+        self.bank = torch.cat([module.basis for module in config.modules.values()]).to(device)
+        self.slot = torch.zeros(max_num_tokens, dtype=torch.int64, device=device)
+        self.scale = {site: torch.zeros(shape, device=device) for site in config.sites}
+        self.shift = {site: torch.zeros(shape, device=device) if affine else None for site in config.sites}
+        self.active = {
+            site: torch.zeros((config.n_layers, n_slots, 1), dtype=torch.bool, device=device) for site in config.sites
+        }
+        self._rows = _bank_rows(config)
+        self._free = list(range(n_slots - 1, 0, -1))
+        self._slot_of_digest: dict[str, int] = {}
+        self._users = np.zeros(n_slots, dtype=np.int64)
+        self._slot_of_request: dict[str, int] = {}
+        self._staging = torch.zeros(max_num_tokens, dtype=torch.int64, pin_memory=self.slot.is_cuda)
+        self._copied: Any = None
+        self._n_written = 0
+
+    def edit_of(self, site: str, layer: int) -> ResidualEdit:
+        """The module that edits one site of one decoder block."""
+        shift = self.shift[site]
+        return ResidualEdit(
+            self.bank,
+            self.slot,
+            self.scale[site][layer],
+            None if shift is None else shift[layer],
+            self.active[site][layer],
+        )
+
+    def add_request(self, request_id: str, extra_args: Mapping[str, Any] | None) -> int:
+        """Give a request its slot, written where it is new. Returns the slot, 0 for no intervention."""
+        intervention = self._intervention(request_id, extra_args)
+        slot = 0 if intervention is None else self._slot_for(intervention)
+        self._users[slot] += 1
+        self._slot_of_request[request_id] = slot
+        return slot
+
+    def remove_request(self, request_id: str) -> None:
+        """Forget a request; its slot stays written and is reused by equal interventions until it is needed."""
+        slot = self._slot_of_request.pop(request_id, None)
+        if slot is not None:
+            self._users[slot] -= 1
+
+    def slot_of(self, request_id: str) -> int | None:
+        """The slot of a known request, else None."""
+        return self._slot_of_request.get(request_id)
+
+    def request_ids(self) -> list[str]:
+        """Requests that hold a slot."""
+        return list(self._slot_of_request)
+
+    def write_tokens(self, slots: Sequence[int], n_tokens: Sequence[int]) -> None:
+        """Say which slot each token of the coming step has; tokens beyond the batch (padding) get slot 0.
+
+        Args:
+            slots: [n_requests], slot of each request in batch order.
+            n_tokens: [n_requests], tokens scheduled for each.
+        """
+        per_token = np.repeat(np.asarray(slots, dtype=np.int64), np.asarray(n_tokens, dtype=np.int64))
+        total = len(per_token)
+        end = max(total, self._n_written)
+        if self._copied is not None:
+            self._copied.synchronize()  # the last copy still reads the staging buffer
+        self._staging[:total] = torch.from_numpy(per_token)
+        self._staging[total:end] = 0
+        self.slot[:end].copy_(self._staging[:end], non_blocking=True)
+        if self.slot.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        self._n_written = total
+
+    def clear_tokens(self) -> None:
+        """No token of the coming (dummy) step has an intervention."""
+        self.write_tokens([], [])
+
+    def _intervention(self, request_id: str, extra_args: Mapping[str, Any] | None) -> Intervention | None:
+        extra_args = extra_args or {}
+        if RESOLVED not in extra_args:
+            if NAME in extra_args and extra_args[NAME] != "none" and extra_args.get("ablation_alpha") != 0:
+                self._check_unresolved(request_id, extra_args)
+            return None
+        carried = Intervention.from_wire(extra_args[RESOLVED])
+        own = make_intervention(self.config, carried.module, carried.alpha, carried.layers)
+        if own.digest != carried.digest:
+            raise RuntimeError(
+                f"request {request_id}: ablation {carried.module!r} differs between the front end and this worker; "
+                "its file was replaced while the engine started; start the engine again"
+            )
+        return own
+
+    def _check_unresolved(self, request_id: str, extra_args: Mapping[str, Any]) -> None:
+        """A request that names an ablation must have been resolved at admission, unless it amounts to none."""
+        from vllm_refusal.request import resolve
+
+        if resolve(extra_args, self.config) is not None:
+            raise RuntimeError(f"request {request_id} asks for an ablation but did not pass admission; refusing to run it")
+
+    def _slot_for(self, intervention: Intervention) -> int:
+        if intervention.digest in self._slot_of_digest:
+            return self._slot_of_digest[intervention.digest]
+        slot = self._take_slot()
+        self._slot_of_digest[intervention.digest] = slot
+        self._write_slot(slot, intervention)
+        return slot
+
+    def _take_slot(self) -> int:
+        if not self._free:
+            idle = {digest: slot for digest, slot in self._slot_of_digest.items() if self._users[slot] == 0}
+            for digest, slot in idle.items():
+                del self._slot_of_digest[digest]
+                self._free.append(slot)
+        if not self._free:
+            raise RuntimeError(f"all {self.config.max_slots} ablation slots are in use; raise max_slots")
+        return self._free.pop()
+
+    def _write_slot(self, slot: int, intervention: Intervention) -> None:
+        module = self.config.modules[intervention.module]
+        layers, rows = list(intervention.layers), self._rows[module.name]
+        for site in self.config.sites:
+            self.scale[site][:, slot] = 0
+            self.active[site][:, slot] = False
+            if self.shift[site] is not None:
+                self.shift[site][:, slot] = 0
+        self.scale[module.site][layers, slot, rows] = intervention.alpha
+        self.active[module.site][layers, slot] = True
+        if module.offset is not None:
+            self.shift[module.site][layers, slot, rows] = intervention.alpha * module.offset.to(self.bank.device)
+
+
+def _bank_rows(config: AblationConfig) -> dict[str, slice]:
+    rows, start = {}, 0
+    for module in config.modules.values():
+        rows[module.name] = slice(start, start + module.rank)
+        start += module.rank
+    return rows

@@ -1,0 +1,139 @@
+"""The model class that vLLM builds: the in-tree model with an edit behind every decoder block."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from vllm_refusal.architectures import Architecture
+from vllm_refusal.config import load_config
+from vllm_refusal.tables import SlotTables
+
+
+class AblatedModel:
+    """Mixin in front of an in-tree vLLM model. Without "ablation" settings it changes nothing.
+
+    Attributes:
+        architecture: how this model is laid out, set by `vllm_refusal.models`.
+        ablation: the engine's slot tables, or None.
+    """
+
+    architecture: Architecture
+    ablation: SlotTables | None
+
+    def __init__(self, *, vllm_config: Any, prefix: str = ""):
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.ablation = _make_tables(vllm_config)
+        self.engine_config = vllm_config
+        if self.ablation is not None:
+            install_edits(self, self.architecture, self.ablation)
+            _hook_runner(vllm_config)
+
+    def get_model_state_cls(self) -> type:
+        """Model Runner V2 asks the model for its per-request state class."""
+        from vllm_refusal.runner_v2 import model_state_class
+
+        return model_state_class(self, self._stock_model_state_class())
+
+    def _stock_model_state_class(self) -> type:
+        inherited = getattr(super(), "get_model_state_cls", None)
+        if inherited is not None:
+            return inherited()
+        from vllm_refusal.runner_v2 import resolve_stock_class
+
+        return resolve_stock_class(self)
+
+
+def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTables) -> int:
+    """Put a ResidualEdit at each site in use of each decoder block that this worker holds. Returns how many.
+
+    Raises: RuntimeError when the model does not look as its table entry says, or nothing was found.
+    """
+    from vllm.model_executor.models.utils import PPMissingLayer
+
+    blocks = model.get_submodule(architecture.blocks)
+    expected = tables.config.n_layers
+    if len(blocks) != expected:
+        raise RuntimeError(f"{architecture.name}: {len(blocks)} blocks at {architecture.blocks}, expected {expected}")
+    n_installed = 0
+    for layer, block in enumerate(blocks):
+        if not isinstance(block, PPMissingLayer):
+            n_installed += _install_in_block(block, layer, architecture, tables)
+    if n_installed == 0:
+        raise RuntimeError(f"{architecture.name}: no decoder block found at {architecture.blocks}; nothing would be ablated")
+    return n_installed
+
+
+def _install_in_block(block: nn.Module, layer: int, architecture: Architecture, tables: SlotTables) -> int:
+    targets = []
+    if "stream" in tables.config.sites:
+        targets.append((block, tables.edit_of("stream", layer), _stream_class(type(block))))
+    if "writes" in tables.config.sites:
+        for path in (architecture.attention_out, architecture.mlp_out):
+            linear = block.get_submodule(path)
+            targets.append((linear, tables.edit_of("writes", layer), _write_class(type(linear))))
+    for module, edit, edited_class in targets:
+        module.residual_edit = edit
+        module.__class__ = edited_class
+    return len(targets)
+
+
+@cache
+def _stream_class(block_class: type) -> type:
+    """A decoder block class whose output stream is edited. vLLM compiles its forward like the original's."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, residual = block_class.forward(self, *args, **kwargs)
+        return self.residual_edit.on_sum(hidden, residual)
+
+    return _edited_class(block_class, forward)
+
+
+@cache
+def _write_class(linear_class: type) -> type:
+    """A linear class whose output, bias included, is edited before it is added to the stream."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = linear_class.forward(self, *args, **kwargs)
+        if isinstance(output, tuple):
+            return self.residual_edit.on_single(output[0]), *output[1:]
+        return self.residual_edit.on_single(output)
+
+    return _edited_class(linear_class, forward)
+
+
+def _edited_class(base: type, forward: Any) -> type:
+    return type(f"Ablated{base.__name__}", (base,), {"forward": forward, "__module__": base.__module__})
+
+
+def _make_tables(vllm_config: Any) -> SlotTables | None:
+    with _plain_defaults():
+        config = load_config(vllm_config)
+        if config is None:
+            return None
+        scheduler = vllm_config.scheduler_config
+        largest = max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
+        captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
+        return SlotTables(config, max(largest, captured), vllm_config.device_config.device)
+
+
+@contextmanager
+def _plain_defaults() -> Iterator[None]:
+    """float32 on the CPU unless said otherwise: vLLM builds models under the model's dtype and device as defaults."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _hook_runner(vllm_config: Any) -> None:
+    if not vllm_config.use_v2_model_runner:  # Model Runner V2 asks for get_model_state_cls instead
+        from vllm_refusal.runner_v1 import install
+
+        install()
