@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def ablate(
-    resid: "torch.Tensor", basis: "torch.Tensor", alpha: float = 1.0
-) -> "torch.Tensor":
+def ablate(resid: "torch.Tensor", basis: "torch.Tensor", alpha: float = 1.0) -> "torch.Tensor":
     """Remove the part of the residual stream that lies in a subspace.
 
     x' = x - alpha * (x B^T) B            (Arditi et al. 2024, arXiv:2406.11717, eq. 4; rank k)
@@ -28,10 +26,7 @@ def ablate(
 
 
 def ablate_affine(
-    resid: "torch.Tensor",
-    basis: "torch.Tensor",
-    offset: "torch.Tensor | None",
-    alpha: float = 1.0,
+    resid: "torch.Tensor", basis: "torch.Tensor", offset: "torch.Tensor | None", alpha: float = 1.0
 ) -> "torch.Tensor":
     """Move the part of the residual stream that lies in a subspace towards a reference point.
 
@@ -57,29 +52,15 @@ def ablate_affine(
 
 def check_alpha(alpha: float) -> float:
     """The strength as a float. Raises: AlphaError when it is not a finite number."""
-    if (
-        isinstance(alpha, bool)
-        or not isinstance(alpha, Real)
-        or not math.isfinite(alpha)
-    ):
-        raise AlphaError(
-            f"alpha must be a finite number such as 0.5, 1 or 1.5, found {alpha!r}"
-        )
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not math.isfinite(alpha):
+        raise AlphaError(f"alpha must be a finite number such as 0.5, 1 or 1.5, found {alpha!r}")
     return float(alpha)
 
 
-def _check_shapes(
-    resid: "torch.Tensor", basis: "torch.Tensor", offset: "torch.Tensor | None"
-) -> None:
+def _check_shapes(resid: "torch.Tensor", basis: "torch.Tensor", offset: "torch.Tensor | None") -> None:
     if basis.ndim != 2:
-        raise ShapeError(
-            f"basis must be [rank, d_model], found shape {list(basis.shape)}"
-        )
+        raise ShapeError(f"basis must be [rank, d_model], found shape {list(basis.shape)}")
     if resid.ndim == 0 or resid.shape[-1] != basis.shape[1]:
-        raise ShapeError(
-            f"basis has d_model {basis.shape[1]} but the residual stream has shape {list(resid.shape)}"
-        )
+        raise ShapeError(f"basis has d_model {basis.shape[1]} but the residual stream has shape {list(resid.shape)}")
     if offset is not None and tuple(offset.shape) != (basis.shape[0],):
-        raise ShapeError(
-            f"offset must be [{basis.shape[0]}], one number per basis row, found {list(offset.shape)}"
-        )
+        raise ShapeError(f"offset must be [{basis.shape[0]}], one number per basis row, found {list(offset.shape)}")

@@ -9,9 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def render_prompt(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, **template_kwargs: Any
-) -> str:
+def render_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str, **template_kwargs: Any) -> str:
     """The chat template applied to one user message, up to where the answer begins; no system message is added.
 
     Args:
@@ -23,18 +21,12 @@ def render_prompt(
     chat_template(tokenizer)
     messages = [{"role": "user", "content": prompt}]
     try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **template_kwargs
-        )
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_kwargs)
     except TemplateError as err:
-        raise ModelError(
-            f"{tokenizer.name_or_path}: its chat template rejects a single user message ({err})"
-        ) from err
+        raise ModelError(f"{tokenizer.name_or_path}: its chat template rejects a single user message ({err})") from err
 
 
-def prompt_token_ids(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, **template_kwargs: Any
-) -> list[int]:
+def prompt_token_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, **template_kwargs: Any) -> list[int]:
     """Token ids of one rendered user message; the last is the position refusal vectors are read at.
 
     The text is tokenized without special tokens, for the template holds them already: as vLLM's chat endpoint does.

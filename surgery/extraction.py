@@ -45,10 +45,7 @@ def extract(
     n_prompts = 2 * len(pairs)
     # Kept whole, 2 x n_pairs x n_layers x d_model float32: the projections need the means first.
     resid = torch.empty(n_prompts, info.n_layers, info.d_model)
-    with (
-        captured(model, family_of(info.architecture)) as capture,
-        torch.inference_mode(),
-    ):
+    with captured(model, family_of(info.architecture)) as capture, torch.inference_mode():
         for row, (label, text) in enumerate(_labelled(pairs)):
             resid[row] = _last_token_resid(model, tokenizer, text, capture, label)
             if progress is not None:
@@ -65,9 +62,7 @@ def extract(
     return vectors_from_activations(resid[0::2], resid[1::2], header)
 
 
-def vectors_from_activations(
-    harmful: "torch.Tensor", safe: "torch.Tensor", header: dict
-) -> RefusalVectors:
+def vectors_from_activations(harmful: "torch.Tensor", safe: "torch.Tensor", header: dict) -> RefusalVectors:
     """Refusal vectors from activations.
 
     vectors[i] = mean_n harmful[n, i] - mean_n safe[n, i]; projections are onto the unit vector along it.
@@ -78,17 +73,12 @@ def vectors_from_activations(
     """
     import torch
 
-    mean_harmful, mean_safe = (
-        harmful.mean(0, dtype=torch.float64),
-        safe.mean(0, dtype=torch.float64),
-    )
+    mean_harmful, mean_safe = (harmful.mean(0, dtype=torch.float64), safe.mean(0, dtype=torch.float64))
     vectors = mean_harmful - mean_safe
     norms = vectors.norm(dim=1, keepdim=True)
     if (norms == 0).any():
         layer = int((norms == 0).nonzero()[0, 0])
-        raise ModelError(
-            f"layer {layer}: harmful and safe prompts give equal mean activations, so no refusal vector"
-        )
+        raise ModelError(f"layer {layer}: harmful and safe prompts give equal mean activations, so no refusal vector")
     units = (vectors / norms).float()
     return RefusalVectors(
         vectors=vectors.float(),
@@ -100,13 +90,9 @@ def vectors_from_activations(
     )
 
 
-def _check_inputs(
-    model: "PreTrainedModel", pairs: Sequence[Pair], info: ModelInfo
-) -> None:
+def _check_inputs(model: "PreTrainedModel", pairs: Sequence[Pair], info: ModelInfo) -> None:
     if not pairs:
-        raise PromptFileError(
-            "no prompt pairs; a refusal vector needs at least one harmful prompt and its counterpart"
-        )
+        raise PromptFileError("no prompt pairs; a refusal vector needs at least one harmful prompt and its counterpart")
     config = model.config.get_text_config()
     if (config.hidden_size, config.num_hidden_layers) != (info.d_model, info.n_layers):
         raise MismatchError(
@@ -125,11 +111,7 @@ def _labelled(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
 
 
 def _last_token_resid(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    text: str,
-    capture: Capture,
-    label: str,
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str, capture: Capture, label: str
 ) -> "torch.Tensor":
     """resid_post at the last prompt token, [n_layers, d_model] float32."""
     import torch

@@ -37,28 +37,16 @@ class Family:
 
     def writers(self, layers: Iterable[int]) -> list[str]:
         """Names of the linear maps of the given blocks that write to the residual stream, block by block."""
-        return [
-            f"{self.block(layer)}.{part}"
-            for layer in layers
-            for part in (self.attention_out, self.mlp_out)
-        ]
+        return [f"{self.block(layer)}.{part}" for layer in layers for part in (self.attention_out, self.mlp_out)]
 
 
 FAMILIES: dict[str, Family] = {
-    name: Family(name)
-    for name in (
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-    )
+    name: Family(name) for name in ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 }
 
 
 def family_of(architecture: str) -> Family:
     """The family of an architecture. Raises: ModelError listing the supported ones."""
     if architecture not in FAMILIES:
-        raise ModelError(
-            f"architecture {architecture} is not supported; supported: {', '.join(sorted(FAMILIES))}"
-        )
+        raise ModelError(f"architecture {architecture} is not supported; supported: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[architecture]

@@ -35,9 +35,7 @@ class Capture:
 
         missing = [layer for layer, resid in enumerate(self._resid) if resid is None]
         if missing:
-            raise ModelError(
-                f"decoder block {missing[0]} did not run, so its residual stream was not captured"
-            )
+            raise ModelError(f"decoder block {missing[0]} did not run, so its residual stream was not captured")
         stacked = torch.stack([resid.cpu() for resid in self._resid])
         self._resid = [None] * len(self._resid)
         return stacked
@@ -54,11 +52,7 @@ def captured(model: "torch.nn.Module", family: Family) -> Iterator[Capture]:
     blocks = _submodule(model, family.layers)
     capture = Capture(len(blocks))
     handles = [
-        block.register_forward_hook(
-            lambda _module, _args, output, layer=layer: capture.record(
-                layer, _resid(output)
-            )
-        )
+        block.register_forward_hook(lambda _module, _args, output, layer=layer: capture.record(layer, _resid(output)))
         for layer, block in enumerate(blocks)
     ]
     with _removing(handles):
@@ -89,43 +83,27 @@ def ablated(
     check_orthonormal(basis)
     modules = _sites(model, layers, site)
     _check_width(model, basis)
-    handles = [
-        module.register_forward_hook(_ablating(basis, offset, alpha))
-        for module in modules
-    ]
+    handles = [module.register_forward_hook(_ablating(basis, offset, alpha)) for module in modules]
     with _removing(handles):
         yield len(handles)
 
 
-def _sites(
-    model: "torch.nn.Module", layers: LayerSpec, site: str
-) -> list["torch.nn.Module"]:
+def _sites(model: "torch.nn.Module", layers: LayerSpec, site: str) -> list["torch.nn.Module"]:
     if site not in SITES:
         raise ModelError(f"site must be one of {', '.join(SITES)}, found {site!r}")
     family = family_of(type(model).__name__)
     chosen = parse_layers(layers, len(_submodule(model, family.layers)))
-    names = (
-        family.writers(chosen)
-        if site == "writes"
-        else [family.block(layer) for layer in chosen]
-    )
+    names = family.writers(chosen) if site == "writes" else [family.block(layer) for layer in chosen]
     return [_submodule(model, name) for name in names]
 
 
-def _ablating(
-    basis: "torch.Tensor", offset: "torch.Tensor | None", alpha: float
-) -> Callable[..., Any]:
-    copies: dict[
-        Any, tuple[Any, Any]
-    ] = {}  # one of basis and offset per device the model lies on
+def _ablating(basis: "torch.Tensor", offset: "torch.Tensor | None", alpha: float) -> Callable[..., Any]:
+    copies: dict[Any, tuple[Any, Any]] = {}  # one of basis and offset per device the model lies on
 
     def hook(_module: "torch.nn.Module", _args: Any, output: Any) -> Any:
         resid = _resid(output)
         if resid.device not in copies:
-            copies[resid.device] = (
-                basis.to(resid.device),
-                None if offset is None else offset.to(resid.device),
-            )
+            copies[resid.device] = (basis.to(resid.device), None if offset is None else offset.to(resid.device))
         changed = ablate_affine(resid, *copies[resid.device], alpha)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
@@ -140,18 +118,14 @@ def _resid(output: Any) -> "torch.Tensor":
 def _check_width(model: "torch.nn.Module", basis: "torch.Tensor") -> None:
     d_model = model.config.get_text_config().hidden_size
     if basis.shape[1] != d_model:
-        raise ShapeError(
-            f"basis has d_model {basis.shape[1]} but {type(model).__name__} has {d_model}"
-        )
+        raise ShapeError(f"basis has d_model {basis.shape[1]} but {type(model).__name__} has {d_model}")
 
 
 def _submodule(model: "torch.nn.Module", name: str) -> Any:
     try:
         return model.get_submodule(name)
     except AttributeError as err:
-        raise ModelError(
-            f"{type(model).__name__} has no module {name}; it cannot be hooked"
-        ) from err
+        raise ModelError(f"{type(model).__name__} has no module {name}; it cannot be hooked") from err
 
 
 @contextmanager

@@ -17,22 +17,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_SAMPLE = (
-    256  # bytes read at the start, middle and end of each tensor for the fingerprint
-)
-_DOWNLOADED = (
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.model",
-    "*.tiktoken",
-    "README.md",
-    "LICENSE*",
-)
-_NOT_DOWNLOADED = (
-    "*/*",
-    "consolidated*",
-)  # sub-folders and second copies of the weights in other formats
+_SAMPLE = 256  # bytes read at the start, middle and end of each tensor for the fingerprint
+_DOWNLOADED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "README.md", "LICENSE*")
+_NOT_DOWNLOADED = ("*/*", "consolidated*")  # sub-folders and second copies of the weights in other formats
 
 
 @dataclass(frozen=True)
@@ -81,13 +68,9 @@ def describe_model(model: str | Path, revision: str | None = None) -> ModelInfo:
     folder, commit = _locate(str(model), revision)
     config = load_config(folder)
     text = config.get_text_config()
-    architectures = getattr(config, "architectures", None) or getattr(
-        text, "architectures", None
-    )
+    architectures = getattr(config, "architectures", None) or getattr(text, "architectures", None)
     if not architectures:
-        raise ModelError(
-            f"{folder}/config.json: names no architecture; expected a causal language model"
-        )
+        raise ModelError(f"{folder}/config.json: names no architecture; expected a causal language model")
     return ModelInfo(
         model=str(model),
         revision=commit,
@@ -111,14 +94,10 @@ def load_config(folder: Path | str) -> "PretrainedConfig":
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as err:
-        raise ModelError(
-            f"{folder}/config.json: cannot be read as a model configuration ({_first_line(err)})"
-        ) from err
+        raise ModelError(f"{folder}/config.json: cannot be read as a model configuration ({_first_line(err)})") from err
 
 
-def load_model(
-    info: ModelInfo, dtype: str = "auto", device_map: Any = None
-) -> "PreTrainedModel":
+def load_model(info: ModelInfo, dtype: str = "auto", device_map: Any = None) -> "PreTrainedModel":
     """Load the weights for inference (eval mode, no gradients).
 
     Args:
@@ -130,22 +109,16 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     if dtype not in DTYPES:
-        raise ModelError(
-            f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}"
-        )
+        raise ModelError(f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}")
     wanted = getattr(torch, info.dtype if dtype == "auto" else dtype)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             info.path, dtype=wanted, device_map=device_map, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as err:
-        raise ModelError(
-            f"{info.model}: cannot be loaded by transformers ({_first_line(err)})"
-        ) from err
+        raise ModelError(f"{info.model}: cannot be loaded by transformers ({_first_line(err)})") from err
     if report["missing_keys"]:  # transformers would leave them at random values
-        raise ModelError(
-            f"{info.model}: weights are missing from its files, e.g. {min(report['missing_keys'])}"
-        )
+        raise ModelError(f"{info.model}: weights are missing from its files, e.g. {min(report['missing_keys'])}")
     return model.eval().requires_grad_(False)
 
 
@@ -156,9 +129,7 @@ def load_tokenizer(info: ModelInfo) -> "PreTrainedTokenizerBase":
     try:
         return AutoTokenizer.from_pretrained(info.path)
     except (OSError, ValueError, KeyError, ImportError) as err:
-        raise ModelError(
-            f"{info.model}: its tokenizer cannot be loaded ({_first_line(err)})"
-        ) from err
+        raise ModelError(f"{info.model}: its tokenizer cannot be loaded ({_first_line(err)})") from err
 
 
 def model_fingerprint(path: Path | str) -> str:
@@ -179,20 +150,13 @@ def model_fingerprint(path: Path | str) -> str:
     with ExitStack() as stack:
         handles = {file: stack.enter_context(open(file, "rb")) for file in files}
         for tensor in sorted(tensors, key=lambda tensor: tensor.name):
-            digest.update(
-                json.dumps([tensor.name, tensor.dtype, tensor.shape]).encode()
-            )
+            digest.update(json.dumps([tensor.name, tensor.dtype, tensor.shape]).encode())
             for start, length in _samples(tensor.start, tensor.end):
                 digest.update(read_range(handles[tensor.path], start, length))
     return digest.hexdigest()
 
 
-def check_same_model(
-    artifact_header: Mapping[str, Any],
-    info: ModelInfo,
-    what: str,
-    allow_other: bool = False,
-) -> None:
+def check_same_model(artifact_header: Mapping[str, Any], info: ModelInfo, what: str, allow_other: bool = False) -> None:
     """Refuse an artifact that was made from another model.
 
     Args:
@@ -223,14 +187,10 @@ def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise ModelError(
-                f"{model} is a local folder; a revision ({revision}) applies to hub models only"
-            )
+            raise ModelError(f"{model} is a local folder; a revision ({revision}) applies to hub models only")
         return folder.resolve(), None
     if folder.exists():
-        raise ModelError(
-            f"{model} is a file; expected a model folder or a Hugging Face model id"
-        )
+        raise ModelError(f"{model} is a file; expected a model folder or a Hugging Face model id")
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ModelError(f"{model}: no such folder")
     snapshot = _download(model, revision)
@@ -252,21 +212,12 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
     at = f"{model} (revision {revision})" if revision else model
     try:
         return Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=_NOT_DOWNLOADED,
-            )
+            snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=_NOT_DOWNLOADED)
         )
     except hub.HFValidationError as err:
-        raise ModelError(
-            f"{model}: neither a folder nor a Hugging Face model id"
-        ) from err
+        raise ModelError(f"{model}: neither a folder nor a Hugging Face model id") from err
     except hub.GatedRepoError as err:
-        raise ModelError(
-            f"{at}: access is gated; accept its terms on huggingface.co and set HF_TOKEN"
-        ) from err
+        raise ModelError(f"{at}: access is gated; accept its terms on huggingface.co and set HF_TOKEN") from err
     except hub.RevisionNotFoundError as err:
         raise ModelError(f"{model}: has no revision {revision!r}") from err
     except hub.RepositoryNotFoundError as err:
@@ -274,9 +225,7 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
             f"{at}: no such folder and no such public model on huggingface.co (private: set HF_TOKEN)"
         ) from err
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as err:
-        raise ModelError(
-            f"{at}: {_why_not_cached()}; give a local folder or download it first"
-        ) from err
+        raise ModelError(f"{at}: {_why_not_cached()}; give a local folder or download it first") from err
     except (hub.HfHubHTTPError, httpx.HTTPError, OSError) as err:
         raise ModelError(f"{at}: cannot be downloaded ({_first_line(err)})") from err
 
@@ -303,9 +252,7 @@ def _stored_dtype(folder: Path, config: "PretrainedConfig") -> str:
 def _file_fingerprint(folder: Path) -> str:
     files = sorted(folder.glob("*.bin"))
     if not files:
-        raise ModelError(
-            f"{folder}: has no weights (no model.safetensors, safetensors index or .bin file)"
-        )
+        raise ModelError(f"{folder}: has no weights (no model.safetensors, safetensors index or .bin file)")
     digest = hashlib.sha256()
     for file in files:
         size = os.path.getsize(file)
@@ -324,7 +271,4 @@ def _samples(start: int, end: int) -> list[tuple[int, int]]:
 
 
 def _first_line(err: BaseException) -> str:
-    return next(
-        (line.strip() for line in str(err).splitlines() if line.strip()),
-        type(err).__name__,
-    )[:200]
+    return next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)[:200]

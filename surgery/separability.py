@@ -27,18 +27,12 @@ def cohens_d(harmful: "torch.Tensor", safe: "torch.Tensor") -> "torch.Tensor":
     Raises: ShapeError when a group has fewer than two prompts or the layers differ.
     """
     if harmful.ndim != 2 or safe.ndim != 2 or harmful.shape[1] != safe.shape[1]:
-        raise ShapeError(
-            f"projections must be [n, n_layers], found {list(harmful.shape)} and {list(safe.shape)}"
-        )
+        raise ShapeError(f"projections must be [n, n_layers], found {list(harmful.shape)} and {list(safe.shape)}")
     n_harmful, n_safe = len(harmful), len(safe)
     if min(n_harmful, n_safe) < 2:
-        raise ShapeError(
-            f"Cohen's d needs at least two prompts a group, found {n_harmful} harmful and {n_safe} safe"
-        )
+        raise ShapeError(f"Cohen's d needs at least two prompts a group, found {n_harmful} harmful and {n_safe} safe")
     harmful, safe = harmful.double(), safe.double()
-    squares = (n_harmful - 1) * harmful.var(0, correction=1) + (n_safe - 1) * safe.var(
-        0, correction=1
-    )
+    squares = (n_harmful - 1) * harmful.var(0, correction=1) + (n_safe - 1) * safe.var(0, correction=1)
     difference = harmful.mean(0) - safe.mean(0)
     d = difference / (squares / (n_harmful + n_safe - 2)).sqrt()
     return d.masked_fill((squares == 0) & (difference == 0), 0.0)
@@ -52,9 +46,7 @@ def cosine_matrix(vectors: "torch.Tensor") -> "torch.Tensor":
     wide = vectors.double()
     norms = wide.norm(dim=1, keepdim=True)
     if (norms == 0).any():
-        raise ArtifactError(
-            f"the vector of layer {int((norms == 0).nonzero()[0, 0])} is zero and has no direction"
-        )
+        raise ArtifactError(f"the vector of layer {int((norms == 0).nonzero()[0, 0])} is zero and has no direction")
     units = wide / norms
     return (units @ units.T).clamp(-1.0, 1.0)
 
@@ -63,9 +55,7 @@ def decay_off_diagonal(cosine: "torch.Tensor") -> "torch.Tensor":
     """Mean cosine at each layer distance: [n, n] -> [n]; entry k averages cosine[i, i + k], entry 0 is 1."""
     import torch
 
-    return torch.stack(
-        [cosine.diagonal(distance).mean() for distance in range(len(cosine))]
-    )
+    return torch.stack([cosine.diagonal(distance).mean() for distance in range(len(cosine))])
 
 
 def analysis(rvs: RefusalVectors) -> dict[str, Any]:
@@ -92,21 +82,10 @@ def analysis(rvs: RefusalVectors) -> dict[str, Any]:
 
 def _effect_sizes(rvs: RefusalVectors) -> tuple[list[float | None], list[str]]:
     if rvs.projections_harmful is None or rvs.projections_safe is None:
-        return [None] * rvs.n_layers, [
-            "The file holds no projections, so there is no Cohen's d."
-        ]
+        return [None] * rvs.n_layers, ["The file holds no projections, so there is no Cohen's d."]
     if rvs.n_pairs < 2:
-        return [None] * rvs.n_layers, [
-            f"Cohen's d needs at least two pairs; there is {rvs.n_pairs}."
-        ]
+        return [None] * rvs.n_layers, [f"Cohen's d needs at least two pairs; there is {rvs.n_pairs}."]
     d = cohens_d(rvs.projections_harmful, rvs.projections_safe)
     infinite = (~d.isfinite()).nonzero().flatten().tolist()
-    why = (
-        [f"Cohen's d is infinite (no variance within the groups) at layer {infinite}."]
-        if infinite
-        else []
-    )
-    return [
-        value if layer not in infinite else None
-        for layer, value in enumerate(d.tolist())
-    ], why
+    why = [f"Cohen's d is infinite (no variance within the groups) at layer {infinite}."] if infinite else []
+    return [value if layer not in infinite else None for layer, value in enumerate(d.tolist())], why

@@ -16,13 +16,7 @@ METADATA_KEY = "__metadata__"
 FLOAT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _BLOCK = 8 << 20
 _MAX_HEADER = 100 << 20  # the format's own limit
-_NO_COPY_FILE_RANGE = {
-    errno.EXDEV,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EINVAL,
-    errno.EPERM,
-}  # then copy by hand
+_NO_COPY_FILE_RANGE = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}  # then copy by hand
 
 
 @dataclass(frozen=True)
@@ -78,20 +72,12 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX_FILE).is_file():
         return []
     try:
-        names = set(
-            json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))[
-                "weight_map"
-            ].values()
-        )
+        names = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as err:
-        raise ModelError(
-            f"{folder / INDEX_FILE}: not a safetensors index with a weight_map ({err})"
-        ) from err
+        raise ModelError(f"{folder / INDEX_FILE}: not a safetensors index with a weight_map ({err})") from err
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
-        raise ModelError(
-            f"{folder}: {INDEX_FILE} names {missing[0]}, which is not there; download the model again"
-        )
+        raise ModelError(f"{folder}: {INDEX_FILE} names {missing[0]}, which is not there; download the model again")
     return sorted(folder / name for name in names)
 
 
@@ -99,9 +85,7 @@ def read_shards(folder: Path) -> list[Shard]:
     """Headers of all weight files of a model folder. Raises: ModelError when it has no safetensors weights."""
     shards = [read_shard(path) for path in weight_files(folder)]
     if not shards:
-        raise ModelError(
-            f"{folder}: no safetensors weights ({SINGLE_FILE} or {INDEX_FILE}); convert the model first"
-        )
+        raise ModelError(f"{folder}: no safetensors weights ({SINGLE_FILE} or {INDEX_FILE}); convert the model first")
     return shards
 
 
@@ -111,25 +95,15 @@ def read_shard(path: Path) -> Shard:
         size = os.fstat(handle.fileno()).st_size
         length = int.from_bytes(handle.read(8), "little")
         if not 2 <= length <= min(size - 8, _MAX_HEADER):
-            raise ModelError(
-                f"{path}: not a safetensors file, or cut short ({size} bytes); download it again"
-            )
+            raise ModelError(f"{path}: not a safetensors file, or cut short ({size} bytes); download it again")
         try:
             header = json.loads(handle.read(length))
-            tensors = [
-                _stored(path, name, entry, 8 + length)
-                for name, entry in header.items()
-                if name != METADATA_KEY
-            ]
+            tensors = [_stored(path, name, entry, 8 + length) for name, entry in header.items() if name != METADATA_KEY]
         except (ValueError, KeyError, TypeError) as err:
-            raise ModelError(
-                f"{path}: its safetensors header cannot be read ({err}); download it again"
-            ) from err
+            raise ModelError(f"{path}: its safetensors header cannot be read ({err}); download it again") from err
     tensors.sort(key=lambda tensor: tensor.start)
     if tensors and tensors[-1].end != size:
-        raise ModelError(
-            f"{path}: expected {tensors[-1].end} bytes, found {size}; the file is cut short or damaged"
-        )
+        raise ModelError(f"{path}: expected {tensors[-1].end} bytes, found {size}; the file is cut short or damaged")
     return Shard(path, tuple(tensors), header, 8 + length)
 
 
@@ -138,9 +112,7 @@ def tensors_by_name(shards: list[Shard]) -> dict[str, StoredTensor]:
     found: dict[str, StoredTensor] = {}
     for tensor in (tensor for shard in shards for tensor in shard.tensors):
         if tensor.name in found:
-            raise ModelError(
-                f"{tensor.name} is in both {found[tensor.name].path.name} and {tensor.path.name}"
-            )
+            raise ModelError(f"{tensor.name} is in both {found[tensor.name].path.name} and {tensor.path.name}")
         found[tensor.name] = tensor
     return found
 
@@ -165,9 +137,7 @@ def read_range(handle: BinaryIO, start: int, n_bytes: int) -> bytearray:
     while done < n_bytes:
         count = os.preadv(handle.fileno(), [view[done:]], start + done)
         if count == 0:
-            raise ModelError(
-                f"{handle.name}: ended at byte {start + done}, expected {start + n_bytes}"
-            )
+            raise ModelError(f"{handle.name}: ended at byte {start + done}, expected {start + n_bytes}")
         done += count
     return buffer
 
@@ -187,17 +157,13 @@ def copy_range(source: BinaryIO, start: int, n_bytes: int, target: BinaryIO) -> 
     while done < n_bytes:
         count = _copy_some(source, start + done, n_bytes - done, target)
         if count == 0:
-            raise ModelError(
-                f"{source.name}: ended at byte {start + done}, expected {start + n_bytes}"
-            )
+            raise ModelError(f"{source.name}: ended at byte {start + done}, expected {start + n_bytes}")
         done += count
 
 
 def _copy_some(source: BinaryIO, start: int, n_bytes: int, target: BinaryIO) -> int:
     try:
-        return os.copy_file_range(
-            source.fileno(), target.fileno(), min(n_bytes, 1 << 30), offset_src=start
-        )
+        return os.copy_file_range(source.fileno(), target.fileno(), min(n_bytes, 1 << 30), offset_src=start)
     except OSError as err:
         if err.errno not in _NO_COPY_FILE_RANGE:
             raise
@@ -207,15 +173,6 @@ def _copy_some(source: BinaryIO, start: int, n_bytes: int, target: BinaryIO) -> 
     return len(data)
 
 
-def _stored(
-    path: Path, name: str, entry: dict[str, Any], data_start: int
-) -> StoredTensor:
+def _stored(path: Path, name: str, entry: dict[str, Any], data_start: int) -> StoredTensor:
     start, end = entry["data_offsets"]
-    return StoredTensor(
-        name,
-        entry["dtype"],
-        tuple(entry["shape"]),
-        path,
-        data_start + start,
-        data_start + end,
-    )
+    return StoredTensor(name, entry["dtype"], tuple(entry["shape"]), path, data_start + start, data_start + end)

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 KIND = "subspace"
 RANK_TOLERANCE = 1e-4  # of a unit vector, left after the earlier ones: below it float32 noise decides the direction
-ORTHONORMAL_TOLERANCE = (
-    1e-4  # a float32 QR stays below 1e-5; anything above is not a basis
-)
+ORTHONORMAL_TOLERANCE = 1e-4  # a float32 QR stays below 1e-5; anything above is not a basis
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +61,7 @@ class Subspace:
         kept = independent_rows(units)
         header = {
             key: rvs.header[key]
-            for key in (
-                "model",
-                "prompts_sha256",
-                "chat_template_sha256",
-                "n_pairs",
-                "position",
-            )
+            for key in ("model", "prompts_sha256", "chat_template_sha256", "n_pairs", "position")
             if key in rvs.header
         }
         dropped = [layer for row, layer in enumerate(source) if row not in kept]
@@ -78,11 +70,7 @@ class Subspace:
 
     def save(self, path: Path | str, force: bool = False) -> Path:
         """Write as safetensors; see `save_artifact` for errors."""
-        header = {
-            **self.header,
-            "source_layers": list(self.source_layers),
-            "rank": self.rank,
-        }
+        header = {**self.header, "source_layers": list(self.source_layers), "rank": self.rank}
         return save_artifact(path, KIND, {"basis": self.basis}, header, force)
 
     @classmethod
@@ -92,29 +80,21 @@ class Subspace:
         return cls.from_tensors(tensors, header, str(path))
 
     @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, "torch.Tensor"], header: Mapping[str, Any], what: str
-    ) -> "Subspace":
+    def from_tensors(cls, tensors: Mapping[str, "torch.Tensor"], header: Mapping[str, Any], what: str) -> "Subspace":
         """Build from a file's tensors; `what` names the file in errors."""
         if "basis" not in tensors:
-            raise ArtifactError(
-                f"{what}: has no tensor `basis` (found {', '.join(sorted(tensors)) or 'none'})"
-            )
+            raise ArtifactError(f"{what}: has no tensor `basis` (found {', '.join(sorted(tensors)) or 'none'})")
         if "offset" in tensors:
             raise ArtifactError(
                 f"{what}: holds an affine `offset`, which this version cannot apply; expected `basis` only"
             )
         try:
-            return cls(
-                tensors["basis"].float(), tuple(header.get("source_layers", ())), header
-            )
+            return cls(tensors["basis"].float(), tuple(header.get("source_layers", ())), header)
         except (ShapeError, ArtifactError) as err:
             raise type(err)(f"{what}: {err}") from err
 
 
-def orthonormal_basis(
-    vectors: "torch.Tensor", tolerance: float = RANK_TOLERANCE
-) -> "torch.Tensor":
+def orthonormal_basis(vectors: "torch.Tensor", tolerance: float = RANK_TOLERANCE) -> "torch.Tensor":
     """Orthonormal rows that span the given vectors, by QR of the normalized rows in float64.
 
     Removing non-orthogonal directions one after another brings earlier ones back; a basis does not. Rows that lie in the
@@ -133,9 +113,7 @@ def orthonormal_basis(
     return (q * r.diagonal().sign()).T.contiguous().float()
 
 
-def independent_rows(
-    vectors: "torch.Tensor", tolerance: float = RANK_TOLERANCE
-) -> list[int]:
+def independent_rows(vectors: "torch.Tensor", tolerance: float = RANK_TOLERANCE) -> list[int]:
     """Indices of the rows that are not in the span of the rows kept before them.
 
     Args:
@@ -150,9 +128,7 @@ def independent_rows(
     while True:  # drop the first dependent row and factor again: QR's columns after it would be arbitrary
         outside = torch.linalg.qr(units[kept].T).R.diagonal().abs()
         dependent = (outside < tolerance).nonzero()
-        if (
-            len(kept) > units.shape[1]
-        ):  # R has no more than d_model rows: what follows is dependent
+        if len(kept) > units.shape[1]:  # R has no more than d_model rows: what follows is dependent
             dependent = torch.cat([dependent, torch.tensor([[units.shape[1]]])])
         if not len(dependent):
             return kept
@@ -168,21 +144,12 @@ def random_subspace(d_model: int, rank: int, seed: int) -> Subspace:
     import torch
 
     if not 1 <= rank <= d_model:
-        raise ShapeError(
-            f"a random subspace of d_model {d_model} needs a rank of 1..{d_model}, found {rank}"
-        )
-    gaussian = torch.randn(
-        rank,
-        d_model,
-        generator=torch.Generator().manual_seed(seed),
-        dtype=torch.float64,
-    )
+        raise ShapeError(f"a random subspace of d_model {d_model} needs a rank of 1..{d_model}, found {rank}")
+    gaussian = torch.randn(rank, d_model, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return Subspace(orthonormal_basis(gaussian), (), {"method": "random", "seed": seed})
 
 
-def load_basis(
-    path: Path | str, source_layers: LayerSpec | None = None
-) -> tuple["torch.Tensor", dict[str, Any]]:
+def load_basis(path: Path | str, source_layers: LayerSpec | None = None) -> tuple["torch.Tensor", dict[str, Any]]:
     """Read the basis to remove from a subspace file, or from an RV file with the layers to take from it.
 
     Args:
@@ -193,17 +160,11 @@ def load_basis(
     header, tensors = load_artifact(path, (KIND, VECTORS_KIND))
     of_vectors = "vectors" in tensors and "basis" not in tensors
     if of_vectors and source_layers is None:
-        raise ArtifactError(
-            f"{path}: holds refusal vectors of {len(tensors['vectors'])} layers; name a source layer"
-        )
+        raise ArtifactError(f"{path}: holds refusal vectors of {len(tensors['vectors'])} layers; name a source layer")
     if not of_vectors and source_layers is not None:
-        raise ArtifactError(
-            f"{path}: is a subspace already; source layers apply to refusal vectors only"
-        )
+        raise ArtifactError(f"{path}: is a subspace already; source layers apply to refusal vectors only")
     if of_vectors:
-        subspace = Subspace.from_vectors(
-            RefusalVectors.from_tensors(tensors, header, str(path)), source_layers
-        )
+        subspace = Subspace.from_vectors(RefusalVectors.from_tensors(tensors, header, str(path)), source_layers)
     else:
         subspace = Subspace.from_tensors(tensors, header, str(path))
     return subspace.basis, {
@@ -222,23 +183,11 @@ def check_orthonormal(basis: "torch.Tensor") -> None:
     import torch
 
     if basis.ndim != 2 or not 1 <= basis.shape[0] <= basis.shape[1]:
-        raise ShapeError(
-            f"basis must be [rank, d_model] with rank 1..d_model, found shape {list(basis.shape)}"
-        )
+        raise ShapeError(f"basis must be [rank, d_model] with rank 1..d_model, found shape {list(basis.shape)}")
     if basis.dtype != torch.float32:
-        raise ShapeError(
-            f"basis must be float32, found {str(basis.dtype).removeprefix('torch.')}"
-        )
+        raise ShapeError(f"basis must be float32, found {str(basis.dtype).removeprefix('torch.')}")
     wide = basis.double()
-    error = (
-        (
-            wide @ wide.T
-            - torch.eye(basis.shape[0], dtype=torch.float64, device=basis.device)
-        )
-        .abs()
-        .max()
-        .item()
-    )
+    error = (wide @ wide.T - torch.eye(basis.shape[0], dtype=torch.float64, device=basis.device)).abs().max().item()
     if not error <= ORTHONORMAL_TOLERANCE:  # also true of NaN
         raise ArtifactError(
             f"basis rows are not orthonormal: off by {error:.2g}, at most {ORTHONORMAL_TOLERANCE} allowed"
@@ -247,17 +196,11 @@ def check_orthonormal(basis: "torch.Tensor") -> None:
 
 def _normalized(vectors: "torch.Tensor") -> "torch.Tensor":
     if vectors.ndim != 2 or 0 in vectors.shape:
-        raise ShapeError(
-            f"vectors must be [n, d_model], found shape {list(vectors.shape)}"
-        )
+        raise ShapeError(f"vectors must be [n, d_model], found shape {list(vectors.shape)}")
     wide = vectors.double()
     if not wide.isfinite().all():
-        raise ArtifactError(
-            "vectors hold values that are not finite; no basis can be made of them"
-        )
+        raise ArtifactError("vectors hold values that are not finite; no basis can be made of them")
     norms = wide.norm(dim=1, keepdim=True)
     if (norms == 0).any():
-        raise ArtifactError(
-            f"vector {int((norms == 0).nonzero()[0, 0])} is zero and spans nothing; leave it out"
-        )
+        raise ArtifactError(f"vector {int((norms == 0).nonzero()[0, 0])} is zero and spans nothing; leave it out")
     return wide / norms

@@ -43,9 +43,7 @@ class RefusalVectors:
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or 0 in self.vectors.shape:
-            raise ShapeError(
-                f"vectors must be [n_layers, d_model], found shape {list(self.vectors.shape)}"
-            )
+            raise ShapeError(f"vectors must be [n_layers, d_model], found shape {list(self.vectors.shape)}")
         for name in _MEANS:
             self._check_shape(name, list(self.vectors.shape))
         for name in _PROJECTIONS:
@@ -78,16 +76,12 @@ class RefusalVectors:
         (layer,) = parse_layers(layer, self.n_layers)
         norm = self.vectors[layer].norm()
         if norm == 0:
-            raise ArtifactError(
-                f"the refusal vector of layer {layer} is zero and has no direction"
-            )
+            raise ArtifactError(f"the refusal vector of layer {layer} is zero and has no direction")
         return self.vectors[layer] / norm
 
     def save(self, path: Path | str, force: bool = False) -> Path:
         """Write as safetensors; see `save_artifact` for errors."""
-        return save_artifact(
-            path, KIND, self._tensors(), {**self.header, "n_pairs": self.n_pairs}, force
-        )
+        return save_artifact(path, KIND, self._tensors(), {**self.header, "n_pairs": self.n_pairs}, force)
 
     @classmethod
     def load(cls, path: Path | str) -> "RefusalVectors":
@@ -101,14 +95,8 @@ class RefusalVectors:
     ) -> "RefusalVectors":
         """Build from a file's tensors; `what` names the file in errors."""
         if "vectors" not in tensors:
-            raise ArtifactError(
-                f"{what}: has no tensor `vectors` (found {', '.join(sorted(tensors)) or 'none'})"
-            )
-        known = {
-            name: tensors[name].float()
-            for name in ("vectors", *_MEANS, *_PROJECTIONS)
-            if name in tensors
-        }
+            raise ArtifactError(f"{what}: has no tensor `vectors` (found {', '.join(sorted(tensors)) or 'none'})")
+        known = {name: tensors[name].float() for name in ("vectors", *_MEANS, *_PROJECTIONS) if name in tensors}
         try:
             return cls(**known, header=header)
         except (ShapeError, ArtifactError) as err:
@@ -116,29 +104,19 @@ class RefusalVectors:
 
     def _tensors(self) -> dict[str, "torch.Tensor"]:
         names = ("vectors", *_MEANS, *_PROJECTIONS)
-        return {
-            name: getattr(self, name)
-            for name in names
-            if getattr(self, name) is not None
-        }
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _check_shape(self, name: str, expected: list[int]) -> None:
         tensor = getattr(self, name)
         if tensor is not None and list(tensor.shape) != expected:
-            raise ShapeError(
-                f"{name} must have shape {expected}, found {list(tensor.shape)}"
-            )
+            raise ShapeError(f"{name} must have shape {expected}, found {list(tensor.shape)}")
 
 
 def _check_values(name: str, tensor: "torch.Tensor") -> None:
     import torch
 
     if tensor.dtype != torch.float32:
-        raise ShapeError(
-            f"{name} must be float32, found {str(tensor.dtype).removeprefix('torch.')}"
-        )
+        raise ShapeError(f"{name} must be float32, found {str(tensor.dtype).removeprefix('torch.')}")
     if not tensor.isfinite().all():
         row = int((~tensor.isfinite()).any(dim=1).nonzero()[0])
-        raise ArtifactError(
-            f"{name} holds values that are not finite, first in row {row}"
-        )
+        raise ArtifactError(f"{name} holds values that are not finite, first in row {row}")

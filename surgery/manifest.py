@@ -1,0 +1,86 @@
+"""The record that an edited checkpoint carries of itself, for programs (manifest) and for people (model card)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from surgery.errors import ArtifactError
+
+FILE = "vllm_refusal_manifest.json"
+BASIS_FILE = "vllm_refusal/basis.safetensors"  # in a sub-folder: loaders take every *.safetensors beside config.json
+KIND = "orthogonalized_checkpoint"
+FORMAT_VERSION = 1
+WARNING = (
+    "This checkpoint was edited to remove refusals, for research. It answers harmful requests that the original model "
+    "declines; do not deploy it to users or mistake it for the original."
+)
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """Read the manifest of an edited checkpoint.
+
+    Raises: ArtifactError when the folder has none, or one of another kind or a newer format.
+    """
+    path = Path(folder) / FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise ArtifactError(
+            f"{folder}: not an edited checkpoint (no {FILE}); make one with refusal orthogonalize"
+        ) from err
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise ArtifactError(f"{path}: cannot be read as JSON ({err})") from err
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise ArtifactError(f"{path}: expected a manifest of kind {KIND}")
+    if manifest.get("format_version", 0) > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: format version {manifest['format_version']} is newer than this program's {FORMAT_VERSION}; upgrade"
+        )
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest into a folder under construction."""
+    record = {"kind": KIND, "format_version": FORMAT_VERSION, "edited": True, "warning": WARNING, **manifest}
+    (folder / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def write_model_card(folder: Path, manifest: dict[str, Any]) -> None:
+    """Put a notice of the edit before the text of README.md, after its YAML front matter, or make one."""
+    path = folder / "README.md"
+    card = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
+    front, body = _split_front_matter(card)
+    path.write_text(f"{front}{_notice(manifest)}\n{body}", encoding="utf-8", errors="surrogateescape")
+
+
+def _split_front_matter(card: str) -> tuple[str, str]:
+    """A card's YAML front matter (between two `---` lines at its start, or empty) and the rest."""
+    lines = card.splitlines(keepends=True)
+    if not lines or lines[0].rstrip() != "---":
+        return "", card
+    for number, line in enumerate(lines[1:], start=2):
+        if line.rstrip() == "---":
+            return "".join(lines[:number]), "".join(lines[number:])
+    return "", card
+
+
+def _notice(manifest: dict[str, Any]) -> str:
+    base, basis = manifest["base_model"], manifest["basis"]
+    embeddings = " and the token embeddings" if manifest["embeddings"] else ""
+    return f"""# Edited checkpoint: refusals removed for research
+
+{WARNING}
+
+The outputs of attention and MLP{embeddings} were orthogonalized against a rank-{basis["rank"]} refusal subspace.
+
+| | |
+|---|---|
+| base model | {base["model"]}{" @ " + base["revision"] if base["revision"] else ""} |
+| base fingerprint | {base["fingerprint"]} |
+| alpha | {manifest["alpha"]:g} |
+| layers edited | {manifest["layers"]} |
+| layers the subspace comes from | {", ".join(map(str, basis["source_layers"])) or "not recorded"} |
+| tensors edited | {len(manifest["tensors"])} |
+
+Every edited tensor is listed with its hash in `{FILE}`; `refusal verify` checks the stored bytes against it.
+"""

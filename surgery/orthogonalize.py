@@ -1,0 +1,319 @@
+"""Orthogonalized checkpoints: the weights' share in a subspace removed once, on disk."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.ablation import check_alpha
+from surgery.artifacts import explaining_disk_errors, file_sha256, package_versions
+from surgery.errors import AlphaError, ArtifactError, DiskError, ModelError, OutputExistsError, ShapeError
+from surgery.families import Family, family_of
+from surgery.layers import LayerSpec, format_layers, parse_layers
+from surgery.manifest import BASIS_FILE, FILE, read_manifest, write_manifest, write_model_card
+from surgery.models import ModelInfo, load_config, model_fingerprint
+from surgery.shards import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    Shard,
+    StoredTensor,
+    blocks,
+    copy_range,
+    header_bytes,
+    read_shards,
+    tensors_by_name,
+)
+from surgery.subspace import Subspace
+from surgery.weights import Edit, EditRecord, plan_edits, write_edited
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int, int], None]
+# Second copies of the weights in other formats: unedited, so they must not lie beside the edited ones.
+_OTHER_WEIGHTS = [
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".onnx",
+    ".msgpack",
+    ".h5",
+    ".ot",
+    ".mlmodel",
+    ".bin.index.json",
+    ".safetensors.index.json",
+]
+_NOT_COPIED = {".git", ".cache", ".gitattributes", FILE, Path(BASIS_FILE).parent.name}
+_SPARE_BYTES = 16 << 20  # for the small files and the file system's own records
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that decides the output, checked before a byte is written."""
+
+    info: ModelInfo
+    family: Family
+    basis: "torch.Tensor"
+    alpha: float
+    layers: tuple[int, ...]
+    embeddings: bool
+    shards: list[Shard]
+    edits: dict[str, Edit]
+    head: StoredTensor | None  # the original embedding, to be stored as an unembedding of its own
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of weights to be written."""
+        return sum(shard.n_bytes for shard in self.shards) + (self.head.n_bytes if self.head else 0)
+
+
+def orthogonalize(
+    info: ModelInfo,
+    basis: "torch.Tensor",
+    alpha: float,
+    out_dir: Path | str,
+    layers: LayerSpec = "all",
+    embeddings: bool = False,
+    force: bool = False,
+    source: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a copy of a model whose attention and MLP outputs no longer reach a subspace.
+
+    W' = W - alpha * Q^T (Q W) for the output matrices (and biases) of attention and MLP in each chosen block, Q = basis
+    (Arditi et al. 2024, arXiv:2406.11717, eq. 5). This equals ablating their outputs at run time. Shard layout, order of
+    tensors, header metadata and all other files stay; other copies of the weights (*.bin, *.pth, …) are left out and
+    listed. The folder is written beside `out_dir` and renamed, so it is complete or absent.
+
+    Args:
+        basis: [rank, d_model], float32, orthonormal rows.
+        alpha: 1 removes the component, 0.5 half of it, 1.5 reverses half of it.
+        layers: decoder blocks to edit.
+        embeddings: edit the token embedding too. A tied unembedding is untied first and keeps the original values.
+        force: replace an edited checkpoint that is already there.
+        source: where the basis came from (path, sha256, …), for the manifest.
+        progress: called with (bytes of weights written, bytes in all).
+    Returns: the manifest, also in the folder as `vllm_refusal_manifest.json`.
+    Raises: ModelError, ShapeError, AlphaError, LayerRangeError, OutputExistsError, DiskError, ArtifactError.
+    """
+    out_dir = Path(out_dir)
+    check_output_folder(out_dir, Path(info.path), force)
+    job = _plan(info, basis, alpha, layers, embeddings)
+    _check_space(out_dir, job)
+    with _folder_beside(out_dir) as folder:
+        left_out = _copy_other_files(Path(info.path), folder, {shard.path.name for shard in job.shards})
+        records = _write_weights(job, folder, progress)
+        manifest = _manifest(job, records, left_out, dict(source or {}))
+        _write_records(job, folder, manifest)
+    return read_manifest(out_dir)
+
+
+def check_output_folder(out_dir: Path | str, model_folder: Path | str, force: bool = False) -> None:
+    """Check where a checkpoint is to go, before any work.
+
+    Raises: OutputExistsError; ArtifactError when the parent folder is missing, the output lies in the model's own folder,
+        or `force` would replace something that is not an edited checkpoint.
+    """
+    out_dir, model_folder = Path(out_dir), Path(model_folder).resolve()
+    if out_dir.resolve().is_relative_to(model_folder) or model_folder.is_relative_to(out_dir.resolve()):
+        raise ArtifactError(f"{out_dir}: overlaps the model's own folder {model_folder}; choose another output")
+    if out_dir.exists():
+        if not force:
+            raise OutputExistsError(out_dir)
+        if not (out_dir / FILE).is_file():
+            raise ArtifactError(f"{out_dir}: exists and is not an edited checkpoint; --force replaces only those")
+    elif not out_dir.parent.is_dir():
+        raise ArtifactError(f"{out_dir}: folder {out_dir.parent} does not exist; create it first")
+
+
+def _plan(info: ModelInfo, basis: "torch.Tensor", alpha: float, layers: LayerSpec, embeddings: bool) -> _Job:
+    if check_alpha(alpha) == 0:
+        raise AlphaError("alpha 0 would leave every weight as it is; use 0.5, 1 or 1.5")
+    subspace = Subspace(basis)  # checks it
+    if subspace.d_model != info.d_model:
+        raise ShapeError(
+            f"subspace has d_model {subspace.d_model} but {info.model} has {info.d_model}; extract vectors from this model"
+        )
+    config = load_config(info.path)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(f"{info.model}: its weights are quantized and cannot be edited; use the unquantized model")
+    family = family_of(info.architecture)
+    shards = read_shards(Path(info.path))
+    tensors = tensors_by_name(shards)
+    chosen = parse_layers(layers, info.n_layers)
+    edits = plan_edits(family, tensors, chosen, info.d_model, embeddings)
+    head = _head_to_untie(family, tensors, bool(config.get_text_config().tie_word_embeddings)) if embeddings else None
+    return _Job(info, family, basis, float(alpha), chosen, embeddings, shards, edits, head)
+
+
+def _head_to_untie(family: Family, tensors: Mapping[str, StoredTensor], tied: bool) -> StoredTensor | None:
+    """The embedding, when the unembedding is the same tensor and must be stored on its own before the edit."""
+    embedding, head = (tensors[f"{family.embedding}.weight"], tensors.get(f"{family.unembedding}.weight"))
+    if head is None and not tied:
+        raise ModelError(f"{family.unembedding}.weight is not in the model's files, though its config does not tie it")
+    if head is not None and tied and any(a != b for a, b in zip(blocks(head), blocks(embedding), strict=True)):
+        raise ModelError(
+            f"config.json ties {family.unembedding} to the embedding, but the files hold another {family.unembedding}.weight; "
+            "it is unclear which one the model uses"
+        )
+    return embedding if head is None else None
+
+
+def _check_space(out_dir: Path, job: _Job) -> None:
+    needed, free = job.n_bytes + _SPARE_BYTES, shutil.disk_usage(out_dir.parent).free
+    if needed > free:
+        raise DiskError(f"{out_dir}: needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; choose another disk")
+
+
+@contextmanager
+def _folder_beside(out_dir: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `out_dir` on success and vanishes on failure."""
+    with explaining_disk_errors(out_dir):
+        folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".part", dir=out_dir.parent))
+        try:
+            yield folder
+            folder.chmod(0o755)
+            _replace_folder(folder, out_dir)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace_folder(folder: Path, out_dir: Path) -> None:
+    if not out_dir.exists():
+        os.rename(folder, out_dir)
+        return
+    old = folder.with_suffix(".old")
+    os.rename(out_dir, old)
+    try:
+        os.rename(folder, out_dir)
+    except OSError:
+        os.rename(old, out_dir)
+        raise
+    shutil.rmtree(old)
+
+
+def _copy_other_files(source: Path, folder: Path, weights: set[str]) -> list[str]:
+    """Copy all but the files named in `weights`, following links; returns the other copies of weights, left out."""
+    left_out = []
+    for path in sorted(source.rglob("*")):
+        relative = path.relative_to(source)
+        if not path.is_file() or str(relative) in weights or _NOT_COPIED.intersection(relative.parts):
+            continue
+        if str(relative) == INDEX_FILE and not (source / SINGLE_FILE).is_file():
+            shutil.copyfile(path, folder / relative)
+        elif path.name.endswith(tuple(_OTHER_WEIGHTS)):
+            left_out.append(str(relative))
+        else:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / relative)
+    return left_out
+
+
+def _write_weights(job: _Job, folder: Path, progress: Progress | None) -> list[EditRecord]:
+    records: list[EditRecord] = []
+    done = 0
+    for shard in job.shards:
+        head = job.head if shard is job.shards[-1] else None
+        target = folder / shard.path.name
+        for record, position in _write_shard(job, shard, target, head):
+            records.append(record)
+            if progress is not None:
+                progress(done + position, job.n_bytes)
+        done += target.stat().st_size
+    if progress is not None:
+        progress(job.n_bytes, job.n_bytes)
+    if len(records) != len(job.edits):
+        raise ModelError(
+            f"{len(job.edits)} tensors were to be edited, {len(records)} were; the checkpoint was discarded"
+        )
+    return records
+
+
+def _write_shard(job: _Job, shard: Shard, target: Path, head: StoredTensor | None) -> Iterator[tuple[EditRecord, int]]:
+    """Write one file: edited tensors in place of the originals, everything between them copied as bytes.
+
+    Yields each edited tensor's record and the source's byte position after it.
+    """
+    position = 0
+    with open(shard.path, "rb") as source, open(target, "wb") as out:
+        if head is not None:
+            out.write(_header_with_head(shard, head, f"{job.family.unembedding}.weight"))
+            position = shard.data_start
+        for tensor in shard.tensors:
+            if tensor.name in job.edits:
+                copy_range(source, position, tensor.start - position, out)
+                record = write_edited(job.edits[tensor.name], job.basis, job.alpha, out)
+                position = tensor.end
+                yield record, position
+        copy_range(source, position, shard.n_bytes - position, out)
+        if head is not None:
+            with open(head.path, "rb") as original:
+                copy_range(original, head.start, head.n_bytes, out)
+
+
+def _header_with_head(shard: Shard, head: StoredTensor, name: str) -> bytes:
+    """The shard's header with one more tensor at the end of its data."""
+    end = shard.n_bytes - shard.data_start
+    entry = {"dtype": head.dtype, "shape": list(head.shape), "data_offsets": [end, end + head.n_bytes]}
+    return header_bytes({**shard.header, name: entry})
+
+
+def _manifest(job: _Job, records: list[EditRecord], left_out: list[str], source: dict[str, Any]) -> dict[str, Any]:
+    previous = Path(job.info.path) / FILE
+    return {
+        "base_model": job.info.to_json(),
+        "base_manifest_sha256": file_sha256(previous) if previous.is_file() else None,
+        "basis": {
+            "file": BASIS_FILE,
+            "rank": job.basis.shape[0],
+            "source_layers": list(source.get("source_layers", ())),
+        },
+        "source": source,
+        "alpha": job.alpha,
+        "layers": format_layers(job.layers, job.info.n_layers),
+        "embeddings": job.embeddings,
+        "untied": job.head is not None,
+        "tensors": [record.to_json() for record in records],
+        "n_untouched": sum(len(shard.tensors) for shard in job.shards) - len(records),
+        "left_out": left_out,
+        "versions": package_versions(),
+    }
+
+
+def _write_records(job: _Job, folder: Path, manifest: dict[str, Any]) -> None:
+    if job.head is not None:
+        _untie(job, folder)
+    basis_file = folder / BASIS_FILE
+    basis_file.parent.mkdir()
+    header = {"model": job.info.to_json(), "source_sha256": manifest["source"].get("sha256")}
+    Subspace(job.basis, tuple(manifest["basis"]["source_layers"]), header).save(basis_file)
+    manifest["basis"]["sha256"] = file_sha256(basis_file)
+    manifest["fingerprint"] = model_fingerprint(folder)
+    write_manifest(folder, manifest)
+    write_model_card(folder, manifest)
+
+
+def _untie(job: _Job, folder: Path) -> None:
+    """Say in config.json and in the index that the unembedding is a tensor of its own."""
+    assert job.head is not None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["tie_word_embeddings"] = False
+    if isinstance(config.get("text_config"), dict):
+        config["text_config"]["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if not (folder / INDEX_FILE).is_file():
+        return
+    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    index["weight_map"][f"{job.family.unembedding}.weight"] = job.shards[-1].path.name
+    for key, extra in (("total_size", job.head.n_bytes), ("total_parameters", job.head.shape[0] * job.head.shape[1])):
+        if key in index.get("metadata", {}):
+            index["metadata"][key] += extra
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,166 @@
+"""Which stored tensors write to the residual stream, and the edit of one of them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from surgery.errors import ModelError
+from surgery.families import IN_OUT, Family
+from surgery.shards import FLOAT_DTYPES, StoredTensor, read_range
+
+if TYPE_CHECKING:
+    import torch
+
+_CHUNK = 512  # output vectors edited at once: a float32 copy of 512 x d_model stays within the processor's cache
+_PIECE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A tensor to be edited.
+
+    Attributes:
+        output_axis: the axis that runs along the residual stream: 0 for a torch.nn.Linear weight [d_model, in] and for
+            a bias, 1 for an embedding [vocab_size, d_model] and for Conv1D [in, d_model].
+    """
+
+    tensor: StoredTensor
+    output_axis: int
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """What was done to one tensor.
+
+    Attributes:
+        file: file name within the checkpoint.
+        component_before, component_after: Frobenius norm of what the tensor writes into the subspace, |Q W|, before the
+            edit and after it as stored.
+        sha256: of the bytes written.
+    """
+
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    output_axis: int
+    component_before: float
+    component_after: float
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON types."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "EditRecord":
+        """Read what `to_json` wrote."""
+        return cls(**{**record, "shape": tuple(record["shape"])})
+
+
+def plan_edits(
+    family: Family, tensors: Mapping[str, StoredTensor], layers: tuple[int, ...], d_model: int, embeddings: bool
+) -> dict[str, Edit]:
+    """The tensors to edit: in each chosen block what attention and MLP write with, biases where stored; embeddings if asked.
+
+    Names are matched whole, so layer 1 is not layer 10. The axis comes from the family's declared layout, never from the
+    shape: o_proj is often square.
+    Raises: ModelError naming the first matrix that is not there, has another shape, or is not float32/bf16/fp16.
+    """
+    axis = 1 if family.weight_layout == IN_OUT else 0
+    wanted = {f"{name}.weight": axis for name in family.writers(layers)}
+    biases = {f"{name}.bias": 0 for name in family.writers(layers)}
+    wanted |= {name: axis for name, axis in biases.items() if name in tensors}
+    if embeddings:
+        wanted[f"{family.embedding}.weight"] = 1
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise ModelError(
+            f"{len(missing)} of {len(wanted)} matrices to edit are not in the model's files, e.g. {missing[0]}; "
+            f"expected the names of {family.architecture}"
+        )
+    edits = {name: Edit(tensors[name], axis) for name, axis in wanted.items()}
+    for edit in edits.values():
+        _check_editable(edit, d_model)
+    return edits
+
+
+def write_edited(edit: Edit, basis: "torch.Tensor", alpha: float, target: BinaryIO) -> EditRecord:
+    """Append the edited tensor's bytes to a file.
+
+    W' = W - alpha * Q^T (Q W)            (Arditi et al. 2024, arXiv:2406.11717, eq. 5; rank k), Q = basis
+
+    applied to every output vector of W (column of a Linear weight, row of an embedding) by the reference operator: the
+    products run in float32 and round once to the stored dtype. Memory is bounded by one tensor.
+    """
+    import hashlib
+
+    from surgery.ablation import ablate
+
+    digest = hashlib.sha256()
+    squares_before = squares_after = 0.0
+    for buffer, rows in pieces(edit):
+        for chunk in rows.split(_CHUNK):
+            squares_before += component(chunk, basis).square().sum().item()
+            chunk.copy_(ablate(chunk, basis, alpha))
+            squares_after += component(chunk, basis).square().sum().item()
+        digest.update(buffer)
+        target.write(buffer)
+    tensor = edit.tensor
+    if not math.isfinite(squares_after):
+        raise ModelError(
+            f"{tensor.name} holds values that are not finite, in the model or after an edit with alpha {alpha:g}"
+        )
+    return EditRecord(
+        name=tensor.name,
+        file=tensor.path.name,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        output_axis=edit.output_axis,
+        component_before=squares_before**0.5,
+        component_after=squares_after**0.5,
+        sha256=digest.hexdigest(),
+    )
+
+
+def pieces(edit: Edit) -> Iterator[tuple[bytearray, "torch.Tensor"]]:
+    """One tensor in pieces: (its bytes, a view of them as output vectors [n, d_model] that edits them in place).
+
+    A tensor whose output runs along its last axis comes in row blocks of about 16 MiB, any other whole.
+    """
+    import torch
+
+    tensor = edit.tensor
+    dtype = getattr(torch, FLOAT_DTYPES[tensor.dtype])
+    step = max(tensor.n_bytes, 1)
+    if edit.output_axis == 1:
+        row_bytes = tensor.shape[1] * dtype.itemsize
+        step = max(_PIECE_BYTES // row_bytes, 1) * row_bytes
+    with open(tensor.path, "rb") as handle:
+        for start in range(tensor.start, tensor.end, step):
+            buffer = read_range(handle, start, min(step, tensor.end - start))
+            values = torch.frombuffer(buffer, dtype=dtype)
+            if len(tensor.shape) == 1:
+                yield buffer, values.unsqueeze(0)
+            elif edit.output_axis == 0:
+                yield buffer, values.view(tensor.shape).T
+            else:
+                yield buffer, values.view(-1, tensor.shape[1])
+
+
+def component(rows: "torch.Tensor", basis: "torch.Tensor") -> "torch.Tensor":
+    """Coordinates of output vectors in the subspace: [n, d_model] -> [n, rank] float64, products in float32."""
+    return (rows.float() @ basis.T).double()
+
+
+def _check_editable(edit: Edit, d_model: int) -> None:
+    tensor = edit.tensor
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise ModelError(
+            f"{tensor.name} is stored as {tensor.dtype}; only {', '.join(FLOAT_DTYPES)} can be edited, not quantized weights"
+        )
+    if len(tensor.shape) > 2 or tensor.shape[edit.output_axis] != d_model:
+        raise ModelError(
+            f"{tensor.name} has shape {list(tensor.shape)}; expected {d_model} (d_model) along axis {edit.output_axis}"
+        )
