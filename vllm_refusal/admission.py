@@ -51,15 +51,18 @@ def _resolving_ablation(original: Any) -> Any:
 
 
 def _resolve_or_refuse(params: Any, config: Any) -> Any:
-    from vllm.exceptions import VLLMValidationError
+    """The request's intervention; a fault is the client's: 404 for an unknown name over HTTP, else 400."""
+    from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 
     from surgery.errors import RefusalError
+    from vllm_refusal.request import UnknownAblationError
 
-    extra_args = getattr(params, "extra_args", None)
     if not hasattr(params, "extra_args"):  # pooling requests generate nothing
         return None
     try:
-        return resolve(extra_args, config)
+        return resolve(params.extra_args, config)
+    except UnknownAblationError as err:
+        raise VLLMNotFoundError(str(err)) from err
     except RefusalError as err:
         raise VLLMValidationError(str(err), parameter="vllm_xargs") from err
 

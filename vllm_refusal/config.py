@@ -1,12 +1,15 @@
 """The engine's ablation settings: `--additional-config '{"ablation": {...}}'`, read, checked against the model, loaded."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import AlphaError, LayerRangeError, MismatchError, RefusalError, ShapeError
+from surgery.ablation import check_alpha
+from surgery.artifacts import load_artifact
+from surgery.errors import MismatchError, RefusalError, ShapeError
 from surgery.layers import parse_layers
+from surgery.models import check_same_model, describe_model
+from surgery.subspace import check_orthonormal, orthonormal_basis
 
 if TYPE_CHECKING:
     import torch
@@ -113,117 +116,77 @@ def load_config(vllm_config: Any) -> AblationConfig | None:
     return AblationConfig(modules, default, n_layers, d_model, _max_slots(settings, vllm_config))
 
 
-def check_alpha(alpha: object, what: str) -> float:
-    """An ablation strength as a finite float. Raises: AlphaError."""
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise AlphaError(f"{what}: expected a finite number, found {alpha!r}")
-    return float(alpha)
-
-
 def _load_module(name: str, spec: Any, n_layers: int, d_model: int, model: Any) -> AblationModule:
-    from surgery.artifacts import file_sha256
-
-    where = f"ablation {name!r}"
     if name == NONE or not name:
         raise ConfigError(f"an ablation cannot be named {name!r}: that word means no intervention")
+    try:
+        return _read_module(name, spec, n_layers, d_model, model)
+    except RefusalError as err:
+        raise type(err)(f"ablation {name!r}: {err}") from err
+
+
+def _read_module(name: str, spec: Any, n_layers: int, d_model: int, model: Any) -> AblationModule:
+    from surgery.artifacts import file_sha256
+
     if not isinstance(spec, dict) or not isinstance(spec.get("path"), str):
-        raise ConfigError(f"{where}: expected {{'path': FILE, ...}}, found {spec!r}")
-    _check_keys(spec, _MODULE_SETTINGS, where)
+        raise ConfigError(f"expected {{'path': FILE, ...}}, found {spec!r}")
+    _check_keys(spec, _MODULE_SETTINGS, "module")
     site = spec.get("site", "stream")
     if site not in SITES:
-        raise ConfigError(f"{where}: site must be one of {', '.join(SITES)}, found {site!r}")
-    basis, offset, header = _read_basis(where, spec, n_layers)
+        raise ConfigError(f"site must be one of {', '.join(SITES)}, found {site!r}")
+    basis, offset, header = _read_basis(spec, n_layers)
     if basis.shape[1] != d_model:
         raise ShapeError(
-            f"{where}: {spec['path']} has d_model {basis.shape[1]} but the model has {d_model}; "
-            "extract vectors from this model"
+            f"{spec['path']} has d_model {basis.shape[1]} but {model.model} has {d_model}; extract vectors from this model"
         )
-    _check_fingerprint(where, spec, header, model)
+    check_same_model(header, model, spec["path"], allow_other=bool(spec.get("allow_other_model")))
     return AblationModule(
         name=name,
         path=spec["path"],
         basis=basis,
         offset=offset,
-        alpha=check_alpha(spec.get("alpha", 1.0), f"{where}: alpha"),
-        layers=_module_layers(where, spec.get("layers", "all"), n_layers),
+        alpha=check_alpha(spec.get("alpha", 1.0)),
+        layers=parse_layers(spec.get("layers", "all"), n_layers),
         site=site,
         sha256=_tensors_sha256(basis, offset),
         file_sha256=file_sha256(spec["path"]),
     )
 
 
-def _module_layers(where: str, spec: Any, n_layers: int) -> tuple[int, ...]:
-    try:
-        return parse_layers(spec, n_layers)
-    except LayerRangeError as err:
-        raise LayerRangeError(f"{where}: {err}") from err
-
-
-def _read_basis(
-    where: str, spec: Mapping[str, Any], n_layers: int
-) -> tuple["torch.Tensor", "torch.Tensor | None", dict[str, Any]]:
-    from surgery.artifacts import load_artifact
-
+def _read_basis(spec: Mapping[str, Any], n_layers: int) -> tuple["torch.Tensor", "torch.Tensor | None", dict[str, Any]]:
     header, tensors = load_artifact(spec["path"], ("subspace", "refusal_vectors"))
-    source = _source_layers(where, spec)
+    if "source_layer" in spec and "source_layers" in spec:
+        raise ConfigError("give source_layer or source_layers, not both")
+    source = spec.get("source_layers", spec.get("source_layer"))
     if "basis" in tensors:
         if source is not None:
-            raise ConfigError(f"{where}: {spec['path']} already holds a basis; source_layer is for files of RVs")
-        basis, offset = tensors["basis"].float(), tensors.get("offset")
+            raise ConfigError(f"{spec['path']} already holds a basis; source_layer is for files of RVs")
+        basis, offset = tensors["basis"].float().contiguous(), tensors.get("offset")
     elif "vectors" in tensors:
-        basis, offset = _basis_of_vectors(where, spec["path"], tensors["vectors"], source, n_layers), None
+        basis, offset = _basis_of_vectors(spec["path"], tensors["vectors"], source, n_layers), None
     else:
-        raise ConfigError(f"{where}: {spec['path']} holds neither 'basis' nor 'vectors', but {', '.join(tensors)}")
-    _check_basis(where, basis, offset)
-    return basis.contiguous(), None if offset is None else offset.float().contiguous(), header
+        raise ConfigError(f"{spec['path']} holds neither 'basis' nor 'vectors', but {', '.join(tensors)}")
+    check_orthonormal(basis)
+    return basis, None if offset is None else _checked_offset(offset, basis.shape[0]), header
 
 
-def _source_layers(where: str, spec: Mapping[str, Any]) -> Any:
-    if "source_layer" in spec and "source_layers" in spec:
-        raise ConfigError(f"{where}: give source_layer or source_layers, not both")
-    return spec.get("source_layers", spec.get("source_layer"))
-
-
-def _basis_of_vectors(where: str, path: str, vectors: "torch.Tensor", source: Any, n_layers: int) -> "torch.Tensor":
-    from surgery.subspace import orthonormal_basis
-
+def _basis_of_vectors(path: str, vectors: "torch.Tensor", source: Any, n_layers: int) -> "torch.Tensor":
     if source is None:
-        raise ConfigError(f"{where}: {path} holds one RV per layer; name the one to ablate with source_layer")
+        raise ConfigError(f"{path} holds one RV per layer; name the one to ablate with source_layer")
     if vectors.shape[0] != n_layers:
         raise MismatchError(
-            f"{where}: {path} has RVs of {vectors.shape[0]} layers but the model has {n_layers}; "
-            "extract vectors from this model"
+            f"{path} has RVs of {vectors.shape[0]} layers but the model has {n_layers}; extract vectors from this model"
         )
-    return orthonormal_basis(vectors[list(_module_layers(where, source, n_layers))])
+    return orthonormal_basis(vectors[list(parse_layers(source, n_layers))])
 
 
-def _check_basis(where: str, basis: "torch.Tensor", offset: "torch.Tensor | None") -> None:
-    import torch
-
-    if basis.ndim != 2 or not 1 <= basis.shape[0] <= basis.shape[1]:
-        raise ShapeError(f"{where}: basis must be [rank, d_model], rank at most d_model; found {list(basis.shape)}")
-    error = (basis.double() @ basis.double().T - torch.eye(basis.shape[0], dtype=torch.float64)).abs().max()
-    if not error <= 1e-4:  # not(<=) so that NaN fails too; float32 QR of a few thousand columns stays below 1e-5
-        raise ShapeError(f"{where}: the rows of basis are not orthonormal (off by {float(error):.2g}); apply QR")
-    if offset is not None and (tuple(offset.shape) != (basis.shape[0],) or not torch.isfinite(offset).all()):
-        raise ShapeError(f"{where}: offset must be [rank={basis.shape[0]}], finite; found {list(offset.shape)}")
-
-
-def _check_fingerprint(where: str, spec: Mapping[str, Any], header: Mapping[str, Any], model: Any) -> None:
-    expected = (header.get("model") or {}).get("fingerprint")
-    if expected is None or spec.get("allow_other_model"):
-        return
-    if expected != model.fingerprint:
-        raise MismatchError(
-            f"{where}: {spec['path']} was made from {header['model'].get('model')} (fingerprint {expected[:12]}) but the "
-            f"model served is {model.model} (fingerprint {model.fingerprint[:12]}); extract vectors from this model, or "
-            "pass allow_other_model=true"
-        )
+def _checked_offset(offset: "torch.Tensor", rank: int) -> "torch.Tensor":
+    if tuple(offset.shape) != (rank,) or not offset.isfinite().all():
+        raise ShapeError(f"offset must be [rank={rank}], finite; found {list(offset.shape)}")
+    return offset.float().contiguous()
 
 
 def _served_model(vllm_config: Any) -> Any:
-    from surgery.models import describe_model
-
     return describe_model(vllm_config.model_config.model, vllm_config.model_config.revision)
 
 
@@ -238,7 +201,9 @@ def _check_engine(vllm_config: Any) -> None:
     if vllm_config.speculative_config is not None:
         raise ConfigError("ablation together with speculative decoding is not supported; remove --speculative-config")
     if vllm_config.parallel_config.enable_dbo:
-        raise ConfigError("ablation together with micro-batching is not supported: it splits the batch; remove --enable-dbo")
+        raise ConfigError(
+            "ablation together with micro-batching is not supported: it splits the batch; remove --enable-dbo"
+        )
 
 
 def _max_slots(settings: Mapping[str, Any], vllm_config: Any) -> int:

@@ -22,7 +22,12 @@ class ResidualEdit(nn.Module):
     """
 
     def __init__(
-        self, bank: torch.Tensor, slot: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None, active: torch.Tensor
+        self,
+        bank: torch.Tensor,
+        slot: torch.Tensor,
+        scale: torch.Tensor,
+        shift: torch.Tensor | None,
+        active: torch.Tensor,
     ):
         super().__init__()
         for name, tensor in (("bank", bank), ("slot", slot), ("scale", scale), ("shift", shift), ("active", active)):

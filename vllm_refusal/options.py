@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from surgery.ablation import check_alpha
 from surgery.errors import RefusalError
-from vllm_refusal.config import check_alpha
 
 _KEYS = ("alpha", "layers", "source_layer", "source_layers", "site", "allow_other_model")
 
@@ -49,7 +49,7 @@ def _grouped(text: str, parts: list[str]) -> list[tuple[str, str]]:
 def _typed(text: str, key: str, value: str) -> Any:
     if key == "alpha":
         try:
-            return check_alpha(float(value), "alpha")
+            return check_alpha(float(value))
         except ValueError as err:
             raise OptionError(f"--ablation {text!r}: alpha must be a number, found {value!r}") from err
     if key == "allow_other_model":

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from surgery.ablation import check_alpha
 from surgery.artifacts import json_sha256
 from surgery.errors import RefusalError
 from surgery.layers import parse_layers
-from vllm_refusal.config import NONE, AblationConfig, check_alpha
+from vllm_refusal.config import NONE, AblationConfig
 
 NAME, ALPHA, LAYERS = "ablation", "ablation_alpha", "ablation_layers"
 RESOLVED = "ablation_resolved"
@@ -16,6 +17,10 @@ _KEYS = (NAME, ALPHA, LAYERS)
 
 class RequestError(RefusalError):
     """A request's ablation keys cannot be honoured."""
+
+
+class UnknownAblationError(RequestError):
+    """A request names an ablation that the engine does not have."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def resolve(extra_args: Mapping[str, Any] | None, config: AblationConfig | None)
         extra_args: a request's extra_args (`vllm_xargs` over HTTP); keys of others are ignored.
         config: the engine's modules; None when it was started without.
     Returns: None for no intervention ("none", alpha 0, or nothing asked and no default).
-    Raises: RequestError, LayerRangeError, AlphaError.
+    Raises: RequestError, UnknownAblationError, LayerRangeError, AlphaError.
     """
     asked = {key: value for key, value in (extra_args or {}).items() if key.startswith(NAME)}
     unknown = sorted(set(asked) - set(_KEYS))
@@ -83,8 +88,8 @@ def _no_intervention(asked: Mapping[str, Any]) -> None:
 
 def _intervention(name: Any, asked: Mapping[str, Any], config: AblationConfig) -> Intervention | None:
     if not isinstance(name, str) or name not in config.modules:
-        raise RequestError(f"ablation {name!r} is not loaded; loaded: {', '.join(config.modules)}")
+        raise UnknownAblationError(f"ablation {name!r} is not loaded; loaded: {', '.join(config.modules)}")
     module = config.modules[name]
-    alpha = check_alpha(asked[ALPHA], ALPHA) if ALPHA in asked else module.alpha
+    alpha = check_alpha(asked[ALPHA]) if ALPHA in asked else module.alpha
     layers = parse_layers(asked[LAYERS], config.n_layers) if LAYERS in asked else module.layers
     return None if alpha == 0 else make_intervention(config, name, alpha, layers)

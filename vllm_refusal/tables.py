@@ -115,7 +115,9 @@ class SlotTables:
         from vllm_refusal.request import resolve
 
         if resolve(extra_args, self.config) is not None:
-            raise RuntimeError(f"request {request_id} asks for an ablation but did not pass admission; refusing to run it")
+            raise RuntimeError(
+                f"request {request_id} asks for an ablation but did not pass admission; refusing to run it"
+            )
 
     def _slot_for(self, intervention: Intervention) -> int:
         if intervention.digest in self._slot_of_digest:

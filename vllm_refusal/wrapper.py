@@ -63,7 +63,9 @@ def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTabl
         if not isinstance(block, PPMissingLayer):
             n_installed += _install_in_block(block, layer, architecture, tables)
     if n_installed == 0:
-        raise RuntimeError(f"{architecture.name}: no decoder block found at {architecture.blocks}; nothing would be ablated")
+        raise RuntimeError(
+            f"{architecture.name}: no decoder block found at {architecture.blocks}; nothing would be ablated"
+        )
     return n_installed
 
 

@@ -12,11 +12,12 @@ _QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false", "V
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are decoded; temperature 0 is greedy."""
+    """How responses are decoded; temperature 0 is greedy; `logprobs` asks for that many of each token's best."""
 
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """One finished request; `finish_reason` is the engine's word ("stop", "length")."""
+    """One finished request.
+
+    Attributes:
+        finish_reason: the engine's word ("stop", "length").
+        logprobs: for each generated token, token id -> natural log probability; empty unless asked for.
+    """
 
     id: str
     text: str
     finish_reason: str
     n_prompt_tokens: int
     n_tokens: int
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[Mapping[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,7 @@ class Engine:
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             seed=sampling.seed if sampling.temperature > 0 else None,
+            logprobs=sampling.logprobs,
             extra_args=dict(request.ablation) or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -179,4 +188,6 @@ def _response(output: Any) -> Response:
         finish_reason=completion.finish_reason or "unknown",
         n_prompt_tokens=len(output.prompt_token_ids),
         n_tokens=len(completion.token_ids),
+        token_ids=tuple(completion.token_ids),
+        logprobs=tuple({token: item.logprob for token, item in step.items()} for step in completion.logprobs or ()),
     )

@@ -1,0 +1,189 @@
+"""The commands that answer prompts: `generate` for named ablations, `sweep` for the write-up's comparison."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every generating command shares."""
+    for option in reversed(
+        [
+            click.option("--prompts", type=PATH, required=True, help="Harmful prompts, JSONL."),
+            click.option("--safe-prompts", type=PATH, help="Safe prompts answered beside them, JSONL."),
+            click.option(
+                "-o", "--out", type=PATH, required=True, help="Run folder to write; the same command resumes it."
+            ),
+            click.option("--checkpoint", "checkpoints", type=PATH, multiple=True, help="Orthogonalized checkpoint."),
+            click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True),
+            click.option(
+                "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy."
+            ),
+            click.option("--seed", type=int, default=0, show_default=True),
+            click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto"),
+            click.option("--revision", help="Branch, tag or commit of a hub model."),
+            click.option("--eager/--compile", default=None, help="Default: eager on CPU, compiled on GPU."),
+            click.option("--max-num-seqs", type=click.IntRange(1), help="Requests in one batch."),
+            click.option("--limit", type=click.IntRange(1), help="Use only the first N prompts of each set."),
+            click.option("--force", is_flag=True, help="Replace an existing run."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("model")
+@click.option("--ablation", "ablations", multiple=True, metavar="NAME=FILE[,alpha=A,layers=L,source_layer=N,site=S]")
+@engine_options
+def generate(model: str, ablations: tuple[str, ...], out: Path, **options: Any) -> None:
+    """Answer prompts without intervention and under each named ABLATION, in one engine.
+
+    \b
+    refusal generate MODEL --prompts prompts.jsonl \\
+        --ablation l9=rvs.safetensors,source_layer=9 --ablation sub=sub.safetensors,alpha=1.5 -o RUN
+    """
+    from eval.plan import PlanBuilder
+    from surgery.subspace import load_basis
+    from vllm_refusal.options import parse_ablation_option
+
+    def conditions(builder: PlanBuilder, info: Any) -> None:
+        for text in ablations:
+            name, settings = parse_ablation_option(text)
+            source = settings.get("source_layers", settings.get("source_layer"))
+            basis, found = load_basis(settings["path"], source)
+            _check_model(found["header"], info, settings["path"], settings.get("allow_other_model", False))
+            builder.named(name, settings, basis.shape[0], settings.get("alpha", 1.0))
+
+    _run(model, out, conditions, **options)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--rvs", type=PATH, required=True, help="Refusal vectors of this model (refusal extract).")
+@click.option("--source-layers", default="all", show_default=True, help="Layers whose single RV is ablated.")
+@click.option("--subspace", "subspaces", multiple=True, help="Layers of a QR subspace, e.g. 7-10; repeatable.")
+@click.option("--alphas", default="1", show_default=True, help="Strengths, e.g. 0.5,1,1.5.")
+@click.option(
+    "--writes", is_flag=True, help="Also ablate each subspace at attention and MLP writes: equals a checkpoint."
+)
+@click.option(
+    "--random", "n_random", type=click.IntRange(0), default=2, show_default=True, help="Random controls per rank."
+)
+@click.option("--allow-other-model", is_flag=True, help="Accept RVs of other weights of the same shape.")
+@engine_options
+def sweep(
+    model: str,
+    rvs: Path,
+    source_layers: str,
+    subspaces: tuple[str, ...],
+    alphas: str,
+    writes: bool,
+    n_random: int,
+    allow_other_model: bool,
+    out: Path,
+    **options: Any,
+) -> None:
+    """Ablate each layer's RV, QR subspaces and random controls at every layer; all conditions in one engine.
+
+    \b
+    refusal sweep MODEL --rvs rvs.safetensors --prompts prompts.jsonl --subspace 7-10 --alphas 0.5,1,1.5 -o RUN
+    """
+    from surgery.subspace import Subspace
+    from surgery.vectors import RefusalVectors
+
+    strengths = _strengths(alphas)
+
+    def conditions(builder: Any, info: Any) -> None:
+        vectors = RefusalVectors.load(rvs)
+        _check_model(vectors.header, info, str(rvs), allow_other_model, vectors)
+        ranks = [1]
+        builder.single_vectors(rvs, source_layers, strengths)
+        for spec in subspaces:
+            rank = Subspace.from_vectors(vectors, spec).rank
+            ranks.append(rank)
+            for site in ("stream", "writes") if writes else ("stream",):
+                builder.subspace(rvs, spec, rank, strengths, site)
+        control = 1.0 if 1.0 in strengths else max(strengths)
+        builder.random_controls(out / "modules", ranks, n_random, control)
+
+    _run(model, out, conditions, rvs=rvs, **options)
+
+
+def _run(
+    model: str,
+    out: Path,
+    add_conditions: Callable[[Any, Any], None],
+    *,
+    prompts: Path,
+    safe_prompts: Path | None,
+    checkpoints: tuple[Path, ...],
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    dtype: str,
+    revision: str | None,
+    eager: bool | None,
+    max_num_seqs: int | None,
+    limit: int | None,
+    force: bool,
+    rvs: Path | None = None,
+) -> None:
+    from eval.generation import generate_run
+    from eval.manifest import make_manifest, resume_or_create
+    from eval.plan import PlanBuilder
+    from eval.progress import progress_bar
+    from surgery.models import describe_model
+    from surgery.prompts import load_prompts
+    from vllm_refusal.engine import EngineOptions, Sampling
+
+    files = {"harmful": prompts} | ({"safe": safe_prompts} if safe_prompts else {})
+    sets = {name: load_prompts(path)[:limit] for name, path in files.items()}
+    info = describe_model(model, revision)
+    builder = PlanBuilder(info.n_layers, info.d_model)
+    add_conditions(builder, info)
+    for folder in checkpoints:
+        _add_checkpoint(builder, folder)
+    plan = builder.build()
+    sampling, options = Sampling(max_tokens, temperature, seed), EngineOptions(dtype, eager, max_num_seqs)
+    run = resume_or_create(out, make_manifest(info, plan, files, sets, sampling, options, rvs), force)
+    plan.save_controls()
+    with progress_bar("generating") as progress:
+        n_new = generate_run(run, info, plan, sets, sampling, options, progress)
+    n_prompts = sum(map(len, sets.values()))
+    click.echo(
+        f"{out}: {n_new} new responses; {len(plan.conditions)} conditions x {n_prompts} prompts; next: refusal judge {out}"
+    )
+
+
+def _add_checkpoint(builder: Any, folder: Path) -> None:
+    from surgery.orthogonalize import load_manifest
+
+    manifest = load_manifest(folder)
+    builder.checkpoint(folder, manifest, manifest["alpha"], manifest["rank"])
+
+
+def _check_model(header: Any, info: Any, what: str, allow_other: bool, vectors: Any = None) -> None:
+    from surgery.errors import MismatchError
+    from surgery.models import check_same_model
+
+    check_same_model(header, info, what, allow_other)
+    if vectors is not None and tuple(vectors.vectors.shape) != (info.n_layers, info.d_model):
+        raise MismatchError(
+            f"{what} has vectors {list(vectors.vectors.shape)} but {info.model} has [{info.n_layers}, {info.d_model}] "
+            "(n_layers, d_model); extract vectors from this model"
+        )
+
+
+def _strengths(text: str) -> list[float]:
+    from surgery.ablation import check_alpha
+    from surgery.errors import AlphaError
+
+    try:
+        return [check_alpha(float(part)) for part in text.split(",")]
+    except ValueError as err:
+        raise AlphaError(f"--alphas {text!r}: expected numbers such as 0.5,1,1.5") from err

@@ -1,0 +1,81 @@
+"""What `run.json` says about a run: model, conditions, prompts, decoding, provenance."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eval.plan import Plan
+from eval.records import Run
+from surgery.artifacts import json_sha256, package_versions
+from surgery.errors import ArtifactError, OutputExistsError
+from surgery.models import ModelInfo
+from surgery.prompts import Prompt, prompts_sha256
+from vllm_refusal.engine import EngineOptions, Sampling
+
+
+def make_manifest(
+    info: ModelInfo,
+    plan: Plan,
+    prompt_files: Mapping[str, Path],
+    prompt_sets: Mapping[str, Sequence[Prompt]],
+    sampling: Sampling,
+    options: EngineOptions,
+    rvs: Path | None = None,
+) -> dict[str, Any]:
+    """The manifest of a new run; `plan_sha256` identifies what is compared, so that the same command resumes it."""
+    sets = {
+        name: {"path": str(prompt_files[name]), "sha256": prompts_sha256(prompts), "n": len(prompts)}
+        for name, prompts in prompt_sets.items()
+    }
+    conditions = [condition.to_json() for condition in plan.conditions]
+    compared = {
+        "model": info.fingerprint,
+        "conditions": conditions,
+        "prompt_sets": {name: record["sha256"] for name, record in sets.items()},
+        "sampling": asdict(sampling),
+        "dtype": options.dtype,
+    }
+    manifest = {
+        "model": info.to_json(),
+        "conditions": conditions,
+        "prompt_sets": sets,
+        "sampling": asdict(sampling),
+        "plan_sha256": json_sha256(compared),
+        "versions": package_versions(),
+        "command": " ".join(sys.argv),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "edited": "every condition but the baseline is an ablated variant of the model",
+    }
+    if rvs is not None:
+        manifest["analysis"] = _analysis(rvs)
+    ground_truth = Path(info.path) / "ground_truth.json"
+    if ground_truth.is_file():
+        manifest["ground_truth"] = json.loads(ground_truth.read_text(encoding="utf-8"))
+    return manifest
+
+
+def resume_or_create(path: Path, manifest: Mapping[str, Any], force: bool = False) -> Run:
+    """Open the run that the same comparison began, or make a new one.
+
+    Raises: OutputExistsError when the folder holds another comparison and `force` is not given.
+    """
+    if path.exists() and not force:
+        try:
+            run = Run.open(path)
+        except ArtifactError as err:
+            raise OutputExistsError(path) from err
+        if run.manifest.get("plan_sha256") != manifest["plan_sha256"]:
+            raise OutputExistsError(path)
+        return run
+    return Run.create(path, manifest, force=force)
+
+
+def _analysis(rvs: Path) -> dict[str, Any]:
+    from surgery.separability import analysis
+    from surgery.vectors import RefusalVectors
+
+    return analysis(RefusalVectors.load(rvs))

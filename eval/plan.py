@@ -1,0 +1,167 @@
+"""Which conditions a run compares, and which engine modules they need."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.conditions import BASELINE, Condition
+from surgery.artifacts import file_sha256, json_sha256
+from surgery.errors import RefusalError
+from surgery.layers import LayerSpec, format_layers, parse_layers
+from surgery.subspace import Subspace, random_subspace
+
+
+class PlanError(RefusalError):
+    """The conditions asked for cannot be compared in one run."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The conditions of a run.
+
+    Attributes:
+        conditions: baseline first.
+        modules: name -> module settings for the engine's additional_config["ablation"].
+        checkpoints: condition id -> folder of orthogonalized weights, answered by stock engines.
+        controls: file -> random subspace that a module reads from it; written by `save_controls`.
+    """
+
+    conditions: tuple[Condition, ...]
+    modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    controls: Mapping[Path, Subspace] = field(default_factory=dict)
+
+    def save_controls(self) -> None:
+        """Write the random subspaces where the modules expect them."""
+        for path, subspace in self.controls.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            subspace.save(path, force=True)
+
+
+class PlanBuilder:
+    """Collects conditions for one model; each method adds some and returns the builder."""
+
+    def __init__(self, n_layers: int, d_model: int):
+        self.n_layers = n_layers
+        self.d_model = d_model
+        self._conditions = [BASELINE]
+        self._modules: dict[str, Mapping[str, Any]] = {}
+        self._checkpoints: dict[str, Path] = {}
+        self._controls: dict[Path, Subspace] = {}
+
+    def single_vectors(self, rvs: Path, source_layers: LayerSpec, alphas: Sequence[float]) -> "PlanBuilder":
+        """Each source layer's RV ablated at every layer, at each strength."""
+        for layer in parse_layers(source_layers, self.n_layers):
+            module = self._module(f"L{layer}", {"path": str(rvs), "source_layer": layer})
+            for alpha in alphas:
+                self._add(
+                    f"rv:L{layer}", "rv", f"RV of layer {layer}", module, alpha, 1, (layer,), "stream", file_sha256(rvs)
+                )
+        return self
+
+    def subspace(self, rvs: Path, spec: LayerSpec, rank: int, alphas: Sequence[float], site: str) -> "PlanBuilder":
+        """The QR subspace of several layers' RVs ablated at every layer, at each strength.
+
+        Args:
+            rank: of the basis: fewer than the layers named when their RVs depend on each other.
+            site: "stream" or "writes".
+        """
+        layers = parse_layers(spec, self.n_layers)
+        name = format_layers(layers)
+        suffix = "" if site == "stream" else f":{site}"
+        module = self._module(f"QR{name}{suffix}", {"path": str(rvs), "source_layers": list(layers), "site": site})
+        for alpha in alphas:
+            label = f"QR of layers {name}" + ("" if site == "stream" else f" ({site})")
+            self._add(
+                f"subspace:{name}{suffix}", "subspace", label, module, alpha, rank, layers, site, file_sha256(rvs)
+            )
+        return self
+
+    def random_controls(self, folder: Path, ranks: Sequence[int], n_seeds: int, alpha: float) -> "PlanBuilder":
+        """Random subspaces of the given ranks, kept in `folder`: what ablating any direction does."""
+        for rank in sorted(set(ranks)):
+            for seed in range(n_seeds):
+                path = folder / f"random-k{rank}-s{seed}.safetensors"
+                self._controls[path] = random_subspace(self.d_model, rank, seed)
+                module = self._module(f"random-k{rank}-s{seed}", {"path": str(path)})
+                label = f"random, rank {rank}, seed {seed}"
+                source = json_sha256(["random subspace", self.d_model, rank, seed])
+                self._add(f"random:k{rank}:s{seed}", "random", label, module, alpha, rank, (), "stream", source)
+        return self
+
+    def named(self, name: str, settings: Mapping[str, Any], rank: int, alpha: float) -> "PlanBuilder":
+        """A module given by the user, at its own strength and layers."""
+        path = Path(settings["path"])
+        module = self._module(name, settings)
+        condition = Condition(
+            id=f"named:{name}",
+            kind="named",
+            label=name,
+            alpha=alpha,
+            rank=rank,
+            layers=str(settings.get("layers", "all")),
+            site=settings.get("site", "stream"),
+            request={"ablation": module},
+            source=file_sha256(path),
+        )
+        self._append(condition)
+        return self
+
+    def checkpoint(self, folder: Path, manifest: Mapping[str, Any], alpha: float, rank: int) -> "PlanBuilder":
+        """Orthogonalized weights, answered by an engine without ablation."""
+        source_layers = tuple(manifest.get("source", {}).get("source_layers", ()))
+        name = format_layers(source_layers) if source_layers else folder.name
+        condition = Condition(
+            id=f"checkpoint:{name}:a{alpha:g}",
+            kind="checkpoint",
+            label=f"checkpoint {name}",
+            alpha=alpha,
+            rank=rank,
+            source_layers=source_layers,
+            site="weights",
+            source=json_sha256(manifest),
+        )
+        self._append(condition)
+        self._checkpoints[condition.id] = folder
+        return self
+
+    def build(self) -> Plan:
+        """The plan. Raises: PlanError when a condition was added twice."""
+        return Plan(tuple(self._conditions), dict(self._modules), dict(self._checkpoints), dict(self._controls))
+
+    def _module(self, name: str, settings: Mapping[str, Any]) -> str:
+        if self._modules.setdefault(name, settings) != settings:
+            raise PlanError(f"two different ablations are named {name!r}; give each its own name")
+        return name
+
+    def _add(
+        self,
+        stem: str,
+        kind: str,
+        label: str,
+        module: str,
+        alpha: float,
+        rank: int,
+        source_layers: tuple[int, ...],
+        site: str,
+        source: str,
+    ) -> None:
+        self._append(
+            Condition(
+                id=f"{stem}:a{alpha:g}",
+                kind=kind,
+                label=label,
+                alpha=alpha,
+                rank=rank,
+                source_layers=source_layers,
+                site=site,
+                request={"ablation": module, "ablation_alpha": alpha},
+                source=source,
+            )
+        )
+
+    def _append(self, condition: Condition) -> None:
+        if any(condition.id == other.id for other in self._conditions):
+            raise PlanError(f"condition {condition.id} is asked for twice; name each layer set and alpha once")
+        self._conditions.append(condition)
