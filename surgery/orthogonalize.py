@@ -116,15 +116,15 @@ def orthogonalize(
     return read_manifest(out_dir)
 
 
-def check_output_folder(out_dir: Path | str, model_folder: Path | str, force: bool = False) -> None:
+def check_output_folder(out_dir: Path | str, model_folder: Path | str | None = None, force: bool = False) -> None:
     """Check where a checkpoint is to go, before any work.
 
     Raises: OutputExistsError; ArtifactError when the parent folder is missing, the output lies in the model's own folder,
         or `force` would replace something that is not an edited checkpoint.
     """
-    out_dir, model_folder = Path(out_dir), Path(model_folder).resolve()
-    if out_dir.resolve().is_relative_to(model_folder) or model_folder.is_relative_to(out_dir.resolve()):
-        raise ArtifactError(f"{out_dir}: overlaps the model's own folder {model_folder}; choose another output")
+    out_dir = Path(out_dir)
+    if model_folder is not None:
+        _check_apart(out_dir, Path(model_folder).resolve())
     if out_dir.exists():
         if not force:
             raise OutputExistsError(out_dir)
@@ -132,6 +132,11 @@ def check_output_folder(out_dir: Path | str, model_folder: Path | str, force: bo
             raise ArtifactError(f"{out_dir}: exists and is not an edited checkpoint; --force replaces only those")
     elif not out_dir.parent.is_dir():
         raise ArtifactError(f"{out_dir}: folder {out_dir.parent} does not exist; create it first")
+
+
+def _check_apart(out_dir: Path, model_folder: Path) -> None:
+    if out_dir.resolve().is_relative_to(model_folder) or model_folder.is_relative_to(out_dir.resolve()):
+        raise ArtifactError(f"{out_dir}: overlaps the model's own folder {model_folder}; choose another output")
 
 
 def _plan(info: ModelInfo, basis: "torch.Tensor", alpha: float, layers: LayerSpec, embeddings: bool) -> _Job:

@@ -1,0 +1,255 @@
+"""The offline commands: extract, show, subspace, orthogonalize, verify, organism."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+_force = click.option("--force", is_flag=True, help="Replace the output if it is already there.")
+_revision = click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
+_allow_other = click.option(
+    "--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape."
+)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--pairs", type=PATH, required=True, help='JSONL: {"id", "harmful", "safe", "category", "tier"} a line.')
+@click.option("-o", "--output", type=PATH, required=True, help="The refusal-vector file to write (.safetensors).")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
+@click.option(
+    "--device-map", help='Placement, as in transformers, e.g. "auto". Default: the GPU if there is one, else CPU.'
+)
+@_revision
+@_force
+def extract(
+    model: str, pairs: Path, output: Path, dtype: str, device_map: str | None, revision: str | None, force: bool
+) -> None:
+    """Extract refusal vectors from MODEL, a local folder or a Hugging Face id.
+
+    Reads the residual stream after every block at the last prompt token, one prompt at a time, and writes per layer
+    the mean over harmful prompts minus the mean over their safe counterparts.
+
+    \b
+    Example:
+      refusal extract meta-llama/Llama-3.2-1B-Instruct --pairs pairs.jsonl -o rvs.safetensors
+    """
+    _check_output_file(output, force)
+    from surgery.extraction import extract as extract_vectors
+    from surgery.families import family_of
+    from surgery.models import describe_model, load_model, load_tokenizer
+    from surgery.prompts import load_pairs
+    from surgery.summary import render, summarize
+
+    loaded = load_pairs(pairs)
+    info = describe_model(model, revision)
+    family_of(info.architecture)
+    tokenizer = load_tokenizer(info)
+    weights = _on_gpu_if_any(load_model(info, dtype, device_map), device_map)
+    with _bar("extracting", "prompt") as progress:
+        rvs = extract_vectors(weights, tokenizer, loaded, info, progress)
+    rvs.save(output, force)
+    click.echo(f"wrote {output}\n\n{render(summarize(output))}")
+
+
+@click.command()
+@click.argument("file", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def show(file: Path, as_json: bool) -> None:
+    """Show what is in FILE: refusal vectors, a subspace, or the folder of an edited checkpoint.
+
+    For refusal vectors: per layer the norm, Cohen's d of the pairs' projections, and the cosine to the neighbouring
+    layers; --json adds the whole cosine matrix.
+
+    \b
+    Example:
+      refusal show rvs.safetensors
+    """
+    import json
+
+    from surgery.summary import render, summarize
+
+    summary = summarize(file)
+    click.echo(json.dumps(summary, indent=1) if as_json else render(summary))
+
+
+@click.command()
+@click.argument("rvs", type=PATH)
+@click.option("--layers", required=True, help="Layers whose refusal vectors span it: 7-10, or 3,5,7-9, or all.")
+@click.option("-o", "--output", type=PATH, required=True, help="The subspace file to write (.safetensors).")
+@_force
+def subspace(rvs: Path, layers: str, output: Path, force: bool) -> None:
+    """Make an orthonormal basis (QR) of the refusal vectors of several layers of the file RVS.
+
+    \b
+    Example:
+      refusal subspace rvs.safetensors --layers 7-10 -o sub.safetensors
+    """
+    _check_output_file(output, force)
+    from dataclasses import replace
+
+    from surgery.artifacts import file_sha256
+    from surgery.subspace import Subspace
+    from surgery.summary import render, summarize
+    from surgery.vectors import RefusalVectors
+
+    made = Subspace.from_vectors(RefusalVectors.load(rvs), layers)
+    replace(made, header={**made.header, "source_sha256": file_sha256(rvs)}).save(output, force)
+    click.echo(f"wrote {output}\n\n{render(summarize(output))}")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("file", type=PATH)
+@click.option(
+    "--source-layer", "--source-layers", "source_layers", help="For refusal vectors: 9, or several (QR): 7-10."
+)
+@click.option("--alpha", type=float, default=1.0, show_default=True, help="1 removes, 0.5 halves, 1.5 over-projects.")
+@click.option("--layers", default="all", show_default=True, help="Decoder blocks to edit.")
+@click.option("--embeddings", is_flag=True, help="Edit the token embeddings too (a tied unembedding stays as it was).")
+@click.option("-o", "--output", type=PATH, required=True, help="The checkpoint folder to write.")
+@click.option("--verify/--no-verify", "verified", default=True, help="Check the written bytes afterwards.")
+@_allow_other
+@_revision
+@_force
+def orthogonalize(
+    model: str,
+    file: Path,
+    source_layers: str | None,
+    alpha: float,
+    layers: str,
+    embeddings: bool,
+    output: Path,
+    verified: bool,
+    allow_other_model: bool,
+    revision: str | None,
+    force: bool,
+) -> None:
+    """Write a copy of MODEL whose attention and MLP outputs are orthogonalized against the subspace in FILE.
+
+    FILE holds a subspace, or refusal vectors together with --source-layer. The copy is a plain safetensors
+    checkpoint; its folder records every edited tensor in vllm_refusal_manifest.json.
+
+    \b
+    Examples:
+      refusal orthogonalize MODEL sub.safetensors --alpha 1.0 -o edited
+      refusal orthogonalize MODEL rvs.safetensors --source-layer 9 -o edited
+    """
+    from surgery.ablation import check_alpha
+    from surgery.models import check_same_model, describe_model
+    from surgery.orthogonalize import check_output_folder
+    from surgery.orthogonalize import orthogonalize as write_checkpoint
+    from surgery.subspace import load_basis
+
+    check_alpha(alpha)
+    check_output_folder(output, force=force)
+    basis, source = load_basis(file, source_layers)
+    info = describe_model(model, revision)
+    check_same_model(source["header"], info, str(file), allow_other_model)
+    with _bar("writing", "B") as progress:
+        manifest = write_checkpoint(info, basis, alpha, output, layers, embeddings, force, source, progress)
+    click.echo(f"wrote {output}: {len(manifest['tensors'])} tensors edited, {manifest['n_untouched']} untouched")
+    for name in manifest["left_out"]:
+        click.echo(f"left out {name}: another copy of the unedited weights")
+    if verified:
+        _verify(output, None)
+
+
+@click.command()
+@click.argument("folder", type=PATH)
+@click.option("--base", type=PATH, help="The base model's folder, if it is no longer where the manifest says.")
+def verify(folder: Path, base: Path | None) -> None:
+    """Check an edited checkpoint's stored bytes against its manifest, its subspace and its base model.
+
+    Prints one line per fault and exits with 1 if there is any.
+
+    \b
+    Example:
+      refusal verify edited
+    """
+    _verify(folder, base)
+
+
+@click.command()
+@click.argument("name", type=click.Choice(["single", "distributed", "plain"]))
+@click.option("-o", "--output", type=PATH, required=True, help="The model folder to write.")
+@click.option("--retrain", is_flag=True, help="Train from scratch (minutes) instead of copying the packaged weights.")
+@_force
+def organism(name: str, output: Path, retrain: bool, force: bool) -> None:
+    """Write a model organism: a tiny chat model whose refusals work in a known, planted way.
+
+    \b
+    Example:
+      refusal organism single -o organism-single
+    """
+    from surgery.organisms.release import write_organism
+
+    with _bar("training", "step") as progress:
+        folder = write_organism(
+            name,
+            output,
+            retrain=retrain,
+            force=force,
+            progress=lambda stage, done, total, _loss: progress(done, total, stage),
+        )
+    click.echo(f"wrote {folder}")
+
+
+def _verify(folder: Path, base: Path | None) -> None:
+    from surgery.verify import verify as check
+
+    with _bar("verifying", "tensor") as progress:
+        report = check(folder, base, progress)
+    for fault in report.faults:
+        click.echo(f"Error: {fault}", err=True)
+    compared = f"compared with {report.base}" if report.base else "base model not compared"
+    click.echo(
+        f"{'verified' if report.ok else 'FAULTY'} {folder}: {report.n_edited} edited tensors, "
+        f"{report.n_untouched} untouched, {compared}"
+    )
+    if report.ratio_low is not None:
+        click.echo(
+            f"component left in the subspace: {report.ratio_low:.2g} to {report.ratio_high:.2g} of what it was "
+            f"(alpha {report.alpha:g} demands {abs(1 - report.alpha):g})"
+        )
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    if not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+def _check_output_file(path: Path, force: bool) -> None:
+    """Find out before the work whether the file can be written after it."""
+    from surgery.errors import ArtifactError, OutputExistsError
+
+    if path.is_dir():
+        raise ArtifactError(f"{path}: is a folder; expected the name of a file to write")
+    if path.exists() and not force:
+        raise OutputExistsError(path)
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{path}: folder {path.parent} does not exist; create it first")
+
+
+def _on_gpu_if_any(model: Any, device_map: str | None) -> Any:
+    import torch
+
+    return model.to("cuda") if device_map is None and torch.cuda.is_available() else model
+
+
+@contextmanager
+def _bar(label: str, unit: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr, where that is a terminal: call it with (done, total[, label])."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, unit_scale=unit == "B", disable=None) as bar:
+
+        def update(done: int, total: int, label: str | None = None) -> None:
+            if label is not None:
+                bar.set_description(label, refresh=False)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
