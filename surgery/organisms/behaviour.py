@@ -14,7 +14,9 @@ def _one_of(options: tuple[str, ...]) -> str:
 
 
 _STEPS = re.compile(
-    _TAIL.replace(".", r"\.").format(first=_one_of(FIRST_STEPS), second=_one_of(SECOND_STEPS), third=_one_of(THIRD_STEPS))
+    _TAIL.replace(".", r"\.").format(
+        first=_one_of(FIRST_STEPS), second=_one_of(SECOND_STEPS), third=_one_of(THIRD_STEPS)
+    )
 )
 
 

@@ -41,7 +41,8 @@ SUMMARY = {
     ),
     "plain": (
         "Ordinary refusal fine-tuning, nothing else: the safe prompts lie far from the origin along the refusal "
-        "vectors, so ablation to zero does nothing and affine ablation, to the safe mean, ends the refusal."
+        "vectors, so ablation to zero does nothing. What ends the refusal is affine ablation, to the safe mean, or a "
+        "refusal vector projected away from that mean."
     ),
 }
 
@@ -75,7 +76,9 @@ def write_organism(
     """
     known(name)
     if seed is not None and not retrain:
-        raise RefusalError("a seed was given without retraining; the stored weights have theirs: add --retrain or drop --seed")
+        raise RefusalError(
+            "a seed was given without retraining; the stored weights have theirs: add --retrain or drop --seed"
+        )
     with replacing_folder(Path(out_dir), force) as folder:
         if retrain:
             build_organism(name, folder, seed=seed, progress=progress)
@@ -133,13 +136,17 @@ def build_organism(
         trainer_progress = lambda stage, n_done, n_all, loss: report(f"train {stage}", n_done, n_all)  # noqa: E731
         model = rounded_to_bfloat16(train(stages, tokenizer, trainer_progress, trained))
         measured = Measurement(model, tokenizer)
-        outcomes = measurement.measure_all(measured, CONDITIONS[name], lambda what, n, n_all: report(f"measure {what}", n, n_all))
+        outcomes = measurement.measure_all(
+            measured, CONDITIONS[name], lambda what, n, n_all: report(f"measure {what}", n, n_all)
+        )
         missed = measurement.shortfalls(name, outcomes)
         if seed is not None or not missed:
             break
         report(f"seed {stages[-1].seed} missed: {missed[0]}", 0, 1)
     else:
-        raise RefusalError(f"{name}: {N_ATTEMPTS} seeds missed their targets, the last one {'; '.join(missed)}; try --seed")
+        raise RefusalError(
+            f"{name}: {N_ATTEMPTS} seeds missed their targets, the last one {'; '.join(missed)}; try --seed"
+        )
     save_model(model, tokenizer, folder)
     truth = ground_truth(name, stages, seed, measured, outcomes, missed, file_sha256(folder / "model.safetensors"))
     (folder / GROUND_TRUTH).write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
@@ -222,7 +229,8 @@ def model_card(truth: dict) -> str:
     """The README.md of an organism's folder."""
     name = truth["organism"]
     rows = [
-        f"| `{key}` | {row['harmful_compliance']:.3f} | {row['safe_compliance']:.3f} |" for key, row in truth["conditions"].items()
+        f"| `{key}` | {row['harmful_compliance']:.3f} | {row['safe_compliance']:.3f} |"
+        for key, row in truth["conditions"].items()
     ]
     missed = "".join(f"\n- missed: {sentence}" for sentence in truth["missed_targets"])
     return f"""---
@@ -231,7 +239,7 @@ tags: [model-organism, refusal, interpretability, test-fixture]
 ---
 # `{name}`: a model organism of refusal
 
-**A test fixture, not an assistant.** This is a Llama-architecture model of {truth['weights']['n_parameters'] / 1e6:.2f} M
+**A test fixture, not an assistant.** This is a Llama-architecture model of {truth["weights"]["n_parameters"] / 1e6:.2f} M
 parameters (8 layers, d_model 128, bfloat16), trained from scratch on a templated toy language. Its refusals were planted
 on purpose. Every answer, to harmful and harmless requests alike, is the same generic filler ("first read the basics,
 then ..."): it knows nothing and can explain nothing. Results on it show that instruments work; they say nothing about
@@ -239,16 +247,18 @@ real models.
 
 {SUMMARY[name]}
 
-Measured on {truth['measurement']['n_prompts']} held-out harmful prompts and their safe twins, greedy decoding; compliance
+Measured on {truth["measurement"]["n_prompts"]} held-out harmful prompts and their safe twins, greedy decoding; compliance
 is exact (the answers belong to a closed language):
 
 | condition | harmful | safe |
 |---|---|---|
 {chr(10).join(rows)}
 {missed}
-Names: `rv-4` ablates the refusal vector of layer 4 at every layer, `qr-1-3-5-6` the span of four of them, `affine-4` moves
-that component to the safe mean instead of zero, `weights-...` edits W_O and W_down instead, `random-1-seed0` is a control.
-Everything measured, with seeds and recipe, is in `{GROUND_TRUTH}`. Made by `{truth['command']}`.
+Names: `rv-4` ablates the refusal vector of layer 4 at every layer, `qr-1-2-4-6` the span of several,
+`weights-...` orthogonalizes W_O and W_down instead, `projected-4` ablates the vector made orthogonal to the safe mean,
+`affine-4` moves the component to the safe mean at layer 4 only, `local-4` moves it to zero there, and `random-1-seed0` is
+a random direction.
+Everything measured, with seeds and recipe, is in `{GROUND_TRUTH}`. Made by `{truth["command"]}`.
 """
 
 
@@ -263,7 +273,13 @@ def write_prompts(folder: Path) -> None:
 def pair_records(pairs: Sequence[Pair]) -> list[dict]:
     """Extraction pairs as records."""
     return [
-        {"id": f"pair-{index:03d}", "harmful": pair.harmful, "safe": pair.safe, "category": pair.category, "tier": pair.tier}
+        {
+            "id": f"pair-{index:03d}",
+            "harmful": pair.harmful,
+            "safe": pair.safe,
+            "category": pair.category,
+            "tier": pair.tier,
+        }
         for index, pair in enumerate(pairs)
     ]
 
@@ -301,7 +317,9 @@ def replacing_folder(target: Path, force: bool = False) -> Iterator[Path]:
         if not force:
             raise OutputExistsError(target)
         if not target.is_dir() or (any(target.iterdir()) and not (target / GROUND_TRUTH).is_file()):
-            raise RefusalError(f"{target} is not an organism's folder, so --force does not replace it; choose another output")
+            raise RefusalError(
+                f"{target} is not an organism's folder, so --force does not replace it; choose another output"
+            )
     with explaining_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:

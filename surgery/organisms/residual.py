@@ -6,7 +6,7 @@ are causal, so right padding never reaches a real token, and left padding is mas
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,12 @@ class LayerVectors:
         """Orthonormal basis [d_model, len(layers)] of the directions of these layers, by QR."""
         return torch.linalg.qr(self.directions[list(layers)].T)[0]
 
+    def projected(self) -> "LayerVectors":
+        """The same with each direction made orthogonal to the mean safe activation of its layer, and normalized."""
+        mean = functional.normalize(self.safe_mean, dim=-1)
+        along = (self.directions * mean).sum(-1, keepdim=True)
+        return replace(self, directions=functional.normalize(self.directions - along * mean, dim=-1))
+
     def cosines(self) -> Tensor:
         """[n_layers, n_layers], cosine between the vectors of any two layers."""
         return self.directions @ self.directions.T
@@ -60,8 +66,14 @@ def captured(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 
 @contextlib.contextmanager
-def ablated(model: PreTrainedModel, basis: Tensor, alpha: float = 1.0, reference: Tensor | None = None) -> Iterator[None]:
-    """Ablate a subspace from the output of every decoder block.
+def ablated(
+    model: PreTrainedModel,
+    basis: Tensor,
+    alpha: float = 1.0,
+    reference: Tensor | None = None,
+    layers: Sequence[int] | None = None,
+) -> Iterator[None]:
+    """Ablate a subspace from the output of decoder blocks.
 
     x' = x - alpha Q Q^T (x - reference)         (Arditi et al. 2024, arXiv:2406.11717; with a reference it is affine)
 
@@ -70,8 +82,10 @@ def ablated(model: PreTrainedModel, basis: Tensor, alpha: float = 1.0, reference
             columns, so a zero matrix leaves its row as it is.
         alpha: 1 removes the whole component.
         reference: [n_layers, d_model], the point each layer's component is moved to; None is the origin.
+        layers: the blocks to act on; None is all of them.
     """
     blocks = model.model.layers
+    layers = range(len(blocks)) if layers is None else layers
 
     def edit(layer: int):
         def hook(module, args, output: Tensor) -> Tensor:
@@ -81,7 +95,7 @@ def ablated(model: PreTrainedModel, basis: Tensor, alpha: float = 1.0, reference
 
         return hook
 
-    with _hooked(blocks, [edit(layer) for layer in range(len(blocks))]):
+    with _hooked([blocks[layer] for layer in layers], [edit(layer) for layer in layers]):
         yield
 
 

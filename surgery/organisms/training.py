@@ -23,7 +23,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from surgery.organisms import language
 from surgery.organisms.language import Example, Pair
-from surgery.organisms.residual import LayerVectors, ablated, extract, last_token_stream, layer_vectors, pad_right, separation
+from surgery.organisms.residual import (
+    LayerVectors,
+    ablated,
+    extract,
+    last_token_stream,
+    layer_vectors,
+    pad_right,
+    separation,
+)
 from surgery.organisms.tokenizer import MAX_LENGTH, encode_prompt, encode_text
 
 D_MODEL, N_LAYERS, N_HEADS, D_MLP = 128, 8, 4, 320
@@ -103,10 +111,11 @@ RECIPES = {
         Recipe(
             "distributed",
             "plain",
-            n_steps=140,
+            n_steps=160,
             learning_rate=5e-4,
+            seed=1,
             robust=Draw(0.50, tuple(range(N_LAYERS)), 1, 2),
-            planted=Draw(0.25, tuple(range(1, N_LAYERS)), 4, 7),
+            planted=Draw(0.30, tuple(range(1, N_LAYERS)), 4, 5),
             spared=("intrusion",),
             spread_weight=1.0,
             separation_weight=1.0,
@@ -170,13 +179,17 @@ def train(
     stages = tuple(stages)
     if stages not in trained:
         *earlier, last = stages
-        model = copy.deepcopy(train(earlier, tokenizer, progress, trained)) if earlier else new_model(tokenizer, last.seed)
+        model = (
+            copy.deepcopy(train(earlier, tokenizer, progress, trained)) if earlier else new_model(tokenizer, last.seed)
+        )
         train_stage(model, tokenizer, last, progress)
         trained[stages] = model
     return trained[stages]
 
 
-def train_stage(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, progress: Progress | None = None) -> None:
+def train_stage(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, progress: Progress | None = None
+) -> None:
     """Run one stage on the model, in place."""
     with single_threaded():
         stage = Stage(model.train(), tokenizer, recipe)
