@@ -5,7 +5,8 @@ import sys
 import time
 
 from surgery.errors import RefusalError
-from surgery.organisms.release import ASSETS, ORGANISMS, remake_assets
+from surgery.organisms import ORGANISMS
+from surgery.organisms.release import ASSETS, remake_assets
 
 
 def main() -> int:

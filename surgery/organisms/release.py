@@ -16,13 +16,12 @@ from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizer
 
 from surgery.artifacts import explaining_disk_errors, file_sha256, json_sha256, package_versions
 from surgery.errors import OutputExistsError, RefusalError
-from surgery.organisms import language, measurement
+from surgery.organisms import ORGANISMS, language, measurement
 from surgery.organisms.language import Pair
 from surgery.organisms.measurement import CONDITIONS, HEADLINE, TARGETS, Measurement, Outcome
 from surgery.organisms.tokenizer import train_tokenizer
 from surgery.organisms.training import Recipe, lineage, train
 
-ORGANISMS = ("single", "distributed", "plain")
 ASSETS = Path(__file__).parent / "assets"
 GROUND_TRUTH = "ground_truth.json"
 FORMAT_VERSION = 1
@@ -132,13 +131,17 @@ def build_organism(
     tokenizer = train_tokenizer()
     trained = {} if trained is None else trained
     report = progress or (lambda what, n_done, n_all: None)
+
+    def training(stage: str, n_done: int, n_all: int, loss: float) -> None:
+        report(f"train {stage}", n_done, n_all)
+
+    def measuring(condition: str, n_done: int, n_all: int) -> None:
+        report(f"measure {condition}", n_done, n_all)
+
     for stages in _attempts(name, seed):
-        trainer_progress = lambda stage, n_done, n_all, loss: report(f"train {stage}", n_done, n_all)  # noqa: E731
-        model = rounded_to_bfloat16(train(stages, tokenizer, trainer_progress, trained))
+        model = rounded_to_bfloat16(train(stages, tokenizer, training, trained))
         measured = Measurement(model, tokenizer)
-        outcomes = measurement.measure_all(
-            measured, CONDITIONS[name], lambda what, n, n_all: report(f"measure {what}", n, n_all)
-        )
+        outcomes = measurement.measure_all(measured, CONDITIONS[name], measuring)
         missed = measurement.shortfalls(name, outcomes)
         if seed is not None or not missed:
             break
@@ -326,6 +329,16 @@ def replacing_folder(target: Path, force: bool = False) -> Iterator[Path]:
             part = Path(scratch) / "new"
             part.mkdir()
             yield part
-            if target.exists():
-                target.rename(Path(scratch) / "old")
-            part.rename(target)
+            _swap(part, target, Path(scratch) / "old")
+
+
+def _swap(part: Path, target: Path, old: Path) -> None:
+    """Rename `part` to `target`, setting what was there aside as `old` and putting it back if that fails."""
+    if target.exists():
+        target.rename(old)
+    try:
+        part.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
