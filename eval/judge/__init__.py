@@ -1,0 +1,1 @@
+"""Judges: compliance and coherence of responses, scored by rules (heuristic) or by a language model."""

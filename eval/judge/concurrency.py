@@ -1,0 +1,91 @@
+"""How many requests are in flight: more after successes, fewer when the endpoint says it is too many."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+DECREASE = 0.8
+
+
+class AdaptiveConcurrency:
+    """A limit on requests in flight: additive increase, multiplicative decrease (Chiu and Jain 1989).
+
+    The limit grows by 1 after as many successes in a row as it is high, and falls to 0.8 of itself on a 429, at most
+    once for the requests that were in flight together. A pause holds all requests back, not only the one that was told
+    to wait.
+
+    Attributes:
+        limit: requests allowed in flight now, a float; at least 1, at most `ceiling`.
+        n_throttled: how many 429 were reported.
+    """
+
+    def __init__(self, start: int = 20, ceiling: int | None = None):
+        if start < 1:
+            raise ValueError(f"concurrency must be at least 1, found {start}")
+        self.limit = float(start)
+        self.ceiling = float(ceiling or max(start, 256))
+        self.n_throttled = 0
+        self._in_flight = 0
+        self._successes = 0
+        self._decreases = 0
+        self._resume_at = 0.0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[int]:
+        """Wait for a free slot and hold it; yields a mark for `throttled`."""
+        await self._acquire()
+        try:
+            yield self._decreases
+        finally:
+            self._in_flight -= 1
+            self._wake()
+
+    def succeeded(self) -> None:
+        """Count a success; a run of them raises the limit by 1."""
+        self._successes += 1
+        if self._successes >= self.limit:
+            self._successes = 0
+            self.limit = min(self.limit + 1, self.ceiling)
+
+    def throttled(self, mark: int, pause: float) -> None:
+        """Lower the limit after a 429 and hold every request back.
+
+        Args:
+            mark: what `slot` yielded; a 429 to a request sent before the last decrease does not lower the limit again.
+            pause: seconds before any further request may start.
+        """
+        loop = asyncio.get_running_loop()
+        self.n_throttled += 1
+        self._successes = 0
+        if pause > 0:
+            self._resume_at = max(self._resume_at, loop.time() + pause)
+            loop.call_at(self._resume_at, self._wake)
+        if mark == self._decreases:
+            self._decreases += 1
+            self.limit = max(1.0, self.limit * DECREASE)
+
+    def _n_free(self) -> int:
+        paused = asyncio.get_running_loop().time() < self._resume_at
+        return 0 if paused else int(self.limit) - self._in_flight
+
+    async def _acquire(self) -> None:
+        while self._n_free() < 1:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._wake()  # the turn was given to a request that no longer wants it
+                raise
+        self._in_flight += 1
+
+    def _wake(self) -> None:
+        n_free = self._n_free()
+        while n_free > 0 and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                n_free -= 1
