@@ -95,7 +95,9 @@ class Run:
     def create(cls, path: Path | str, manifest: Mapping[str, Any], force: bool = False) -> "Run":
         """Make a new run folder; an existing one is replaced only with `force`.
 
-        Raises: OutputExistsError, ArtifactError (the parent folder is missing, or `path` is not a run to replace).
+        Missing parent folders are made.
+
+        Raises: OutputExistsError, DiskError, ArtifactError (`path` is no run to replace, or is being written).
         """
         path = Path(path)
         if path.exists():
@@ -113,11 +115,15 @@ class Run:
         """Open an existing run folder. Raises: ArtifactError when it is not one, or of a newer format."""
         path = Path(path)
         try:
-            manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as err:
-            raise ArtifactError(f"{path}: not a run folder (no run.json); make one with refusal generate or sweep") from err
-        except json.JSONDecodeError as err:
-            raise ArtifactError(f"{path}/run.json, line {err.lineno}: not JSON ({err.msg})") from err
+            manifest = json.loads((path / "run.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as err:
+            raise ArtifactError(
+                f"{path}: not a run folder (no run.json); make one with refusal generate or sweep"
+            ) from err
+        except ValueError as err:
+            raise ArtifactError(f"{path}/run.json: not JSON ({err})") from err
+        if not isinstance(manifest, dict):
+            raise ArtifactError(f"{path}/run.json: expected a JSON object, found {type(manifest).__name__}")
         if manifest.get("kind") != "run" or manifest.get("format_version", 0) > FORMAT_VERSION:
             raise ArtifactError(
                 f"{path}/run.json: expected kind 'run' of format {FORMAT_VERSION} or older, found "
@@ -155,35 +161,61 @@ class Run:
     @contextmanager
     def writing(self) -> Iterator["Run"]:
         """Hold the run's single-writer lock. Raises: ArtifactError when another process holds it."""
-        with open(self.path / ".lock", "w") as handle:
+        with explaining_disk_errors(self.path):
+            handle = open(self.path / ".lock", "w")
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as err:
-                raise ArtifactError(f"{self.path}: another process is writing this run; wait for it or stop it") from err
+                raise ArtifactError(
+                    f"{self.path}: another process is writing this run; wait for it or stop it"
+                ) from err
             yield self
 
 
 def _append_rows(path: Path, rows: Iterable[Any]) -> int:
-    lines = [json.dumps(asdict(row), ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows]
+    lines = [_line(row) for row in rows]
     if lines:
         with explaining_disk_errors(path):
-            _cut_torn_line(path)
-            with open(path, "a", encoding="utf-8") as handle:
-                handle.write("".join(lines))
+            _mend_last_line(path)
+            with open(path, "ab") as handle:
+                handle.write(b"".join(lines))
                 handle.flush()
                 os.fsync(handle.fileno())
     return len(lines)
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Drop an unfinished last line, left by a killed writer, so that the next row starts on a line of its own."""
+def _line(row: Any) -> bytes:
+    record = asdict(row)
+    try:
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold but a JSON escape can
+        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _mend_last_line(path: Path) -> None:
+    """Drop a torn last line, left by a killed writer; of a whole one that only lacks its newline, add that."""
     if not path.exists():
         return
     with open(path, "rb+") as handle:
         size = handle.seek(0, os.SEEK_END)
-        if size and _byte_at(handle, size - 1) != b"\n":
-            handle.seek(0)
-            handle.truncate(handle.read().rfind(b"\n") + 1)
+        if not size or _byte_at(handle, size - 1) == b"\n":
+            return
+        handle.seek(0)
+        start = handle.read().rfind(b"\n") + 1
+        handle.seek(start)
+        if _is_json(handle.read()):
+            handle.write(b"\n")
+        else:
+            handle.truncate(start)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _byte_at(handle: BinaryIO, position: int) -> bytes:
@@ -194,15 +226,14 @@ def _byte_at(handle: BinaryIO, position: int) -> bytes:
 def _read_rows(path: Path, kind: type) -> Iterator[Any]:
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    lines = text.split("\n")
+    lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            yield kind(**json.loads(line))
+            yield kind(**json.loads(line.decode()))
         except (ValueError, TypeError) as err:
-            if number == len(lines):  # no newline at its end: the torn last line of a killed writer
+            if number == len(lines) and not _is_json(line):  # the torn last line of a killed writer
                 return
             raise ArtifactError(f"{path}, line {number}: not a {kind.__name__.lower()} row ({err})") from err
 
@@ -219,4 +250,5 @@ def _remove_run(path: Path) -> None:
 
     if not (path / "run.json").is_file():
         raise ArtifactError(f"{path}: exists and is not a run folder; --force replaces only runs")
-    shutil.rmtree(path)
+    with Run(path, {}).writing():
+        shutil.rmtree(path)
