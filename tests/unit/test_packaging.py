@@ -137,19 +137,11 @@ def test_every_script_is_executable_and_explains_itself(name):
     assert done.stdout.startswith("Usage:"), done.stdout[:200]
 
 
-def test_the_ci_entry_is_executable_and_ends_in_the_tests():
-    path = ROOT / ".ci" / "run"
-    assert os.access(path, os.X_OK)
-    assert path.read_text().splitlines()[-1] == 'exec bin/test "$@"'
-
-
 # ---------------------------------------------------------------- bin/setup on other machines
 
 
 FILES = ("setup.cfg", "pyproject.toml", "bin/setup", "constraints/cpu.txt", "constraints/gpu.txt")
-TOOLS = (
-    "awk basename bash cat cp cut date df dirname env flock grep head ln ls mkdir mv rm sed sha256sum sleep tail tr uname"
-)
+TOOLS = "awk basename bash cat cp cut date df dirname env flock grep head ln ls mkdir mktemp mv rm sed sha256sum sleep tail tr uname"
 
 
 class Machine:
@@ -233,7 +225,9 @@ def test_a_fit_machine_is_set_up(machine):
     assert "ready in" in done.stderr
     assert machine.stamp.exists()
     calls = machine.pip_calls()
-    assert re.match(r"install --no-compile torch==[\d.]+\+cpu -c \S+/constraints/cpu.txt$", calls[0]), "torch comes first"
+    assert re.match(r"install --no-compile torch==[\d.]+\+cpu -c \S+/constraints/cpu.txt$", calls[0]), (
+        "torch comes first"
+    )
     assert f"-e {machine.root}[cpu,dev]" in calls[-1]
     assert not any("--extra-index-url" in call for call in calls)
 
@@ -288,7 +282,7 @@ def test_a_full_disk(machine):
 
 
 def test_another_system(machine):
-    machine.command("uname", 'case $1 in -s) echo Darwin ;; *) echo arm64 ;; esac')
+    machine.command("uname", "case $1 in -s) echo Darwin ;; *) echo arm64 ;; esac")
     assert_one_line_error(machine.setup(), "needs Linux, but this is Darwin", machine)
 
 
@@ -406,8 +400,15 @@ def test_pytorchs_index_is_asked_only_when_the_configured_ones_have_no_cpu_torch
     assert second == f"{first} --extra-index-url https://download.pytorch.org/whl/cpu"
 
 
+def test_a_torch_that_is_nowhere_to_be_had_is_an_error_that_says_so(machine):
+    machine.python(pip='case $* in *"torch=="*) exit 1 ;; esac')
+    done = machine.setup()
+    assert done.returncode == 1
+    assert re.search(r"neither the configured indexes nor https://\S+ gave torch 2\S+", done.stderr.splitlines()[-1])
+
+
 def test_cuda_companions_are_removed_from_a_cpu_environment(machine):
-    packages = "$(dirname \"$0\")/../lib/python3.11/site-packages"
+    packages = '$(dirname "$0")/../lib/python3.11/site-packages'
     machine.python(
         pip=f'case $* in *"-e "*) mkdir -p "{packages}/torchvision" ;; uninstall*) rm -r "{packages}/torchvision" ;; esac'
     )
@@ -419,7 +420,7 @@ def test_cuda_companions_are_removed_from_a_cpu_environment(machine):
 
 
 def test_a_gpu_environment_keeps_them(machine):
-    packages = "$(dirname \"$0\")/../lib/python3.11/site-packages"
+    packages = '$(dirname "$0")/../lib/python3.11/site-packages'
     machine.python(pip=f'case $* in *"-e "*) mkdir -p "{packages}/torchvision" ;; esac')
     assert machine.setup(VLLM_REFUSAL_ENGINE="gpu").returncode == 0
     assert not any(call.startswith("uninstall") for call in machine.pip_calls())
@@ -434,3 +435,67 @@ def test_a_second_run_at_the_same_time_waits(machine):
     assert "waiting for it" in said[0] and "nothing to do" in said[0]
     assert "ready in" in said[1]
     assert len(machine.pip_calls()) == 3, "installed once"
+
+
+# ---------------------------------------------------------------- bin/test and .ci/run
+
+
+@pytest.fixture
+def checkout(machine) -> Machine:
+    """The machine with bin/test, .ci/run and a Python that prints what it was asked to do."""
+    for name in ("bin/test", ".ci/run"):
+        (machine.root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, machine.root / name)
+    python = machine.root / ".venv" / "bin" / "python"
+    machine.setup()
+    python.write_text('#!/bin/bash\necho "$HF_HUB_OFFLINE $VLLM_CPU_KVCACHE_SPACE $*"\nexit 3\n')
+    return machine
+
+
+def run_script(checkout: Machine, name: str, *args: str, **environ: str) -> subprocess.CompletedProcess:
+    command = [checkout.root / name, *args]
+    return subprocess.run(command, env=checkout.environ(**environ), capture_output=True, text=True, timeout=60)
+
+
+def test_bin_test_passes_its_arguments_and_the_exit_code_on(checkout):
+    done = run_script(checkout, "bin/test", "-k", "two words")
+    assert done.stdout == "1 1 -m pytest --durations=15 -k two words\n"
+    assert done.returncode == 3
+    assert run_script(checkout, "bin/test", HF_HUB_OFFLINE="0").stdout.startswith("0 1 ")
+
+
+def test_bin_test_says_when_there_is_no_browser(checkout):
+    assert "no Chromium here" in run_script(checkout, "bin/test").stderr
+    checkout.command("chromium", "exit 0")
+    assert "Chromium" not in run_script(checkout, "bin/test").stderr
+
+
+def test_bin_test_stops_when_set_up_fails(checkout):
+    (checkout.root / "setup.cfg").open("a").write("\n")
+    done = run_script(checkout, "bin/test", VLLM_REFUSAL_MIN_FREE_GB="999999")
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_ci_installs_a_browser_where_it_may(checkout):
+    checkout.command("id", "echo 0")
+    checkout.command("apt-get", f'echo "$*" >>"{checkout.root}/apt-calls"')
+    done = run_script(checkout, ".ci/run")
+    assert done.returncode == 3 and "-m pytest" in done.stdout, done.stderr
+    calls = (checkout.root / "apt-calls").read_text().splitlines()
+    assert calls == ["update", "install -y --no-install-recommends chromium"]
+
+
+def test_ci_goes_on_without_a_browser(checkout):
+    checkout.command("id", "echo 0")
+    checkout.command("apt-get", "echo 'E: no network'; exit 100")
+    done = run_script(checkout, ".ci/run")
+    assert done.returncode == 3 and "-m pytest" in done.stdout
+    assert "E: no network" in done.stderr and "could not install Chromium" in done.stderr
+
+
+def test_ci_leaves_a_machine_alone_that_has_a_browser(checkout):
+    checkout.command("id", "echo 0")
+    checkout.command("chromium", "exit 0")
+    checkout.command("apt-get", f'touch "{checkout.root}/apt-calls"')
+    assert run_script(checkout, ".ci/run").returncode == 3
+    assert not (checkout.root / "apt-calls").exists()
