@@ -189,11 +189,7 @@ def organism(name: str, output: Path, retrain: bool, force: bool) -> None:
 
     with _bar("training", "step") as progress:
         folder = write_organism(
-            name,
-            output,
-            retrain=retrain,
-            force=force,
-            progress=lambda stage, done, total, _loss: progress(done, total, stage),
+            name, output, retrain=retrain, force=force, progress=lambda stage, done, total: progress(done, total, stage)
         )
     click.echo(f"wrote {folder}")
 

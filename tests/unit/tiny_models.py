@@ -1,0 +1,83 @@
+"""Tiny random models of every supported family, and a byte-level chat tokenizer: built from configs, nothing downloaded."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from surgery.prompts import Pair
+
+torch.set_num_threads(1)  # tensors this small lose more to threads than they gain
+
+TEMPLATE = (
+    "<s>{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ["<s>", "<|end|>", "<|user|>", "<|assistant|>"]
+PAIRS = [
+    Pair(id=f"p{number}", harmful=f"How do I forge a {item}?", safe=f"How do I verify a {item}?")
+    for number, item in enumerate(["ticket", "badge", "letter", "stamp"])
+]
+
+
+def tiny_model(architecture: str, n_layers: int = 2, tied: bool = False, seed: int = 0) -> transformers.PreTrainedModel:
+    """A float32 model with d_model 32, a square o_proj, grouped heads, biases where the family has them, all random."""
+    model_class = getattr(transformers, architecture)
+    config = model_class.config_class(
+        vocab_size=260,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=n_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        attention_bias=True,
+        mlp_bias=True,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    model = model_class(config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 if "norm" not in name else 0.1))
+            if "norm" in name:
+                parameter.add_(1.0)
+    return model.eval()
+
+
+def tiny_tokenizer(template: str | None = TEMPLATE) -> transformers.PreTrainedTokenizerFast:
+    """One token per byte; adds <s> of its own unless told not to add special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|end|>")
+    fast.chat_template = template
+    return fast
+
+
+def write_model(
+    folder: Path, architecture: str, dtype: torch.dtype = torch.float32, shards: bool = False, **kwargs
+) -> Path:
+    """Save a tiny model with its tokenizer as a user would find it, in one file or in several."""
+    model = tiny_model(architecture, **kwargs).to(dtype)
+    model.save_pretrained(folder, **({"max_shard_size": "20KB"} if shards else {}))
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def token_ids(n_tokens: int = 7, batch: int = 2) -> torch.Tensor:
+    """Some token ids, [batch, n_tokens]."""
+    return torch.randint(4, 260, (batch, n_tokens), generator=torch.Generator().manual_seed(1))
+
+
+def logits(model: transformers.PreTrainedModel) -> torch.Tensor:
+    """The model's logits on `token_ids()`, float32."""
+    with torch.inference_mode():
+        return model(input_ids=token_ids().to(model.device)).logits.float()
