@@ -61,7 +61,7 @@ class AblationConfig:
     """All modules of an engine.
 
     Attributes:
-        modules: by name, in the order of the settings; their bases are stacked in this order in the bank.
+        modules: by name, in the order of the settings.
         default: the module applied to a request that names none, or None.
         n_layers, d_model: of the served model.
         max_slots: distinct interventions in flight at one time.
@@ -75,8 +75,8 @@ class AblationConfig:
 
     @property
     def rank(self) -> int:
-        """Rows of the bank: the ranks of all modules together."""
-        return sum(module.rank for module in self.modules.values())
+        """The largest rank among the modules."""
+        return max(module.rank for module in self.modules.values())
 
     @property
     def sites(self) -> tuple[str, ...]:

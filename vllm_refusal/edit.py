@@ -1,10 +1,11 @@
 """The affine edit of the residual stream, as it runs inside the compiled graph.
 
-x' = x + (C - A * (x B^T)) B      (DESIGN: one operator; ablation x - alpha (x B^T) B is Arditi et al. 2024,
-                                   arXiv:2406.11717, rank k; C = alpha * offset makes it affine)
+x' = x + alpha * sum_k (c_k - x . b_k) b_k    (ablation: Arditi et al. 2024, arXiv:2406.11717, at rank k; c = 0 removes,
+                                               c = a reference projection clamps to it)
 
-B, the bank, stacks the bases of all modules; A and C hold, for each token, the coefficients of its request's slot and are
-zero in the rows of other modules. Two thin products with B serve any mixture of interventions in one batch.
+Each token gathers the basis of its own request's module, so that any mixture of interventions runs in one batch at the
+same cost. The products are row sums rather than a matrix product: a row's result then does not depend, not even in its
+last bit, on which other requests share the batch.
 """
 
 import torch
@@ -14,38 +15,48 @@ from torch import nn
 class ResidualEdit(nn.Module):
     """The edit of one site of one decoder block.
 
-    Buffers (views of tables that the runner writes before each step; addresses never change):
-        bank: [rank, d_model] float32, shared by all sites.
+    Buffers (shared tables that the runner writes before each step; their addresses never change):
         slot: [max_num_tokens] int64, the slot of each token of the batch; 0 is no intervention.
-        scale: [n_slots, rank] float32, A by slot. shift: [n_slots, rank] float32, C by slot, or None when no module has
-            an offset. active: [n_slots, 1] bool, whether the slot edits this site of this block.
+        module_of_slot: [n_slots] int64, row of `bases` and `offsets`; 0 is all zeros.
+        bases: [n_modules + 1, rank, d_model] float32, orthonormal rows, padded with zero rows to the largest rank.
+        offsets: [n_modules + 1, rank] float32, reference projections c.
+        alpha: [n_slots] float32, strength at this site of this block; 0 leaves a token alone.
     """
 
     def __init__(
         self,
-        bank: torch.Tensor,
         slot: torch.Tensor,
-        scale: torch.Tensor,
-        shift: torch.Tensor | None,
-        active: torch.Tensor,
+        module_of_slot: torch.Tensor,
+        bases: torch.Tensor,
+        offsets: torch.Tensor,
+        alpha: torch.Tensor,
     ):
         super().__init__()
-        for name, tensor in (("bank", bank), ("slot", slot), ("scale", scale), ("shift", shift), ("active", active)):
-            self.register_buffer(name, tensor, persistent=False)
+        self.register_buffer("slot", slot, persistent=False)
+        self.register_buffer("module_of_slot", module_of_slot, persistent=False)
+        self.register_buffer("bases", bases, persistent=False)
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("alpha", alpha, persistent=False)
+        self.rank = bases.shape[1]
 
     def edited(self, resid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Edit a residual stream or a write to it.
 
         Args:
             resid: [n_tokens, d_model], the model's dtype; not modified.
-        Returns: (x' [n_tokens, d_model] in resid's dtype, float32 inside and rounded once; active [n_tokens, 1] bool).
+        Returns: (x' [n_tokens, d_model] in resid's dtype, float32 inside and rounded once; [n_tokens, 1] bool, which
+            rows have an intervention here).
         """
         slot = self.slot[: resid.shape[0]]
+        module = self.module_of_slot[slot]
+        alpha = self.alpha[slot].unsqueeze(-1)
         x = resid.float()
-        coefficients = -self.scale[slot] * (x @ self.bank.T)
-        if self.shift is not None:
-            coefficients = coefficients + self.shift[slot]
-        return (x + coefficients @ self.bank).to(resid.dtype), self.active[slot]
+        change = torch.zeros_like(x)
+        for k in range(self.rank):  # unrolled in the compiled graph
+            direction = self.bases[module, k]
+            projection = (x * direction).sum(-1, keepdim=True)
+            change = change + (self.offsets[module, k].unsqueeze(-1) - projection) * direction
+        return (x + alpha * change).to(resid.dtype), alpha != 0
 
     def on_sum(self, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Edit a stream that vLLM holds as two addends.

@@ -7,7 +7,12 @@ from typing import Any
 
 from surgery.models import ModelInfo
 
-_QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false", "VLLM_NO_USAGE_STATS": "1"}
+_QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Response:
 
     Attributes:
         finish_reason: the engine's word ("stop", "length").
+        n_cached_tokens: prompt tokens whose keys and values came from the prefix cache.
         logprobs: for each generated token, token id -> natural log probability; empty unless asked for.
     """
 
@@ -49,6 +55,7 @@ class Response:
     finish_reason: str
     n_prompt_tokens: int
     n_tokens: int
+    n_cached_tokens: int = 0
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[Mapping[int, float], ...] = ()
 
@@ -188,6 +195,7 @@ def _response(output: Any) -> Response:
         finish_reason=completion.finish_reason or "unknown",
         n_prompt_tokens=len(output.prompt_token_ids),
         n_tokens=len(completion.token_ids),
+        n_cached_tokens=output.num_cached_tokens or 0,
         token_ids=tuple(completion.token_ids),
         logprobs=tuple({token: item.logprob for token, item in step.items()} for step in completion.logprobs or ()),
     )

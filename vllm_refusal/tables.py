@@ -20,16 +20,12 @@ class SlotTables:
     def __init__(self, config: AblationConfig, max_num_tokens: int, device: torch.device | str):
         self.config = config
         n_slots = config.max_slots + 1
-        shape = (config.n_layers, n_slots, config.rank)
-        affine = any(module.offset is not None for module in config.modules.values())
-        self.bank = torch.cat([module.basis for module in config.modules.values()]).to(device)
+        self.bases, self.offsets = _stacked(config, device)
         self.slot = torch.zeros(max_num_tokens, dtype=torch.int64, device=device)
-        self.scale = {site: torch.zeros(shape, device=device) for site in config.sites}
-        self.shift = {site: torch.zeros(shape, device=device) if affine else None for site in config.sites}
-        self.active = {
-            site: torch.zeros((config.n_layers, n_slots, 1), dtype=torch.bool, device=device) for site in config.sites
-        }
-        self._rows = _bank_rows(config)
+        self.module_of_slot = torch.zeros(n_slots, dtype=torch.int64, device=device)
+        shape = (config.n_layers, n_slots)
+        self.alpha = {site: torch.zeros(shape, dtype=torch.float32, device=device) for site in config.sites}
+        self._index = {name: index for index, name in enumerate(config.modules, start=1)}
         self._free = list(range(n_slots - 1, 0, -1))
         self._slot_of_digest: dict[str, int] = {}
         self._users = np.zeros(n_slots, dtype=np.int64)
@@ -40,14 +36,7 @@ class SlotTables:
 
     def edit_of(self, site: str, layer: int) -> ResidualEdit:
         """The module that edits one site of one decoder block."""
-        shift = self.shift[site]
-        return ResidualEdit(
-            self.bank,
-            self.slot,
-            self.scale[site][layer],
-            None if shift is None else shift[layer],
-            self.active[site][layer],
-        )
+        return ResidualEdit(self.slot, self.module_of_slot, self.bases, self.offsets, self.alpha[site][layer])
 
     def add_request(self, request_id: str, extra_args: Mapping[str, Any] | None) -> int:
         """Give a request its slot, written where it is new. Returns the slot, 0 for no intervention."""
@@ -139,21 +128,19 @@ class SlotTables:
 
     def _write_slot(self, slot: int, intervention: Intervention) -> None:
         module = self.config.modules[intervention.module]
-        layers, rows = list(intervention.layers), self._rows[module.name]
-        for site in self.config.sites:
-            self.scale[site][:, slot] = 0
-            self.active[site][:, slot] = False
-            if self.shift[site] is not None:
-                self.shift[site][:, slot] = 0
-        self.scale[module.site][layers, slot, rows] = intervention.alpha
-        self.active[module.site][layers, slot] = True
+        for alpha in self.alpha.values():
+            alpha[:, slot] = 0
+        self.alpha[module.site][list(intervention.layers), slot] = intervention.alpha
+        self.module_of_slot[slot] = self._index[module.name]
+
+
+def _stacked(config: AblationConfig, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bases [n_modules + 1, rank, d_model] and offsets [n_modules + 1, rank], zero-padded; module 0 is all zeros."""
+    n_modules, rank = len(config.modules) + 1, config.rank
+    bases = torch.zeros(n_modules, rank, config.d_model, dtype=torch.float32)
+    offsets = torch.zeros(n_modules, rank, dtype=torch.float32)
+    for index, module in enumerate(config.modules.values(), start=1):
+        bases[index, : module.rank] = module.basis
         if module.offset is not None:
-            self.shift[module.site][layers, slot, rows] = intervention.alpha * module.offset.to(self.bank.device)
-
-
-def _bank_rows(config: AblationConfig) -> dict[str, slice]:
-    rows, start = {}, 0
-    for module in config.modules.values():
-        rows[module.name] = slice(start, start + module.rank)
-        start += module.rank
-    return rows
+            offsets[index, : module.rank] = module.offset
+    return bases.to(device), offsets.to(device)
