@@ -83,6 +83,7 @@ class JudgeClient:
         api_key: str | None = None,
         *,
         concurrency: int = 20,
+        max_concurrency: int = 256,
         timeout: float = 120.0,
         max_attempts: int = 5,
         backoff: float = 1.0,
@@ -95,16 +96,23 @@ class JudgeClient:
             base_url: e.g. "http://localhost:8000/v1".
             api_key: sent as a bearer token; None or "" sends no Authorization header.
             concurrency: requests in flight at the start.
+            max_concurrency: as far as that may grow.
             timeout: seconds for one attempt from start to last byte.
             max_attempts: attempts for one request, the first included.
             backoff: seconds before the first retry, doubled for each further one, with jitter of half to one and a half.
             breaker: requests that may fail for good in a row before the endpoint is given up.
             seed: of the jitter.
         """
-        if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
-            raise JudgeEndpointError(f"judge base URL {base_url!r}: expected http(s)://host[:port]/v1")
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            raise JudgeEndpointError(f"judge base URL {public_url(base_url)!r}: expected http(s)://host[:port]/v1")
+        if "@" in parts.netloc:
+            raise JudgeEndpointError(
+                "judge base URL: holds a user or password; put the key into the environment instead"
+            )
         self.base_url = base_url
-        self.concurrency = AdaptiveConcurrency(concurrency)
+        self._concurrency_range = (concurrency, max(concurrency, max_concurrency))
+        self.concurrency = AdaptiveConcurrency(*self._concurrency_range)
         self.usage = Usage()
         self._api_key = api_key or ""
         self._timeout, self._max_attempts, self._backoff, self._breaker = timeout, max_attempts, backoff, breaker
@@ -115,6 +123,8 @@ class JudgeClient:
     async def __aenter__(self) -> "JudgeClient":
         from openai import AsyncOpenAI, DefaultAioHttpClient
 
+        self.concurrency = AdaptiveConcurrency(*self._concurrency_range)
+        self._failures_in_row = 0
         self._openai = AsyncOpenAI(
             base_url=self.base_url,
             api_key=self._api_key or "none",  # the library wants one; `complete` leaves the header out

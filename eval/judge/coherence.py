@@ -9,6 +9,7 @@ from eval.judge.phrases import LANGUAGES
 from eval.judge.sentences import words
 
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+_ADDRESS = re.compile(r"https?://\S+")
 _UNIT = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
 _GLUED = re.compile(r"(?<=[a-z])[.,:!?]?(?:I|The|Sure|Please|You|To|It|This|If|And)\b|[.!?,:](?=[A-Z][a-z'])")
 _LOWER_START = re.compile(r"[a-z]{4}[.!?] (?=[a-z]{2})")
@@ -41,7 +42,7 @@ def read_coherence(response: str, prompt: str = "") -> Coherence:
     """
     if not any(char.isalnum() for char in response):
         return Coherence(0.0, "empty")
-    prose = _CODE.sub(" ", response)
+    prose = _ADDRESS.sub(" ", _CODE.sub(" ", response))
     checks = (
         _characters(response),
         _loop(prose),
@@ -60,7 +61,7 @@ def _characters(text: str) -> Coherence | None:
     )
     if n_bad > 0.1 * len(text):
         return Coherence(0.0, "undecodable characters")
-    longest = max((len(word) for word in re.split(r"[\s/]+", text) if "://" not in word), default=0)
+    longest = max((len(word) for word in _ADDRESS.sub(" ", text).split()), default=0)
     if re.search(r"(.)\1{29,}", re.sub(r"[-=_*.#~|\s]", "", text)):
         return Coherence(0.0, "one character over and over")
     if n_bad > 0.01 * len(text) or (longest > 80 and text.isascii()):

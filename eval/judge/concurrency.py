@@ -20,11 +20,11 @@ class AdaptiveConcurrency:
         n_throttled: how many 429 were reported.
     """
 
-    def __init__(self, start: int = 20, ceiling: int | None = None):
+    def __init__(self, start: int = 20, ceiling: int = 256):
         if start < 1:
             raise ValueError(f"concurrency must be at least 1, found {start}")
         self.limit = float(start)
-        self.ceiling = float(ceiling or max(start, 256))
+        self.ceiling = float(ceiling)
         self.n_throttled = 0
         self._in_flight = 0
         self._successes = 0
@@ -34,13 +34,12 @@ class AdaptiveConcurrency:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[int]:
-        """Wait for a free slot and hold it; yields a mark for `throttled`."""
+        """Wait for a free slot, first come first served, and hold it; yields a mark for `throttled`."""
         await self._acquire()
         try:
             yield self._decreases
         finally:
-            self._in_flight -= 1
-            self._wake()
+            self._release()
 
     def succeeded(self) -> None:
         """Count a success; a run of them raises the limit by 1."""
@@ -56,36 +55,45 @@ class AdaptiveConcurrency:
             mark: what `slot` yielded; a 429 to a request sent before the last decrease does not lower the limit again.
             pause: seconds before any further request may start.
         """
-        loop = asyncio.get_running_loop()
         self.n_throttled += 1
         self._successes = 0
         if pause > 0:
+            loop = asyncio.get_running_loop()
             self._resume_at = max(self._resume_at, loop.time() + pause)
-            loop.call_at(self._resume_at, self._wake)
+            loop.call_at(self._resume_at, self._resume, self._resume_at)
         if mark == self._decreases:
             self._decreases += 1
             self.limit = max(1.0, self.limit * DECREASE)
 
+    def _resume(self, resume_at: float) -> None:
+        if resume_at == self._resume_at:  # no later pause has been asked for
+            self._resume_at = 0.0
+            self._wake()
+
     def _n_free(self) -> int:
-        paused = asyncio.get_running_loop().time() < self._resume_at
-        return 0 if paused else int(self.limit) - self._in_flight
+        return 0 if self._resume_at else int(self.limit) - self._in_flight
 
     async def _acquire(self) -> None:
-        while self._n_free() < 1:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._wake()  # the turn was given to a request that no longer wants it
-                raise
-        self._in_flight += 1
+        if self._n_free() > 0 and not self._waiters:
+            self._in_flight += 1
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._release()  # the slot was handed to a request that no longer wants it
+            raise
+
+    def _release(self) -> None:
+        self._in_flight -= 1
+        self._wake()
 
     def _wake(self) -> None:
-        n_free = self._n_free()
-        while n_free > 0 and self._waiters:
+        """Hand free slots to those who wait."""
+        while self._waiters and self._n_free() > 0:
             waiter = self._waiters.popleft()
             if not waiter.done():
+                self._in_flight += 1
                 waiter.set_result(None)
-                n_free -= 1

@@ -100,9 +100,9 @@ class _Work:
     def register(self) -> None:
         """Record the judge in the manifest as it is on disk now."""
         self.run.manifest = {**self.run.manifest, **Run.open(self.run.path).manifest}
-        judges = self.run.manifest.setdefault("judges", {})
-        if judges.get(self.judge.judge_id) != self.judge.describe():
-            judges[self.judge.judge_id] = self.judge.describe()
+        judges, description = self.run.manifest.setdefault("judges", {}), self.judge.describe()
+        if judges.get(self.judge.judge_id) != description:
+            judges[self.judge.judge_id] = description
             self.run.save_manifest()
 
     def write(self, verdicts: Sequence[Verdict], n_cached: int = 0) -> None:

@@ -113,7 +113,7 @@ class LLMJudge:
 
     def _read(self, item: Generation, completion: Completion) -> Verdict:
         if completion.finish_reason == "content_filter":
-            return self._unscored(item, CONTENT_FILTER, completion.text)
+            return self._unscored(item, CONTENT_FILTER, completion.text or "the endpoint withheld the answer")
         if completion.refusal:
             return self._unscored(item, JUDGE_REFUSED, completion.refusal)
         if completion.finish_reason == "length":
