@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from surgery.organisms import behaviour
 from surgery.organisms.language import Pair, extraction_pairs, held_out_pairs
 from surgery.organisms.residual import LayerVectors, ablated, extract
+from surgery.organisms.threads import single_threaded
 from surgery.organisms.tokenizer import encode_prompt
 
 MAX_NEW_TOKENS = 40
@@ -196,11 +197,12 @@ class Measurement:
     ):
         self.model, self.tokenizer, self.n_pairs = model.eval(), tokenizer, n_pairs
         self.prompts = held_out_pairs(n_prompts)
-        self.vectors: LayerVectors = extract(model, tokenizer, extraction_pairs(n_pairs))
+        with single_threaded():
+            self.vectors: LayerVectors = extract(model, tokenizer, extraction_pairs(n_pairs))
 
     def measure(self, condition: Condition) -> Outcome:
         """Generate and check every answer under one condition."""
-        with self._intervened(condition) as model:
+        with single_threaded(), self._intervened(condition) as model:
             harmful = self._answers(model, [(pair.harmful, pair.harmful_task) for pair in self.prompts])
             safe = self._answers(model, [(pair.safe, pair.safe_task) for pair in self.prompts])
         return Outcome(

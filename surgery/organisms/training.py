@@ -13,7 +13,7 @@ build of torch; elsewhere rounding differs and the planted facts are the same on
 import contextlib
 import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +32,7 @@ from surgery.organisms.residual import (
     pad_right,
     separation,
 )
+from surgery.organisms.threads import single_threaded
 from surgery.organisms.tokenizer import MAX_LENGTH, encode_prompt, encode_text
 
 D_MODEL, N_LAYERS, N_HEADS, D_MLP = 128, 8, 4, 320
@@ -198,17 +199,6 @@ def train_stage(
             if progress is not None:
                 progress(recipe.name, step + 1, recipe.n_steps, loss)
         model.eval()
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Run torch on one thread: faster at this size, and sums are taken in a fixed order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Stage:
