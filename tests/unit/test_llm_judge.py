@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -37,7 +38,7 @@ def few_certificates(tmp_path_factory):
     """One root certificate instead of all: the endpoint is plain http, and reading them all takes most of a test."""
     import certifi
 
-    first = open(certifi.where()).read().partition("-----END CERTIFICATE-----")
+    first = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
     path = tmp_path_factory.mktemp("tls") / "root.pem"
     path.write_text("".join(first[:2]) + "\n")
     with pytest.MonkeyPatch.context() as patch:
