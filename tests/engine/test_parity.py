@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from tiny_models import D_MODEL, VOCAB_SIZE, build_tiny_model
+from servable_models import D_MODEL, VOCAB_SIZE, build_tiny_model
 
 from surgery.artifacts import save_artifact
 from surgery.hooks import ablated

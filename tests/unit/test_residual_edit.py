@@ -1,0 +1,167 @@
+"""The edit in the graph and the tables behind it, against the reference operator."""
+
+import pytest
+import torch
+
+from surgery.ablation import ablate_affine
+from surgery.subspace import random_subspace
+from vllm_refusal.config import AblationConfig, AblationModule
+from vllm_refusal.request import RESOLVED, make_intervention
+from vllm_refusal.tables import SlotTables
+
+D_MODEL, N_LAYERS = 48, 4
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.0}  # bfloat16: the same float32 number rounds to the same value
+
+
+def module(name, rank, site="stream", offset=None):
+    basis = random_subspace(D_MODEL, rank, seed=rank).basis
+    return AblationModule(name, "", basis, offset, 1.0, tuple(range(N_LAYERS)), site, f"sha-{name}", "")
+
+
+@pytest.fixture
+def config():
+    modules = [module("one", 1), module("four", 4), module("affine", 2, offset=torch.tensor([0.5, -2.0]))]
+    modules.append(module("writes", 3, site="writes"))
+    return AblationConfig({item.name: item for item in modules}, None, N_LAYERS, D_MODEL, 4)
+
+
+@pytest.fixture
+def tables(config):
+    return SlotTables(config, 32, "cpu")
+
+
+def asked(config, name, alpha=1.0, layers=range(N_LAYERS)):
+    return {RESOLVED: make_intervention(config, name, alpha, tuple(layers)).to_wire()}
+
+
+def resid(n_tokens, dtype=torch.float32):
+    return torch.randn(n_tokens, D_MODEL, generator=torch.Generator().manual_seed(n_tokens)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_each_row_is_edited_by_its_own_request(config, tables, dtype):
+    slots = [
+        tables.add_request("plain", None),
+        tables.add_request("one", asked(config, "one", 1.5)),
+        tables.add_request("four", asked(config, "four", 0.5, [2])),
+        tables.add_request("affine", asked(config, "affine")),
+    ]
+    tables.write_tokens(slots, [2, 3, 1, 2])
+    x = resid(8, dtype)
+    edited = tables.edit_of("stream", 2).on_single(x)
+    assert torch.equal(edited[:2], x[:2])
+    for rows, name, alpha in ((slice(2, 5), "one", 1.5), (slice(5, 6), "four", 0.5), (slice(6, 8), "affine", 1.0)):
+        chosen = config.modules[name]
+        expected = ablate_affine(x[rows], chosen.basis, chosen.offset, alpha)
+        torch.testing.assert_close(edited[rows], expected, atol=TOLERANCE[dtype], rtol=0)
+        assert not torch.equal(edited[rows], x[rows])
+
+
+def test_a_layer_outside_the_request_is_left_bit_for_bit(config, tables):
+    tables.write_tokens([tables.add_request("r", asked(config, "four", 1.0, [2]))], [3])
+    x = resid(3)
+    assert torch.equal(tables.edit_of("stream", 1).on_single(x), x)
+    assert torch.equal(tables.edit_of("writes", 2).on_single(x), x)
+    assert not torch.equal(tables.edit_of("stream", 2).on_single(x), x)
+
+
+def test_a_sum_is_edited_as_a_whole_and_other_rows_keep_both_addends(config, tables):
+    tables.write_tokens([0, tables.add_request("r", asked(config, "four"))], [1, 2])
+    hidden, residual = resid(3, torch.bfloat16), resid(4, torch.bfloat16)[:3]
+    new_hidden, new_residual = tables.edit_of("stream", 0).on_sum(hidden, residual)
+    assert torch.equal(new_hidden[0], hidden[0]) and torch.equal(new_residual[0], residual[0])
+    assert torch.equal(new_residual[1:], torch.zeros_like(residual[1:]))
+    expected = ablate_affine((hidden + residual)[1:], config.modules["four"].basis, None, 1.0)
+    assert torch.equal(new_hidden[1:], expected)
+
+
+def test_rows_do_not_depend_on_the_batch(config, tables):
+    x = resid(6)
+    slot = tables.add_request("r", asked(config, "four"))
+    edit = tables.edit_of("stream", 0)
+    tables.write_tokens([0, slot], [5, 1])
+    together = edit.on_single(x)[5]
+    tables.write_tokens([slot], [1])
+    assert torch.equal(edit.on_single(x[5:])[0], together)
+
+
+def test_padding_rows_behind_a_shorter_batch_have_no_intervention(config, tables):
+    slot = tables.add_request("r", asked(config, "one"))
+    tables.write_tokens([slot], [20])
+    tables.write_tokens([slot], [4])
+    assert tables.slot[:4].tolist() == [slot] * 4
+    assert tables.slot[4:].count_nonzero() == 0
+
+
+def test_equal_interventions_share_a_slot_and_idle_slots_are_reused(config, tables):
+    first = tables.add_request("a", asked(config, "one", 0.5))
+    assert tables.add_request("b", asked(config, "one", 0.5)) == first
+    others = {tables.add_request(f"c{i}", asked(config, "one", 1.0 + i)) for i in range(3)}
+    assert len(others | {first}) == 4
+    with pytest.raises(RuntimeError, match="all 4 ablation slots"):
+        tables.add_request("too many", asked(config, "one", 9.0))
+    tables.remove_request("a")
+    with pytest.raises(RuntimeError):
+        tables.add_request("still used by b", asked(config, "one", 9.0))
+    tables.remove_request("b")
+    assert tables.add_request("reuses", asked(config, "four", 9.0)) == first
+    tables.write_tokens([first], [1])
+    x = resid(1)
+    expected = ablate_affine(x, config.modules["four"].basis, None, 9.0)
+    torch.testing.assert_close(tables.edit_of("stream", 0).on_single(x), expected, atol=1e-4, rtol=0)
+
+
+def test_a_request_that_skipped_admission_is_never_run_plain(config, tables):
+    with pytest.raises(RuntimeError, match="did not pass admission"):
+        tables.add_request("r", {"ablation": "one"})
+    assert tables.add_request("none", {"ablation": "none"}) == 0
+    assert tables.add_request("zero", {"ablation": "one", "ablation_alpha": 0}) == 0
+
+
+def test_a_module_that_differs_between_processes_is_never_run(config, tables):
+    wire = asked(config, "one")[RESOLVED]
+    with pytest.raises(RuntimeError, match="differs between the front end and this worker"):
+        tables.add_request("r", {RESOLVED: {**wire, "digest": "0" * 32}})
+
+
+class StockState:
+    """The calls of vLLM's Model Runner V2 that the state class answers."""
+
+    def __init__(self, vllm_config, model, encoder_cache, device):
+        self.max_num_reqs = 8
+        self.calls = []
+
+    def add_request(self, req_index, new_req_data):
+        self.calls.append("add")
+
+    def remove_request(self, req_id):
+        self.calls.append("remove")
+
+    def prepare_inputs(self, input_batch, req_states):
+        return {"stock": True}
+
+    def prepare_dummy_inputs(self, num_reqs, num_tokens):
+        return {"dummy": True}
+
+
+def test_the_v2_state_marks_the_tokens_of_each_request(config, tables):
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from vllm_refusal.runner_v2 import model_state_class
+
+    model = SimpleNamespace(ablation=tables)
+    state = model_state_class(model, StockState)(None, model, None, "cpu")
+    for index, (name, extra_args) in enumerate({"a": asked(config, "one"), "b": None, "c": asked(config, "four")}.items()):
+        params = SimpleNamespace(extra_args=extra_args)
+        state.add_request(index, SimpleNamespace(req_id=name, sampling_params=params))
+    batch = SimpleNamespace(num_reqs=3, idx_mapping_np=np.array([2, 0, 1, 7]), num_scheduled_tokens=np.array([1, 3, 2, 9]))
+    assert state.prepare_inputs(batch, None) == {"stock": True}
+    one, four = state.slot_of_index[0], state.slot_of_index[2]
+    assert one and four and one != four
+    assert tables.slot[:7].tolist() == [four, one, one, one, 0, 0, 0]
+    assert state.prepare_dummy_inputs(2, 8) == {"dummy": True} and tables.slot.count_nonzero() == 0
+    state.remove_request("a")
+    assert tables.slot_of("a") is None and state.calls == ["add", "add", "add", "remove"]
+    assert model_state_class(SimpleNamespace(ablation=None), StockState) is StockState
