@@ -1,0 +1,50 @@
+"""The command group of `refusal`: names of commands and where each is found, imported when it is asked for."""
+
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "extract": "surgery.commands",
+    "show": "surgery.commands",
+    "subspace": "surgery.commands",
+    "orthogonalize": "surgery.commands",
+    "verify": "surgery.commands",
+    "organism": "surgery.commands",
+    "generate": "eval.commands",
+    "sweep": "eval.commands",
+    "judge": "eval.judge.commands",
+    "report": "eval.report.commands",
+    "serve": "vllm_refusal.commands",
+    "doctor": "vllm_refusal.commands",
+}
+
+
+class Commands(click.Group):
+    """Imports a command's module on demand, and turns the user's faults into one line and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order of the work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command, or None for click's usage error."""
+        return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        from surgery.errors import RefusalError
+
+        try:
+            return super().invoke(ctx)
+        except RefusalError as err:
+            raise click.ClickException(str(err)) from err
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="vllm-refusal")
+def main() -> None:
+    """Study how open-weight chat models refuse.
+
+    Extract refusal vectors, ablate them in vLLM or in the weights, judge the answers, report, serve.
+    """

@@ -1,0 +1,195 @@
+"""The main job end to end on the model organisms: vectors, ablation in vLLM, checkpoints, verdicts, one report.
+
+Runs the same commands that a user types, prints each of them, and says how long each took. What an earlier demo left in
+the output folder is used again.
+"""
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from eval.cli import main as refusal
+
+ALPHAS = (0.5, 1.0, 1.5)
+SUBSPACES = ("1,3,5,6", "1-6")  # the second holds the first: what do more layers add?
+HEADLINE_SUBSPACE = SUBSPACES[0]
+
+
+@dataclass
+class Shell:
+    """Runs `refusal` commands in this process and keeps their times.
+
+    Attributes:
+        seconds: stage -> wall seconds, summed over its commands.
+    """
+
+    force: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, stage: str, *arguments: object) -> None:
+        """Run one command; a user fault propagates as RefusalError."""
+        words = [str(argument) for argument in arguments] + (["--force"] if self.force else [])
+        click.secho(f"\n$ refusal {shlex.join(words)}", bold=True, err=True)
+        started = time.monotonic()
+        refusal.main(args=words, prog_name="refusal", standalone_mode=False)
+        self.add(stage, time.monotonic() - started)
+
+    def make(self, stage: str, target: Path, *arguments: object) -> None:
+        """Run a command that writes `target`, unless an earlier demo has written it."""
+        if target.exists() and not self.force:
+            click.echo(f"\n{target} is there from an earlier demo; used again", err=True)
+            return
+        self.run(stage, *arguments, "-o", target)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count time to a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The files of one organism's part of the demo."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The organism."""
+        return self.folder / "model"
+
+    @property
+    def rvs(self) -> Path:
+        """Its refusal vectors."""
+        return self.folder / "rvs.safetensors"
+
+    @property
+    def subspace(self) -> Path:
+        """The headline subspace."""
+        return self.folder / "subspace.safetensors"
+
+    @property
+    def run(self) -> Path:
+        """The run of all conditions."""
+        return self.folder / "run"
+
+    def checkpoint(self, alpha: float) -> Path:
+        """The weights orthogonalized against the headline subspace."""
+        return self.folder / f"checkpoint-a{alpha:g}"
+
+
+@click.command()
+@click.option("-o", "--out", type=click.Path(path_type=Path), default="demo-out", show_default=True)
+@click.option("--organisms", default="single,distributed", show_default=True, help="Any of single, distributed, plain.")
+@click.option("--limit", type=click.IntRange(4), default=64, show_default=True, help="Prompts of each set.")
+@click.option("--retrain", is_flag=True, help="Train the organisms here instead of copying the packaged weights.")
+@click.option("--force", is_flag=True, help="Make everything anew.")
+@click.option("--judge-model", help="Judge by this model instead of the heuristic judge.")
+@click.option("--judge-base-url", help="Address of its OpenAI-compatible API.")
+def main(
+    out: Path,
+    organisms: str,
+    limit: int,
+    retrain: bool,
+    force: bool,
+    judge_model: str | None,
+    judge_base_url: str | None,
+) -> None:
+    """Extract, ablate, orthogonalize, judge and report on tiny models whose refusal was planted on purpose."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything it needs is in the package
+    judge = [*(["--judge-model", judge_model] if judge_model else [])]
+    judge += ["--judge-base-url", judge_base_url] if judge_base_url else []
+    out.mkdir(parents=True, exist_ok=True)
+    shell = Shell(force)
+    runs = [_study(shell, name, Workplace(out / name), limit, retrain, judge) for name in organisms.split(",")]
+    started = time.monotonic()
+    report = _report(runs, out / "report")
+    shell.add("report", time.monotonic() - started)
+    _conclude(shell, runs, report)
+
+
+def _study(shell: Shell, name: str, place: Workplace, limit: int, retrain: bool, judge: Sequence[str]) -> Path:
+    """One organism, from its weights to judged responses of all conditions."""
+    place.folder.mkdir(exist_ok=True)
+    before = dict(shell.seconds)
+    shell.make("organism", place.model, "organism", name, *(["--retrain"] if retrain else []))
+    shell.make(
+        "extract", place.rvs, "extract", place.model, "--pairs", place.model / "pairs.jsonl", "--dtype", "float32"
+    )
+    _show(shell, place)
+    shell.make("subspace", place.subspace, "subspace", place.rvs, "--layers", HEADLINE_SUBSPACE)
+    for alpha in ALPHAS:
+        shell.make(
+            "orthogonalize",
+            place.checkpoint(alpha),
+            *("orthogonalize", place.model, place.subspace, "--alpha", alpha),
+        )
+    shell.run("sweep", *_sweep(place, limit))
+    _without_force(shell, lambda: shell.run("judge", "judge", place.run, *judge))
+    _record_stages(place.run, {stage: shell.seconds[stage] - before.get(stage, 0.0) for stage in shell.seconds})
+    return place.run
+
+
+def _sweep(place: Workplace, limit: int) -> list[object]:
+    command: list[object] = ["sweep", place.model, "--rvs", place.rvs, "--dtype", "float32", "--limit", limit]
+    command += ["--prompts", place.model / "prompts.jsonl", "--safe-prompts", place.model / "safe_prompts.jsonl"]
+    for layers in SUBSPACES:
+        command += ["--subspace", layers]
+    for alpha in ALPHAS:
+        command += ["--checkpoint", place.checkpoint(alpha)]
+    return [
+        *command,
+        "--alphas",
+        ",".join(f"{alpha:g}" for alpha in ALPHAS),
+        "--writes",
+        "--max-tokens",
+        48,
+        "-o",
+        place.run,
+    ]
+
+
+def _show(shell: Shell, place: Workplace) -> None:
+    _without_force(shell, lambda: shell.run("show", "show", place.rvs))
+
+
+def _without_force(shell: Shell, action: Callable[[], None]) -> None:
+    force, shell.force = shell.force, False
+    try:
+        action()
+    finally:
+        shell.force = force
+
+
+def _record_stages(path: Path, seconds: dict[str, float]) -> None:
+    from eval.records import Run
+
+    run = Run.open(path)
+    run.manifest["stages"].update({stage: round(value, 2) for stage, value in seconds.items() if value > 0})
+    run.save_manifest()
+
+
+def _report(runs: Sequence[Path], out: Path) -> Path:
+    from eval.report.report import write_report
+
+    return write_report(runs, out, force=True)
+
+
+def _conclude(shell: Shell, runs: Sequence[Path], report: Path) -> None:
+    from eval.report.commands import headline
+
+    width = max(map(len, shell.seconds))
+    click.echo("\nSeconds of each stage, all organisms together")
+    for stage, seconds in shell.seconds.items():
+        click.echo(f"  {stage:<{width}}  {seconds:7.1f}")
+    click.echo(f"  {'total':<{width}}  {sum(shell.seconds.values()):7.1f}")
+    click.echo(f"\n{headline(runs)}\n")
+    click.echo(f"Report: {report.resolve()}")
+
+
+if __name__ == "__main__":
+    main()
