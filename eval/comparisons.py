@@ -84,7 +84,7 @@ def minimal_detectable_difference(
         sd: standard deviation of the paired differences, > 0.
         n: pairs, at least 2.
         n_tests: comparisons to correct for.
-    Returns: the difference, in the unit of `sd`; may exceed the range of the score, which says that nothing is detectable.
+    Returns: the difference, in the unit of `sd`; beyond the range of the score nothing is detectable.
     """
     from scipy.optimize import brentq
     from scipy.stats import nct, t
@@ -99,11 +99,13 @@ def minimal_detectable_difference(
     return float(brentq(shortfall, 0.0, 3 * critical + 10)) * sd / n**0.5
 
 
-def minimal_detectable_share(n: int, n_tests: int = 1, power: float = POWER, significance: float = SIGNIFICANCE) -> float:
+def minimal_detectable_share(
+    n: int, n_tests: int = 1, power: float = POWER, significance: float = SIGNIFICANCE
+) -> float:
     """Least share of prompts going from 0 to 1, all others unmoved, that the same test finds with the given power.
 
-    The differences then have sd = sqrt(s (1 - s)), so s = m^2 / (1 + m^2) with m the detectable difference at sd = 1. It
-    is the floor where observed scores do not vary at all, for example when baseline and intervention only ever refuse.
+    The differences then have sd = sqrt(s (1 - s)), so s = m^2 / (1 + m^2) with m the detectable difference at sd = 1.
+    It is the floor where observed scores do not vary at all, as when baseline and intervention only ever refuse.
     """
     m = minimal_detectable_difference(1.0, n, n_tests, power, significance)
     return m**2 / (1 + m**2)

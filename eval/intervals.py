@@ -60,7 +60,9 @@ def bootstrap_mean(
     return Interval(mean, float(min(low, mean)), float(max(high, mean)), x.size, "bca")
 
 
-def constant_mean(value: float, n: int, bounds: tuple[float, float] = (0.0, 1.0), confidence: float = CONFIDENCE) -> Interval:
+def constant_mean(
+    value: float, n: int, bounds: tuple[float, float] = (0.0, 1.0), confidence: float = CONFIDENCE
+) -> Interval:
     """Interval of the mean when all n observations equal `value`.
 
     The share u of the population that differs from `value` is at most 1 - (a/2)^(1/n), a = 1 - confidence: the exact

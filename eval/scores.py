@@ -150,9 +150,14 @@ class ScoredRun:
             else:
                 reasons[verdict.reason if verdict is not None else NOT_JUDGED] += 1
         return Scores(
-            condition, prompt_set, prompts, *_prompt_means(scored, len(prompts)),
-            n=len(prompts) * self.n_samples, n_scored=len(scored), reasons=dict(+reasons),
-        )  # fmt: skip
+            condition,
+            prompt_set,
+            prompts,
+            *_prompt_means(scored, len(prompts)),
+            n=len(prompts) * self.n_samples,
+            n_scored=len(scored),
+            reasons=dict(+reasons),
+        )
 
 
 def _prompt_means(scored: Iterable[tuple[int, Verdict]], n_prompts: int) -> NDArray[np.float64]:
@@ -186,7 +191,9 @@ def open_scored(runs: Sequence[Run], judge_id: str | None = None) -> list[Scored
     for run, count in zip(runs, counts, strict=True):
         if not count[chosen]:
             known = ", ".join(sorted(count)) or "none"
-            raise JudgeChoiceError(f"{run.path}: no response is scored by judge {chosen!r} (judges with scores: {known})")
+            raise JudgeChoiceError(
+                f"{run.path}: no response is scored by judge {chosen!r} (judges with scores: {known})"
+            )
     return [ScoredRun(run, chosen) for run in runs]
 
 
@@ -197,6 +204,8 @@ def _preferred_judge(runs: Sequence[Run], counts: Sequence[Counter[str]]) -> str
     common = set.intersection(*(set(count) for count in counts))
     if not common:
         found = "; ".join(f"{run.path}: {', '.join(sorted(count))}" for run, count in zip(runs, counts, strict=True))
-        raise JudgeChoiceError(f"no judge scored all runs ({found}); judge them with the same one, or report them apart")
+        raise JudgeChoiceError(
+            f"no judge scored all runs ({found}); judge them with the same one, or report them apart"
+        )
     total = sum(counts, Counter())
     return max(sorted(common), key=lambda judge: (not is_heuristic(runs[0], judge), total[judge]))

@@ -122,7 +122,8 @@ def compare(first: Scores, second: Scores) -> tuple[Interval, float]:
     d = d[~np.isnan(d)]
     if d.size == 0:
         raise NoScoresError(
-            f"{second.condition.id} and {first.condition.id} share no scored {first.prompt_set} prompt; judge the run again"
+            f"{second.condition.id} and {first.condition.id} share no scored {first.prompt_set} prompt; "
+            "judge the run again"
         )
     return bootstrap_mean(d, bounds=(-1.0, 1.0)), sign_flip_p(d)
 
@@ -134,7 +135,15 @@ def agreement(run: ScoredRun, prompt_set: str, first: Condition, second: Conditi
     both = ~np.isnan(a.compliance) & ~np.isnan(b.compliance)
     same = (a.compliance == b.compliance) & (a.coherence == b.coherence)
     n_pairs = int(both.sum())
-    return Agreement(first, second, n_pairs, wilson(int(same[both].sum()), n_pairs), _same_text(run, prompt_set, first, second), change, p)
+    return Agreement(
+        first,
+        second,
+        n_pairs,
+        wilson(int(same[both].sum()), n_pairs),
+        _same_text(run, prompt_set, first, second),
+        change,
+        p,
+    )
 
 
 def group_means(scores: Scores, tag: str) -> dict[str, tuple[Interval | None, int]]:

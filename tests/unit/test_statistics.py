@@ -26,7 +26,9 @@ def test_the_bootstrap_interval_is_that_of_scipy():
     data = np.random.default_rng(3).beta(0.3, 2.0, 20)  # skewed, so that BCa and percentile differ
 
     def theirs(method):
-        found = stats.bootstrap((data,), np.mean, method=method, n_resamples=50_000, batch=5_000, rng=np.random.default_rng(1))
+        found = stats.bootstrap(
+            (data,), np.mean, method=method, n_resamples=50_000, batch=5_000, rng=np.random.default_rng(1)
+        )
         return (found.confidence_interval.low, found.confidence_interval.high)
 
     ours = bootstrap_mean(data, n_resamples=50_000)
@@ -104,7 +106,9 @@ def test_the_sign_flip_p_is_that_of_scipy():
         (differences, np.zeros(10)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf
     )
     assert sign_flip_p(differences) == pytest.approx(exact.pvalue)
-    assert sign_flip_p(differences, n_flips=100) == pytest.approx(exact.pvalue, abs=0.12)  # Monte Carlo, 3 sd of 100 flips
+    assert sign_flip_p(differences, n_flips=100) == pytest.approx(
+        exact.pvalue, abs=0.12
+    )  # Monte Carlo, 3 sd of 100 flips
 
 
 def test_the_sign_flip_p_gives_the_published_value_of_darwins_plants():
@@ -205,22 +209,34 @@ def test_a_sign_flip_test_really_finds_the_detectable_share_four_times_in_five()
 
 # ---------------------------------------------------------------- a run's tables
 
-RV2, RV3 = (
-    Condition(f"rv:L{layer}:a1", "rv", f"RV {layer}", 1.0, 1, (layer,), site="stream") for layer in (2, 3)
-)
+RV2, RV3 = (Condition(f"rv:L{layer}:a1", "rv", f"RV {layer}", 1.0, 1, (layer,), site="stream") for layer in (2, 3))
 
 
 def _run(path, scores, judge="judge"):
     """A run whose verdicts are given: (condition, [compliance of prompt 0, 1, …]); None is unscored, "-" not judged,
     a pair is (compliance, coherence)."""
     path.mkdir(exist_ok=True)
-    run = Run.create(path / "run", {"model": {}, "conditions": [c.to_json() for c, _ in scores], "prompt_sets": {}, "judges": {judge: {}}})
+    run = Run.create(
+        path / "run",
+        {"model": {}, "conditions": [c.to_json() for c, _ in scores], "prompt_sets": {}, "judges": {judge: {}}},
+    )
     for condition, values in scores:
         for index, value in enumerate(values):
             key = item_id(condition.id, "harmful", f"p{index}")
             tags = {"category": "fraud" if index % 2 else "theft", "tier": 1 + index % 2}
-            row = Generation(key, condition.id, "harmful", f"p{index}", "How?", sample=0, response=f"{value}",
-                             finish_reason="stop", n_prompt_tokens=1, n_tokens=1, **tags)  # fmt: skip
+            row = Generation(
+                key,
+                condition.id,
+                "harmful",
+                f"p{index}",
+                "How?",
+                sample=0,
+                response=f"{value}",
+                finish_reason="stop",
+                n_prompt_tokens=1,
+                n_tokens=1,
+                **tags,
+            )
             run.append_generations([row])
             if value is None:
                 run.append_verdicts([Verdict(key, judge, UNSCORED, reason="judge refused")])

@@ -1,0 +1,100 @@
+"""One run as a chapter: which sections it has, and what stands in them."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from eval.report import figures, tables
+from eval.report.documents import Chapter, Picture, Section, Table
+from eval.report.results import Results
+from eval.report.sentences import (
+    PLANTED_BADGE,
+    PLANTED_NOTE,
+    facts,
+    headline,
+    judge_label,
+    provenance,
+    statistics_notes,
+)
+
+
+def make_chapter(results: Results, chapter_id: str) -> Chapter:
+    """The chapter of one run; sections for which the run has no data are left out."""
+    judge = judge_label(results.scored)
+    sections = [
+        _section(
+            "vectors",
+            "Refusal vectors",
+            _caveats(results),
+            _drawn(results, chapter_id, "separability", "cosine"),
+            [tables.layer_table(results)],
+        ),
+        _section(
+            "single", "Single-vector ablation", (), _drawn(results, chapter_id, "sweep"), _sweep_tables(results, judge)
+        ),
+        _section("subspaces", "Subspace ablation", (), (), [tables.subspace_table(results, judge)]),
+        _section(
+            "strength", "Strength", (), _drawn(results, chapter_id, "alpha"), [tables.alpha_table(results, judge)]
+        ),
+        _section(
+            "groups",
+            "Tiers and categories",
+            (),
+            (),
+            [tables.group_table(results, tag, judge) for tag in ("tier", "category")],
+        ),
+        _section("safe", "Safe prompts", (), (), [tables.safe_table(results, judge)]),
+        _section("random", "Random control", (), (), [tables.random_table(results, judge)]),
+        _section("offline", "Runtime against checkpoint", (), (), [tables.checkpoint_table(results, judge)]),
+        _section("statistics", "Statistics", statistics_notes(results), (), [tables.unscored_table(results, judge)]),
+        _section("time", "Time", (), (), [tables.stage_table(results)]),
+    ]
+    badge, note = (PLANTED_BADGE, PLANTED_NOTE) if results.planted else ("", "")
+    return Chapter(
+        chapter_id,
+        results.model_name,
+        badge,
+        note,
+        headline(results),
+        facts(results),
+        [section for section in sections if section],
+        provenance(results),
+    )
+
+
+def chapter_ids(all_results: Sequence[Results]) -> list[str]:
+    """A short id per run, fit for file names and anchors, each once."""
+    ids: list[str] = []
+    for results in all_results:
+        stem = re.sub(r"[^a-z0-9]+", "-", results.model_name.lower()).strip("-") or "run"
+        taken = [other for other in ids if other == stem or re.fullmatch(re.escape(stem) + r"-\d+", other)]
+        ids.append(f"{stem}-{len(taken) + 1}" if taken else stem)
+    return ids
+
+
+def _section(
+    section_id: str,
+    title: str,
+    paragraphs: Sequence[str],
+    pictures: Sequence[Picture | None],
+    drafts: Sequence[Table | None],
+) -> Section | None:
+    shown, kept = [picture for picture in pictures if picture], [table for table in drafts if table]
+    return Section(section_id, title, paragraphs, shown, kept) if shown or kept or section_id == "statistics" else None
+
+
+def _drawn(results: Results, prefix: str, *names: str) -> list[Picture | None]:
+    draw: dict[str, Callable[[Results, str], Picture | None]] = {
+        "separability": figures.separability_figure,
+        "cosine": figures.cosine_figure,
+        "sweep": figures.sweep_figure,
+        "alpha": figures.alpha_figure,
+    }
+    return [draw[name](results, prefix) for name in names]
+
+
+def _sweep_tables(results: Results, judge: str) -> list[Table]:
+    return [tables.sweep_table(results, judge)] if results.sweep else []
+
+
+def _caveats(results: Results) -> list[str]:
+    return [" ".join(results.analysis["caveats"])] if results.analysis.get("caveats") else []

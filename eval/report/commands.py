@@ -1,0 +1,37 @@
+"""The `report` command, and the headline that other commands print."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Report folder to write.")
+@click.option("--judge", "judge_id", help="Whose verdicts to show. Default: a language-model judge if there is one.")
+@click.option("--force", is_flag=True, help="Replace an earlier report.")
+def report(runs: tuple[Path, ...], out: Path, judge_id: str | None, force: bool) -> None:
+    """Tables, figures and a response browser of judged RUNs.
+
+    Writes report.html (one file, opens without a network), report.md, tables/*.csv and figures/*.svg.
+
+    \b
+    refusal report RUN -o DIR
+    refusal report RUN_A RUN_B -o DIR        several models, with a contrast table
+    """
+    from eval.report.report import write_report
+
+    click.echo(write_report(runs, out, judge_id, force))
+
+
+def headline(runs: Sequence[Path | str], judge_id: str | None = None) -> str:
+    """The contrast of single vector and subspace, one line per run, for a terminal."""
+    from eval.report.report import read_results
+    from eval.report.sentences import contrast_line, judge_label
+
+    results = read_results(runs, judge_id)
+    lines = [contrast_line(each) for each in results]
+    return "\n".join(
+        [*lines, f"Compliance on harmful prompts, mean [95 % interval]; verdicts: {judge_label(results[0].scored)}."]
+    )

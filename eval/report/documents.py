@@ -1,0 +1,242 @@
+"""A report before it has a form: chapters of sections of tables, figures and paragraphs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from eval.intervals import Interval
+
+BLANK = "–"
+
+
+@dataclass(frozen=True)
+class PValue:
+    """A p, written the way p is written; `adjusted` ones are bold when below 0.05."""
+
+    value: float
+    adjusted: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its own format, such as "g" for an alpha or ".2f" for Cohen's d."""
+
+    value: float
+    spec: str
+
+
+@dataclass(frozen=True)
+class Count:
+    """Scored responses of all; in the CSV n_scored, n and n_unscored."""
+
+    n_scored: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value with an aside.
+
+    Attributes:
+        value: as in `Table.rows`.
+        note: small text after the value, or below it when `below`.
+        title: shown on hover.
+    """
+
+    value: "Value"
+    note: str = ""
+    title: str = ""
+    below: bool = False
+
+
+Value = None | str | int | float | Interval | PValue | Measured | Count | Cell
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: `key` heads it in the CSV, `label` on the page; `help` explains it on hover."""
+
+    key: str
+    label: str
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; `rows` hold one value per column.
+
+    Attributes:
+        id: names its CSV; unique within the chapter.
+        muted: indices of rows that are shown but not considered (excluded layers).
+        judge: label of the judge whose verdicts it shows, "" when it shows none.
+        notes: footnotes, one a line.
+    """
+
+    id: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Value]]
+    muted: frozenset[int] = frozenset()
+    judge: str = ""
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: `svg` with colours as CSS variables; `alt` says in words what it shows; `width` in CSS pixels."""
+
+    id: str
+    caption: str
+    svg: str
+    alt: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of a chapter: paragraphs, then figures, then tables."""
+
+    id: str
+    title: str
+    paragraphs: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One run.
+
+    Attributes:
+        badge, note: "planted ground truth" and what that means, on model organisms; else "".
+        headline: sentences.
+        facts: (name, value) of what was run.
+        provenance: (name, value) for the foot: command, versions, hashes.
+    """
+
+    id: str
+    title: str
+    badge: str
+    note: str
+    headline: Sequence[str]
+    facts: Sequence[tuple[str, str]]
+    sections: Sequence[Section]
+    provenance: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page but the response browser."""
+
+    title: str
+    judge: str
+    chapters: Sequence[Chapter]
+    contrast: Table | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def display(value: Value) -> str:
+    """A value as text: 0.210 [0.14, 0.29], < .001, 128, – for nothing."""
+    match value:
+        case None:
+            return BLANK
+        case Cell():
+            return f"{display(value.value)} {value.note}".rstrip()
+        case Interval():
+            return f"{number(value.estimate)} {bounds(value)}"
+        case PValue():
+            return display_p(value.value)
+        case Measured():
+            return number(value.value, value.spec)
+        case Count():
+            return f"{value.n_scored} / {value.n}"
+        case float():
+            return number(value)
+        case _:
+            return str(value)
+
+
+def number(value: float, spec: str = ".3f") -> str:
+    """Three decimals unless told otherwise, a true minus sign, no negative zero."""
+    if math.isnan(value):
+        return BLANK
+    text = format(value, spec)
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def bounds(interval: Interval) -> str:
+    """[0.14, 0.29]"""
+    return f"[{number(interval.low, '.2f')}, {number(interval.high, '.2f')}]"
+
+
+def display_p(p: float) -> str:
+    """.032, < .001, 1"""
+    if p < 0.001:
+        return "< .001"
+    return "1" if p > 0.9995 else f"{p:.3f}".removeprefix("0")
+
+
+def sort_key(value: Value) -> str | float:
+    """What a column is sorted by: a number where there is one; nothing sorts last."""
+    match value:
+        case None:
+            return ""
+        case Cell():
+            return sort_key(value.value)
+        case Interval():
+            return value.estimate
+        case PValue() | Measured():
+            return value.value
+        case Count():
+            return value.n_scored
+        case _:
+            return value
+
+
+def is_text(table: Table, index: int) -> bool:
+    """Whether a column holds words, which are set flush left."""
+    return any(isinstance(_plain(row[index]), str) for row in table.rows)
+
+
+def csv_columns(table: Table) -> list[str]:
+    """Heads of the CSV: a column of intervals becomes key, key_low, key_high, key_n, key_method."""
+    return [head for index in range(len(table.columns)) for head in _csv_heads(table, index)]
+
+
+def csv_rows(table: Table) -> list[list[str | int | float]]:
+    """The table's values at full precision, matching `csv_columns`."""
+    widths = [len(_csv_heads(table, index)) for index in range(len(table.columns))]
+    return [
+        [cell for value, width in zip(row, widths, strict=True) for cell in _csv_cells(value, width)]
+        for row in table.rows
+    ]
+
+
+def _csv_heads(table: Table, index: int) -> list[str]:
+    key = table.columns[index].key
+    values = [_plain(row[index]) for row in table.rows]
+    if any(isinstance(value, Interval) for value in values):
+        return [key, *(f"{key}_{part}" for part in ("low", "high", "n", "method"))]
+    if any(isinstance(value, Count) for value in values):
+        return ["n_scored", "n", "n_unscored"]
+    return [key]
+
+
+def _csv_cells(value: Value, width: int) -> list[str | int | float]:
+    """A value's cells, filled up with empty ones to the width of its column."""
+    match _plain(value):
+        case None:
+            cells: list[str | int | float] = [""]
+        case Interval() as interval:
+            cells = [interval.estimate, interval.low, interval.high, interval.n, interval.method]
+        case Count() as count:
+            cells = [count.n_scored, count.n, count.n - count.n_scored]
+        case PValue() | Measured() as wrapped:
+            cells = [wrapped.value]
+        case plain:
+            cells = [plain]
+    return [*cells, *[""] * (width - len(cells))]
+
+
+def _plain(value: Value) -> Value:
+    return _plain(value.value) if isinstance(value, Cell) else value

@@ -1,0 +1,123 @@
+"""Writing the report of one or several judged runs: report.html, report.md, tables as CSV, figures as SVG."""
+
+import csv
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from eval.records import Run
+from eval.report.browser import browser_data, embed_json
+from eval.report.chapter import chapter_ids, make_chapter
+from eval.report.documents import Chapter, Report, Table, csv_columns, csv_rows
+from eval.report.html import render_html, render_markdown
+from eval.report.results import HARMFUL, Results
+from eval.report.sentences import judge_label
+from eval.report.tables import contrast_table
+from eval.scores import NoScoresError, open_scored
+from surgery.artifacts import explaining_disk_errors
+from surgery.errors import ArtifactError, OutputExistsError
+
+HEURISTIC_NOTE = "These verdicts come from the heuristic judge: rules, not a reader. Treat them as a first look."
+PAGE = "report.html"
+
+
+def write_report(
+    runs: Sequence[Run | Path | str], out_dir: Path | str, judge_id: str | None = None, force: bool = False
+) -> Path:
+    """Write the report of these runs into a new folder.
+
+    Args:
+        runs: judged runs, or their folders.
+        judge_id: whose verdicts to show; without it a language-model judge is preferred to the heuristic one.
+        force: replace an earlier report; any other folder is left alone.
+    Returns: the path of report.html.
+    Raises: OutputExistsError, JudgeChoiceError, NoScoresError, ArtifactError, DiskError; nothing is left half-written.
+    """
+    with _replacing_report(Path(out_dir), force) as folder:
+        results = read_results(runs, judge_id)
+        report = make_report(results)
+        _write(folder / PAGE, render_html(report, embed_json(browser_data(results))))
+        _write(folder / "report.md", render_markdown(report))
+        _write_tables(folder / "tables", report)
+        _write_figures(folder / "figures", report.chapters)
+    return Path(out_dir) / PAGE
+
+
+def read_results(runs: Sequence[Run | Path | str], judge_id: str | None = None) -> list[Results]:
+    """Read runs and compute their summaries. Raises: as `write_report`."""
+    if not runs:
+        raise NoScoresError("no run to report; name at least one run folder")
+    opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
+    results = [Results(scored) for scored in open_scored(opened, judge_id)]
+    for each in results:
+        if HARMFUL not in each.scored.prompts:
+            raise NoScoresError(
+                f"{each.scored.run.path}: no {HARMFUL} prompts were answered; there is nothing to report"
+            )
+    return results
+
+
+def make_report(all_results: Sequence[Results]) -> Report:
+    """Arrange everything but the response browser."""
+    judges = list(dict.fromkeys(judge_label(results.scored) for results in all_results))
+    chapters = [
+        make_chapter(results, name) for results, name in zip(all_results, chapter_ids(all_results), strict=True)
+    ]
+    contrast = contrast_table(all_results, "; ".join(judges)) if len(all_results) > 1 else None
+    notes = [HEURISTIC_NOTE] if any(results.scored.heuristic for results in all_results) else []
+    return Report(" · ".join(chapter.title for chapter in chapters), "; ".join(judges), chapters, contrast, notes)
+
+
+def _write_tables(folder: Path, report: Report) -> None:
+    folder.mkdir()
+    if report.contrast:
+        _write_csv(folder / "contrast.csv", report.contrast)
+    for chapter in report.chapters:
+        for section in chapter.sections:
+            for table in section.tables:
+                _write_csv(folder / f"{chapter.id}-{table.id}.csv", table)
+
+
+def _write_csv(path: Path, table: Table) -> None:
+    with open(path, "w", encoding="utf-8", errors="replace", newline="") as handle:
+        writer = csv.writer(handle)
+        judge = ["judge"] if table.judge else []
+        writer.writerow([*csv_columns(table), *judge])
+        writer.writerows([*row, table.judge] if judge else row for row in csv_rows(table))
+
+
+def _write_figures(folder: Path, chapters: Sequence[Chapter]) -> None:
+    folder.mkdir()
+    for chapter in chapters:
+        for section in chapter.sections:
+            for picture in section.pictures:
+                _write(folder / f"{chapter.id}-{picture.id}.svg", picture.svg)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def _replacing_report(target: Path, force: bool) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; rename it to `target` on success, delete it on any failure."""
+    target = target.absolute()
+    if target.exists():
+        if not force:
+            raise OutputExistsError(target)
+        if not target.is_dir() or (any(target.iterdir()) and not (target / PAGE).is_file()):
+            raise ArtifactError(f"{target}: is not a report, so --force does not replace it; choose another output")
+    with explaining_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            part = scratch / "new"
+            part.mkdir()
+            yield part
+            if target.exists():
+                target.rename(scratch / "old")
+            part.rename(target)
+        finally:
+            shutil.rmtree(scratch)

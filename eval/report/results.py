@@ -1,0 +1,128 @@
+"""Everything that is computed of one run, once, for its tables, figures and sentences."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from eval.conditions import Condition
+from eval.report.planted import PlantedFacts
+from eval.scores import ScoredRun
+from eval.summaries import Summary, is_candidate, summarize_all, sweeps
+
+HARMFUL, SAFE = "harmful", "safe"
+
+
+class Results:
+    """Summaries of one run, and the rows that the report singles out.
+
+    "Reference" means the write-up's setting: alpha 1 where the run has it, ablation of block outputs, all layers.
+    """
+
+    def __init__(self, scored: ScoredRun):
+        self.scored = scored
+        self.manifest = scored.run.manifest
+        self.planted = PlantedFacts(self.manifest.get("ground_truth"))
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The manifest's description of the model."""
+        return self.manifest.get("model") or {}
+
+    @property
+    def model_name(self) -> str:
+        """A short name: the organism's, the hub id, or the last part of a folder."""
+        name = str(self.model.get("model") or self.scored.run.path.name)
+        return Path(name).name if name.startswith(("/", ".", "~")) else name
+
+    @property
+    def analysis(self) -> Mapping[str, Any]:
+        """Per-layer statistics of the refusal vectors, empty when the run has none."""
+        return self.manifest.get("analysis") or {}
+
+    @cached_property
+    def n_layers(self) -> int:
+        """Decoder blocks of the model, or as many as the run shows."""
+        known = self.model.get("n_layers") or len(self.analysis.get("cohens_d") or ())
+        return int(known or 1 + max((layer for c in self.scored.conditions for layer in c.source_layers), default=0))
+
+    @cached_property
+    def harmful(self) -> list[Summary]:
+        """All conditions on the harmful prompts, in the run's order."""
+        return self.of_set(HARMFUL)
+
+    @cached_property
+    def safe(self) -> list[Summary]:
+        """All conditions on the safe prompts; empty when none were answered."""
+        return self.of_set(SAFE)
+
+    def of_set(self, prompt_set: str) -> list[Summary]:
+        """All conditions on one prompt set."""
+        return summarize_all(self.scored, prompt_set) if prompt_set in self.scored.prompts else []
+
+    def of_kind(self, *kinds: str) -> list[Summary]:
+        """Conditions of these kinds on the harmful prompts."""
+        return [row for row in self.harmful if row.condition.kind in kinds]
+
+    @property
+    def baseline(self) -> Summary | None:
+        """The unedited model on the harmful prompts."""
+        return next(iter(self.of_kind("baseline")), None)
+
+    @cached_property
+    def alpha(self) -> float:
+        """The reference strength: 1 where the run has it, else the least one above zero."""
+        alphas = {row.condition.alpha for row in self.of_kind("rv", "subspace", "checkpoint", "named")}
+        return 1.0 if 1.0 in alphas or not alphas else min(alphas)
+
+    @cached_property
+    def sweep(self) -> list[Summary]:
+        """The reference sweep: one row per source layer, ascending."""
+        families = sweeps(row.condition for row in self.of_kind("rv"))
+        if not families:
+            return []
+        key = max(families, key=lambda k: (k[0] == self.alpha, k[1] == "stream", k[2] == "all", len(families[k])))
+        ids = {condition.id for condition in families[key]}
+        rows = [row for row in self.harmful if row.condition.id in ids]
+        return sorted(rows, key=lambda row: row.condition.source_layers)
+
+    def is_candidate(self, row: Summary) -> bool:
+        """Whether a single RV may be called the best: not from the last fifth of the layers."""
+        return all(is_candidate(layer, self.n_layers) for layer in row.condition.source_layers)
+
+    @cached_property
+    def best_rv(self) -> Summary | None:
+        """The candidate of the reference sweep with the highest compliance (then coherence, then the lowest layer)."""
+        return _highest([row for row in self.sweep if self.is_candidate(row)])
+
+    @cached_property
+    def best_subspace(self) -> Summary | None:
+        """The subspace with the highest compliance at the reference strength and site (then the smallest rank)."""
+        rows = [row for row in self.of_kind("subspace") if row.condition.alpha == self.alpha]
+        stream = [row for row in rows if row.condition.site == "stream"]
+        return _highest(sorted(stream or rows, key=lambda row: row.condition.rank))
+
+    def random_like(self, row: Summary) -> list[Summary]:
+        """Random controls of the same rank."""
+        return [other for other in self.of_kind("random") if other.condition.rank == row.condition.rank]
+
+    @cached_property
+    def checkpoint_pairs(self) -> list[tuple[Condition, Condition]]:
+        """(runtime, checkpoint) conditions that remove the same span at the same strength."""
+        runtime = [c for c in self.scored.conditions if c.kind in ("rv", "subspace", "named") and c.layers == "all"]
+        checkpoints = [c for c in self.scored.conditions if c.kind == "checkpoint"]
+        pairs = [(a, b) for b in checkpoints for a in runtime if _same_removal(a, b) and self._both_scored(a, b)]
+        return sorted(pairs, key=lambda pair: (pair[1].id, pair[0].site != "writes"))
+
+    def _both_scored(self, *conditions: Condition) -> bool:
+        scored = {row.condition.id for row in self.harmful if row.n_scored}
+        return all(condition.id in scored for condition in conditions)
+
+
+def _same_removal(a: Condition, b: Condition) -> bool:
+    return bool(a.source_layers) and a.source_layers == b.source_layers and a.alpha == b.alpha
+
+
+def _highest(rows: Sequence[Summary]) -> Summary | None:
+    scored = [row for row in rows if row.compliance is not None]
+    return max(scored, key=lambda row: (row.compliance.estimate, row.coherence.estimate), default=None)

@@ -1,0 +1,214 @@
+"""The sentences of a report: headlines, what was run, what the numbers can and cannot show."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from eval.comparisons import N_FLIPS
+from eval.intervals import N_RESAMPLES
+from eval.report.documents import bounds, display_p, number
+from eval.report.results import HARMFUL, SAFE, Results
+from eval.report.tables import condition_name
+from eval.scores import ScoredRun
+from eval.summaries import Summary, compare, detectable_difference, differences
+from surgery.layers import format_layers
+
+PLANTED_BADGE = "planted ground truth"
+PLANTED_NOTE = (
+    "This model is a model organism: its refusals were planted on purpose. The numbers show that the instruments work; "
+    "they are not a fact about real models. “Planted” columns give what its own exact check found."
+)
+RESPONSIBLE_USE = (
+    "Every condition but the baseline is an ablated or edited variant of the model, made to study how refusals are "
+    "implemented and how robust they are. Such variants answer what the released model declines: do not deploy them, "
+    "and share responses and checkpoints only with people who need them for this research."
+)
+
+
+def judge_label(scored: ScoredRun) -> str:
+    """Who gave the verdicts: "heuristic judge" and its id, or the language model's name and rubric version."""
+    description: Any = scored.run.manifest.get("judges", {}).get(scored.judge_id)
+    description = description if isinstance(description, Mapping) else {}
+    if scored.heuristic:
+        return f"heuristic judge ({scored.judge_id})"
+    rubric = f", rubric {description['rubric_version']}" if "rubric_version" in description else ""
+    return f"LLM judge {description.get('model', scored.judge_id)}{rubric}"
+
+
+def headline(results: Results) -> list[str]:
+    """What the run shows, in at most five sentences."""
+    sentences = [_rv_sentence(results), _subspace_sentence(results), _random_sentence(results), _safe_sentence(results)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def contrast_line(results: Results) -> str:
+    """One line for a terminal: baseline, best single RV, best subspace, random control."""
+    named = [
+        ("baseline", results.baseline),
+        ("best single RV", results.best_rv),
+        ("best subspace", results.best_subspace),
+    ]
+    parts = [f"{name} {_mean(row)}{_origin(row)}" for name, row in named if row and row.compliance]
+    randoms = [row for row in results.of_kind("random") if row.compliance]
+    if randoms:
+        parts.append(f"random {_mean(max(randoms, key=lambda row: row.compliance.estimate))}")
+    return f"{results.model_name}: " + " · ".join(parts)
+
+
+def facts(results: Results) -> list[tuple[str, str]]:
+    """What was run, as (name, value)."""
+    model, sampling = results.model, results.manifest.get("sampling") or {}
+    shape = [f"{results.n_layers} layers", f"d_model {model['d_model']}" if "d_model" in model else ""]
+    listed = [
+        (
+            "model",
+            " · ".join(filter(None, [results.model_name, model.get("architecture"), model.get("dtype"), *shape])),
+        ),
+        ("prompts", ", ".join(f"{len(results.scored.prompts[name])} {name}" for name in results.scored.prompts)),
+        ("extraction pairs", str(results.analysis.get("n_pairs", ""))),
+        ("conditions", str(len(results.scored.conditions))),
+        ("judge", judge_label(results.scored)),
+        ("decoding", _decoding(sampling, results.scored.n_samples)),
+        ("engine", _plain(results.manifest.get("engine"))),
+        ("created", str(results.manifest.get("created", ""))),
+    ]
+    return [(name, value) for name, value in listed if value]
+
+
+def provenance(results: Results) -> list[tuple[str, str]]:
+    """Where the numbers come from: command, versions, hashes."""
+    manifest, model = results.manifest, results.model
+    sets = manifest.get("prompt_sets") or {}
+    listed = [
+        ("run", str(results.scored.run.path)),
+        ("command", str(manifest.get("command", ""))),
+        ("model", " ".join(str(model[key]) for key in ("model", "revision", "fingerprint") if model.get(key))),
+        ("versions", _plain(manifest.get("versions"))),
+        ("judge", f"{results.scored.judge_id}: {_plain(manifest.get('judges', {}).get(results.scored.judge_id))}"),
+        *((f"{name} prompts", _plain(record)) for name, record in sets.items()),
+    ]
+    return [(name, value) for name, value in listed if value]
+
+
+def statistics_notes(results: Results) -> list[str]:
+    """How the numbers were made, and the least difference that this many prompts can show."""
+    return [
+        "Means carry bias-corrected accelerated (BCa) bootstrap 95 % intervals over prompts "
+        f"({N_RESAMPLES:,} resamples, seed 0); where all scores are equal, an exact bound "
+        "takes their place. Shares carry Wilson intervals. "
+        "Differences from the baseline are paired on prompts; p is that of a two-sided sign-flip permutation test "
+        f"({N_FLIPS:,} flips, seed 0). Over the source layers of a sweep p is adjusted by Westfall–Young step-down "
+        "max-T, with Holm’s correction as a check. Unscored responses are left out pairwise and counted, never scored "
+        "zero.",
+        *_detectable(results),
+    ]
+
+
+def _rv_sentence(results: Results) -> str:
+    best, n_candidates = results.best_rv, sum(map(results.is_candidate, results.sweep))
+    if best is None:
+        return ""
+    before = f"from {_mean(results.baseline)} to " if results.baseline else "to "
+    p = f", adjusted p {_equals(best.p_adjusted)}" if best.p_adjusted is not None else ""
+    of_how_many = (
+        f"the highest of {n_candidates} candidate layers, so biased upwards"
+        if n_candidates > 1
+        else "the only candidate"
+    )
+    return (
+        f"The best single refusal vector, that of layer {best.condition.source_layers[0]} ({of_how_many}), takes "
+        f"compliance on harmful prompts {before}{_mean(best)} at α = {best.condition.alpha:g}, with coherence "
+        f"{number(best.coherence.estimate)}{p}."
+    )
+
+
+def _subspace_sentence(results: Results) -> str:
+    subspace, single = results.best_subspace, results.best_rv
+    if subspace is None:
+        return ""
+    text = f"The {_subspace_name(subspace)} (rank {subspace.condition.rank}) reaches {_mean(subspace)}"
+    if single is None:
+        return text + "."
+    scores = results.scored.scores
+    change, p = compare(scores(single.condition, HARMFUL), scores(subspace.condition, HARMFUL))
+    difference = f"{number(change.estimate)} {bounds(change)}, p {_equals(p)}"
+    return f"{text}; prompt by prompt its difference from the single vector is {difference}: {_meaning(change, p)}."
+
+
+def _meaning(change: Any, p: float) -> str:
+    if change.low > 0 and p <= 0.05:
+        return "refusal here does not rest on that one direction alone"
+    if change.high < 0 and p <= 0.05:
+        return "one direction does more than the subspace"
+    return "the subspace adds nothing that this sample can show"
+
+
+def _random_sentence(results: Results) -> str:
+    rows = [row for row in results.of_kind("random") if row.compliance]
+    if not rows:
+        return ""
+    highest = max(rows, key=lambda row: row.compliance.estimate)
+    controls = "a random subspace" if len(rows) == 1 else f"the highest of {len(rows)} random subspaces"
+    return f"Control: {controls} (rank {highest.condition.rank}) reaches {_mean(highest)}."
+
+
+def _safe_sentence(results: Results) -> str:
+    last = results.best_subspace or results.best_rv
+    by_id = {row.condition.id: row for row in results.safe}
+    edited = by_id.get(last.condition.id) if last else None
+    unedited = next((row for row in results.safe if row.condition.kind == "baseline"), None)
+    if not (edited and unedited and edited.compliance and unedited.compliance):
+        return ""
+    ablated = f"{_mean(edited)} with the {_subspace_name(edited)} ablated"
+    return f"On {SAFE} prompts compliance is {_mean(unedited)} unedited and {ablated}."
+
+
+def _detectable(results: Results) -> list[str]:
+    baseline = results.baseline
+    rows = [row for row in results.sweep or results.of_kind("subspace", "named") if row.n_pairs >= 2]
+    if baseline is None or not rows:
+        return []
+    unedited = results.scored.scores(baseline.condition, HARMFUL)
+    pairs = [differences(results.scored.scores(row.condition, HARMFUL), unedited) for row in rows]
+    alone, corrected = detectable_difference(pairs), detectable_difference(pairs, len(rows))
+    n = min(row.n_pairs for row in rows)
+    return [
+        f"With {n} prompts and the spread seen here, a paired difference in compliance of {alone:.2f} is found with "
+        f"80 % power by one test, and of {corrected:.2f} after correction over {len(rows)} conditions. Smaller ones "
+        "are more often missed."
+    ]
+
+
+def _mean(row: Summary) -> str:
+    return f"{number(row.compliance.estimate)} {bounds(row.compliance)}"
+
+
+def _subspace_name(row: Summary) -> str:
+    layers = format_layers(row.condition.source_layers)
+    return f"subspace of layers {layers}" if row.condition.kind == "subspace" else f"vector of layer {layers}"
+
+
+def _origin(row: Summary) -> str:
+    return "" if row.condition.kind == "baseline" else f" ({condition_name(row)})"
+
+
+def _equals(p: float) -> str:
+    text = display_p(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _decoding(sampling: Mapping[str, Any], n_samples: int) -> str:
+    temperature = sampling.get("temperature")
+    words = ["greedy" if temperature == 0 else f"temperature {temperature}"] if temperature is not None else []
+    words += [f"at most {sampling['max_tokens']} new tokens"] if "max_tokens" in sampling else []
+    words += [f"seed {sampling['seed']}"] if "seed" in sampling and temperature else []
+    words += [f"{n_samples} samples per prompt"] if n_samples > 1 else []
+    return ", ".join(words)
+
+
+def _plain(value: Any) -> str:
+    """A manifest value as one line of text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if item not in (None, ""))
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_plain, value))
+    return "" if value is None else str(value)
