@@ -178,6 +178,8 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     stored.generation_config = GenerationConfig(**ids)
     stored.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # safetensors makes its file readable by the owner only; give it the permissions of its neighbours.
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
 
 
 def ground_truth(
