@@ -96,11 +96,16 @@ class Results:
         return _highest([row for row in self.sweep if self.is_candidate(row)])
 
     @cached_property
-    def best_subspace(self) -> Summary | None:
-        """The subspace with the highest compliance at the reference strength and site (then the smallest rank)."""
+    def subspaces(self) -> list[Summary]:
+        """Subspaces at the reference strength and site, smallest rank first."""
         rows = [row for row in self.of_kind("subspace") if row.condition.alpha == self.alpha]
         stream = [row for row in rows if row.condition.site == "stream"]
-        return _highest(sorted(stream or rows, key=lambda row: row.condition.rank))
+        return sorted(stream or rows, key=lambda row: row.condition.rank)
+
+    @property
+    def best_subspace(self) -> Summary | None:
+        """The reference subspace with the highest compliance (then coherence, then the smallest rank)."""
+        return _highest(self.subspaces)
 
     def random_like(self, row: Summary) -> list[Summary]:
         """Random controls of the same rank."""

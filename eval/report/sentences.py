@@ -125,7 +125,8 @@ def _subspace_sentence(results: Results) -> str:
     subspace, single = results.best_subspace, results.best_rv
     if subspace is None:
         return ""
-    text = f"The {_subspace_name(subspace)} (rank {subspace.condition.rank}) reaches {_mean(subspace)}"
+    others = f", the highest of {len(results.subspaces)} tried" if len(results.subspaces) > 1 else ""
+    text = f"The {_subspace_name(subspace)} (rank {subspace.condition.rank}{others}) reaches {_mean(subspace)}"
     if single is None:
         return text + "."
     scores = results.scored.scores

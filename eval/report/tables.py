@@ -258,21 +258,19 @@ def counted(row: Summary) -> Cell:
 
 def _comparison(results: Results, table_id: str, caption: str, rows: Sequence[Summary], judge: str) -> Table:
     columns = [CONDITION, SITE, ALPHA, RANK, N, COMPLIANCE, COHERENCE, FULL, REFUSED, CHANGE, P]
-    body = [
-        [
-            *_described(r),
-            r.condition.rank or None,
-            counted(r),
-            r.compliance,
-            r.coherence,
-            r.full,
-            r.refused,
-            r.change,
-            _p(r.p),
-        ]
-        for r in rows
-    ]
-    return _with_planted(results, rows, HARMFUL, Table(table_id, caption, columns, body, judge=judge))
+    body = [[*_described(row), row.condition.rank or None, counted(row), *_measures(row)] for row in rows]
+    selected = any(row.p_adjusted is not None for row in rows)
+    notes = (
+        ["p of the single RV is adjusted over the source layers it was chosen from; the others are not."]
+        if selected
+        else []
+    )
+    return _with_planted(results, rows, HARMFUL, Table(table_id, caption, columns, body, judge=judge, notes=notes))
+
+
+def _measures(row: Summary) -> list[Value]:
+    p = row.p if row.p_adjusted is None else row.p_adjusted
+    return [row.compliance, row.coherence, row.full, row.refused, row.change, _p(p)]
 
 
 def _with_planted(results: Results, rows: Sequence[Summary], prompt_set: str, table: Table) -> Table:

@@ -352,6 +352,16 @@ def test_the_best_layer_is_taken_from_the_reference_strength(tmp_path):
     assert [row.condition.source_layers for row in results.sweep] == [(2,), (3,), (7,)]
 
 
+def test_what_was_chosen_on_the_same_prompts_says_so(tmp_path):
+    maker = RunMaker(tmp_path / "run").add(subspace((1, 2)), 0.5).add(subspace((1, 2, 3)), 0.8)
+    for layer in range(6):
+        maker.add(rv(layer), 0.3 if layer == 2 else 0.2)
+    page = Page(write_report([maker.write()], tmp_path / "out").read_text(encoding="utf-8"))
+    assert "highest of 6 candidate layers, so biased upwards" in page.words and "the highest of 2 tried" in page.words
+    adjusted = page.row("tiny-model-table-single-rvs", "2")["adjusted p"]
+    assert page.row("tiny-model-table-subspaces", "RV of layer 2")["p"] == adjusted
+
+
 def test_planted_facts_are_matched_on_span_strength_and_site():
     row = {
         "kind": "subspace",
