@@ -355,11 +355,16 @@ def test_the_best_layer_is_taken_from_the_reference_strength(tmp_path):
 def test_what_was_chosen_on_the_same_prompts_says_so(tmp_path):
     maker = RunMaker(tmp_path / "run").add(subspace((1, 2)), 0.5).add(subspace((1, 2, 3)), 0.8)
     for layer in range(6):
-        maker.add(rv(layer), 0.3 if layer == 2 else 0.2)
-    page = Page(write_report([maker.write()], tmp_path / "out").read_text(encoding="utf-8"))
+        maker.add(rv(layer), 0.0)
+    for index in range(18):  # three layers, each with six prompts of its own: any of them may look best by chance
+        key = item_id(rv(index // 6).id, "harmful", f"harmful-{index}")
+        maker.verdicts.append(Verdict(key, HEURISTIC, SCORED, 1.0, 1.0, "compliance"))
+    run = maker.write()
+    (results,) = read_results([run])
+    page = Page(write_report([run], tmp_path / "out").read_text(encoding="utf-8"))
     assert "highest of 6 candidate layers, so biased upwards" in page.words and "the highest of 2 tried" in page.words
-    adjusted = page.row("tiny-model-table-single-rvs", "2")["adjusted p"]
-    assert page.row("tiny-model-table-subspaces", "RV of layer 2")["p"] == adjusted
+    assert results.best_rv.p_adjusted > results.best_rv.p + 0.01
+    assert page.row("tiny-model-table-subspaces", "RV of layer 0")["p"] == display(PValue(results.best_rv.p_adjusted))
 
 
 def test_planted_facts_are_matched_on_span_strength_and_site():
