@@ -207,6 +207,8 @@ def task_of(prompt: str) -> str:
 
 def sample_pair(rng: random.Random, split: str) -> Pair:
     """Draw one pair whose verb and object belong to `split`."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
     while True:
         category = CATEGORIES[rng.choice(list(CATEGORIES))]
         pair_index = rng.randrange(len(category.verb_pairs))
