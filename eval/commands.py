@@ -147,7 +147,7 @@ def _run(
     builder = PlanBuilder(info.n_layers, info.d_model)
     add_conditions(builder, info)
     for folder in checkpoints:
-        _add_checkpoint(builder, folder)
+        _add_checkpoint(builder, folder, info)
     plan = builder.build()
     sampling, options = Sampling(max_tokens, temperature, seed), EngineOptions(dtype, eager, max_num_seqs)
     run = resume_or_create(out, make_manifest(info, plan, files, sets, sampling, options, rvs), force)
@@ -160,11 +160,18 @@ def _run(
     )
 
 
-def _add_checkpoint(builder: Any, folder: Path) -> None:
-    from surgery.orthogonalize import load_manifest
+def _add_checkpoint(builder: Any, folder: Path, info: Any) -> None:
+    from surgery.errors import MismatchError
+    from surgery.manifest import read_manifest
 
-    manifest = load_manifest(folder)
-    builder.checkpoint(folder, manifest, manifest["alpha"], manifest["rank"])
+    manifest = read_manifest(folder)
+    base = manifest["base_model"]
+    if base["fingerprint"] != info.fingerprint:
+        raise MismatchError(
+            f"{folder} was made from {base['model']} (fingerprint {base['fingerprint'][:12]}) but the run's model is "
+            f"{info.model} (fingerprint {info.fingerprint[:12]}); give a checkpoint of this model"
+        )
+    builder.checkpoint(folder, manifest)
 
 
 def _check_model(header: Any, info: Any, what: str, allow_other: bool, vectors: Any = None) -> None:

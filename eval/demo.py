@@ -16,8 +16,8 @@ import click
 from eval.cli import main as refusal
 
 ALPHAS = (0.5, 1.0, 1.5)
-SUBSPACES = ("1,3,5,6", "1-6")  # the second holds the first: what do more layers add?
-HEADLINE_SUBSPACE = SUBSPACES[0]
+HEADLINE_SUBSPACE = "1,2,4,6"
+SUBSPACES = (HEADLINE_SUBSPACE, "3-6", "1-6")  # four spread layers, four neighbours, and what six layers add
 
 
 @dataclass

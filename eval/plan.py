@@ -108,17 +108,23 @@ class PlanBuilder:
         self._append(condition)
         return self
 
-    def checkpoint(self, folder: Path, manifest: Mapping[str, Any], alpha: float, rank: int) -> "PlanBuilder":
-        """Orthogonalized weights, answered by an engine without ablation."""
-        source_layers = tuple(manifest.get("source", {}).get("source_layers", ()))
+    def checkpoint(self, folder: Path, manifest: Mapping[str, Any]) -> "PlanBuilder":
+        """Orthogonalized weights, answered by an engine without ablation.
+
+        Args:
+            manifest: the checkpoint's own record of what was edited (surgery.manifest).
+        """
+        basis, alpha = manifest["basis"], manifest["alpha"]
+        source_layers = tuple(basis["source_layers"])
         name = format_layers(source_layers) if source_layers else folder.name
         condition = Condition(
-            id=f"checkpoint:{name}:a{alpha:g}",
+            id=f"checkpoint:{name}:a{alpha:g}" + ("+emb" if manifest["embeddings"] else ""),
             kind="checkpoint",
-            label=f"checkpoint {name}",
+            label=f"checkpoint, QR of layers {name}" + (" and embeddings" if manifest["embeddings"] else ""),
             alpha=alpha,
-            rank=rank,
+            rank=basis["rank"],
             source_layers=source_layers,
+            layers=str(manifest["layers"]),
             site="weights",
             source=json_sha256(manifest),
         )
