@@ -1,6 +1,7 @@
 """Proof of an edited checkpoint: everything its manifest claims, recomputed from the stored bytes."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ Progress = Callable[[int, int], None]
 # Largest relative error of one rounding (half a unit in the last place), and of the smallest numbers, absolute.
 _UNIT_ROUNDOFF = {"F32": 2.0**-24, "BF16": 2.0**-8, "F16": 2.0**-11}
 _HALF_SMALLEST = {"F32": 2.0**-150, "BF16": 2.0**-134, "F16": 2.0**-25}
+_CHUNK = 128  # output vectors measured at once
 _SAFETY = 4.0  # the floor below is the root mean square of independent errors, at most their bound / sqrt(3)
 
 
@@ -246,28 +248,43 @@ class _Measured:
 
 
 def _measure(edit: Edit, original: StoredTensor | None, basis: "torch.Tensor", alpha: float) -> _Measured:
-    from surgery.ablation import ablate
-
     measured, digest, squared_basis = _Measured(), hashlib.sha256(), basis.square()
     theirs = pieces(Edit(original, edit.output_axis)) if original is not None else None
     for buffer, rows in pieces(edit):
         digest.update(buffer)
         original_rows = next(theirs)[1] if theirs is not None else None
-        for start in range(0, len(rows), 512):
-            chunk = rows[start : start + 512]
-            measured.n_vectors += len(chunk)
-            measured.n_not_finite += int((~chunk.isfinite()).sum())
-            measured.squares_after += component(chunk, basis).square().sum().item()
-            squares = chunk.float().square()
-            measured.squares_norm += squares.sum().item()
-            measured.squares_spread += (squares @ squared_basis.T).sum().item()
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            _add_chunk(measured, chunk, basis, squared_basis)
             if original_rows is not None:
-                before = original_rows[start : start + 512]
-                measured.squares_before += component(before, basis).square().sum().item()
-                difference = chunk.double() - ablate(before, basis, alpha).double()
-                measured.squares_difference += difference.square().sum().item()
+                _add_difference(measured, chunk, original_rows[start : start + _CHUNK], basis, alpha)
     measured.sha256 = digest.hexdigest()
     return measured
+
+
+def _add_chunk(
+    measured: _Measured, chunk: "torch.Tensor", basis: "torch.Tensor", squared_basis: "torch.Tensor"
+) -> None:
+    wide = chunk.float().contiguous()
+    squares = wide.square()
+    norm = squares.sum().item()
+    if not math.isfinite(norm):
+        measured.n_not_finite += int((~chunk.isfinite()).sum())
+    measured.n_vectors += len(chunk)
+    measured.squares_norm += norm
+    measured.squares_after += component(wide, basis).square().sum().item()
+    measured.squares_spread += (squares @ squared_basis.T).sum().item()
+
+
+def _add_difference(
+    measured: _Measured, chunk: "torch.Tensor", original: "torch.Tensor", basis: "torch.Tensor", alpha: float
+) -> None:
+    """The stored vectors against the reference operator applied to the base model's."""
+    from surgery.ablation import ablate
+
+    original = original.contiguous()
+    measured.squares_before += component(original, basis).square().sum().item()
+    measured.squares_difference += (chunk.float() - ablate(original, basis, alpha).float()).square().sum().item()
 
 
 def _count_not_finite(block: bytearray, dtype: str) -> int:
@@ -275,7 +292,10 @@ def _count_not_finite(block: bytearray, dtype: str) -> int:
 
     if dtype not in FLOAT_DTYPES or not block:
         return 0
-    return int((~torch.frombuffer(block, dtype=getattr(torch, FLOAT_DTYPES[dtype])).isfinite()).sum())
+    values = torch.frombuffer(block, dtype=getattr(torch, FLOAT_DTYPES[dtype]))
+    if values.sum(dtype=torch.float32).isfinite():  # a sum that is finite has finite terms, and costs far less
+        return 0
+    return int((~values.isfinite()).sum())
 
 
 def _not_orthonormal(basis: "torch.Tensor") -> float:
