@@ -1,5 +1,6 @@
 """The command group of `refusal`: names of commands and where each is found, imported when it is asked for."""
 
+import os
 from importlib import import_module
 
 import click
@@ -19,6 +20,8 @@ COMMANDS = {
     "doctor": "vllm_refusal.commands",
 }
 
+ARGUMENTS = "vllm_refusal.arguments"
+
 
 class Commands(click.Group):
     """Imports a command's module on demand, and turns the user's faults into one line and exit code 1."""
@@ -30,6 +33,11 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command, or None for click's usage error."""
         return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words of the command line, for the records of what it makes."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -48,3 +56,4 @@ def main() -> None:
 
     Extract refusal vectors, ablate them in vLLM or in the weights, judge the answers, report, serve.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported; its notes on NUMA help nobody

@@ -150,7 +150,7 @@ def _run(
         _add_checkpoint(builder, folder, info)
     plan = builder.build()
     sampling, options = Sampling(max_tokens, temperature, seed), EngineOptions(dtype, eager, max_num_seqs)
-    run = resume_or_create(out, make_manifest(info, plan, files, sets, sampling, options, rvs), force)
+    run = resume_or_create(out, make_manifest(info, plan, files, sets, sampling, options, _arguments(), rvs), force)
     plan.save_controls()
     with progress_bar("generating") as progress:
         n_new = generate_run(run, info, plan, sets, sampling, options, progress)
@@ -184,6 +184,12 @@ def _check_model(header: Any, info: Any, what: str, allow_other: bool, vectors: 
             f"{what} has vectors {list(vectors.vectors.shape)} but {info.model} has [{info.n_layers}, {info.d_model}] "
             "(n_layers, d_model); extract vectors from this model"
         )
+
+
+def _arguments() -> list[str]:
+    from eval.cli import ARGUMENTS
+
+    return click.get_current_context().meta.get(ARGUMENTS, [])
 
 
 def _strengths(text: str) -> list[float]:

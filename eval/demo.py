@@ -56,11 +56,12 @@ class Workplace:
     """The files of one organism's part of the demo."""
 
     folder: Path
+    name: str
 
     @property
     def model(self) -> Path:
         """The organism."""
-        return self.folder / "model"
+        return self.folder / f"organism-{self.name}"
 
     @property
     def rvs(self) -> Path:
@@ -105,7 +106,7 @@ def main(
     judge += ["--judge-base-url", judge_base_url] if judge_base_url else []
     out.mkdir(parents=True, exist_ok=True)
     shell = Shell(force)
-    runs = [_study(shell, name, Workplace(out / name), limit, retrain, judge) for name in organisms.split(",")]
+    runs = [_study(shell, name, Workplace(out / name, name), limit, retrain, judge) for name in organisms.split(",")]
     started = time.monotonic()
     report = _report(runs, out / "report")
     shell.add("report", time.monotonic() - started)

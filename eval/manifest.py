@@ -1,7 +1,7 @@
 """What `run.json` says about a run: model, conditions, prompts, decoding, provenance."""
 
 import json
-import sys
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,9 +24,15 @@ def make_manifest(
     prompt_sets: Mapping[str, Sequence[Prompt]],
     sampling: Sampling,
     options: EngineOptions,
+    arguments: Sequence[str] = (),
     rvs: Path | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a new run; `plan_sha256` identifies what is compared, so that the same command resumes it."""
+    """The manifest of a new run; `plan_sha256` identifies what is compared, so that the same command resumes it.
+
+    Args:
+        arguments: the words after `refusal` that made the run.
+        rvs: the refusal vectors behind it, whose per-layer statistics the report shows.
+    """
     sets = {
         name: {"path": str(prompt_files[name]), "sha256": prompts_sha256(prompts), "n": len(prompts)}
         for name, prompts in prompt_sets.items()
@@ -46,7 +52,8 @@ def make_manifest(
         "sampling": asdict(sampling),
         "plan_sha256": json_sha256(compared),
         "versions": package_versions(),
-        "command": " ".join(sys.argv),
+        "arguments": list(arguments),
+        "command": shlex.join(["refusal", *arguments]),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "edited": "every condition but the baseline is an ablated variant of the model",
     }

@@ -1,6 +1,7 @@
 """A vLLM engine for bulk generation: one start, any mixture of interventions, responses as they finish."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,8 +89,7 @@ class Engine:
                 is then without effect.
         Raises: RefusalError when a module does not fit the model.
         """
-        for key, value in _QUIET.items():
-            os.environ.setdefault(key, value)
+        _be_quiet()
         arguments = _arguments(info, modules, options)
         from vllm import LLM
 
@@ -154,6 +154,13 @@ class Engine:
         self._llm.llm_engine.add_request(request.id, tokens_input(request.token_ids), params)
 
 
+def _be_quiet() -> None:
+    """Keep vLLM's own messages below errors off the terminal, unless the user has chosen otherwise."""
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+
+
 def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], options: EngineOptions) -> dict[str, Any]:
     on_cpu = _on_cpu()
     arguments: dict[str, Any] = {
@@ -161,6 +168,7 @@ def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], option
         "dtype": options.dtype,
         "enforce_eager": on_cpu if options.eager is None else options.eager,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         "generation_config": "vllm",
     }
     if on_cpu:

@@ -12,8 +12,6 @@ import httpx
 import openai
 import pytest
 
-from surgery.organisms.release import asset
-
 pytestmark = pytest.mark.engine
 
 REFUSAL = Path(__file__).resolve().parents[2] / "bin" / "refusal"
@@ -29,7 +27,16 @@ def rvs(tmp_path_factory):
     from surgery.organisms.release import write_organism
 
     model = write_organism("single", folder / "model")
-    command = [sys.executable, REFUSAL, "extract", model, "--pairs", model / "pairs.jsonl", "-o", folder / "rvs.safetensors"]
+    command = [
+        sys.executable,
+        REFUSAL,
+        "extract",
+        model,
+        "--pairs",
+        model / "pairs.jsonl",
+        "-o",
+        folder / "rvs.safetensors",
+    ]
     subprocess.run([*map(str, command), "--dtype", "float32"], check=True, capture_output=True)
     return folder / "rvs.safetensors"
 
@@ -59,7 +66,9 @@ def client(server):
 
 
 def ask(client, **arguments):
-    return client.chat.completions.create(**{"model": "base", "messages": HARMFUL, "max_tokens": 40, "temperature": 0} | arguments)
+    return client.chat.completions.create(
+        **{"model": "base", "messages": HARMFUL, "max_tokens": 40, "temperature": 0} | arguments
+    )
 
 
 def text(reply):
