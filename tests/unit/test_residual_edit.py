@@ -153,10 +153,14 @@ def test_the_v2_state_marks_the_tokens_of_each_request(config, tables):
 
     model = SimpleNamespace(ablation=tables)
     state = model_state_class(model, StockState)(None, model, None, "cpu")
-    for index, (name, extra_args) in enumerate({"a": asked(config, "one"), "b": None, "c": asked(config, "four")}.items()):
+    for index, (name, extra_args) in enumerate(
+        {"a": asked(config, "one"), "b": None, "c": asked(config, "four")}.items()
+    ):
         params = SimpleNamespace(extra_args=extra_args)
         state.add_request(index, SimpleNamespace(req_id=name, sampling_params=params))
-    batch = SimpleNamespace(num_reqs=3, idx_mapping_np=np.array([2, 0, 1, 7]), num_scheduled_tokens=np.array([1, 3, 2, 9]))
+    batch = SimpleNamespace(
+        num_reqs=3, idx_mapping_np=np.array([2, 0, 1, 7]), num_scheduled_tokens=np.array([1, 3, 2, 9])
+    )
     assert state.prepare_inputs(batch, None) == {"stock": True}
     one, four = state.slot_of_index[0], state.slot_of_index[2]
     assert one and four and one != four
