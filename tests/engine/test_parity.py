@@ -8,7 +8,6 @@ from servable_models import D_MODEL, VOCAB_SIZE, build_tiny_model
 
 from surgery.artifacts import save_artifact
 from surgery.hooks import ablated
-from surgery.orthogonalize import orthogonalize
 from surgery.subspace import random_subspace
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.engine import Request, Sampling
@@ -139,25 +138,6 @@ def test_cached_prefixes_are_never_shared_between_different_interventions(served
             index,
             intervention,
         )
-
-
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])
-def test_an_orthogonalized_checkpoint_in_stock_vllm_equals_ablation_of_the_writes(
-    served, alpha, start_engine, tmp_path
-):
-    """The product's gate: runtime ablation at the writes and edited weights are the same model."""
-    _, engine, bases, _ = served
-    orthogonalize(engine.info, bases["writes"], alpha, tmp_path / "edited", layers="0,2-3")
-    token_ids = list(range(3, 14))
-    keys = {"ablation": "writes", "ablation_alpha": alpha, "ablation_layers": "0,2-3"}
-    (runtime,) = answer(engine, [Request("runtime", token_ids, keys)]).values()
-    (plain,) = answer(engine, [Request("plain", token_ids)]).values()
-    with start_engine(tmp_path / "edited", skip_tokenizer_init=True) as stock:
-        (edited,) = answer(stock, [Request("edited", token_ids)]).values()
-    assert edited.token_ids == runtime.token_ids
-    for ours, theirs in zip(runtime.logprobs, edited.logprobs, strict=True):
-        assert theirs == pytest.approx(ours, abs=LOGPROB_TOLERANCE)
-    assert edited.logprobs[0] != pytest.approx(plain.logprobs[0], abs=EFFECT)
 
 
 def test_a_request_that_cannot_be_honoured_is_refused_and_the_engine_goes_on(served):
