@@ -21,11 +21,12 @@ BLOCK_SIZE = 32
 RANKS = {"one": 1, "four": 4, "affine": 2, "writes": 4}
 
 
-@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
+@pytest.fixture(scope="module", params=[*sorted(ARCHITECTURES), "LlamaForCausalLM compiled"])
 def served(request, tmp_path_factory, start_engine):
     """(Hugging Face model, engine, bases by module name, offset of "affine") of one architecture."""
-    folder = tmp_path_factory.mktemp(request.param)
-    model = build_tiny_model(request.param)
+    architecture, _, compiled = request.param.partition(" ")
+    folder = tmp_path_factory.mktemp(architecture)
+    model = build_tiny_model(architecture)
     model.save_pretrained(folder / "model")
     bases = {name: random_subspace(D_MODEL, rank, seed=rank).basis for name, rank in RANKS.items()}
     offset = torch.tensor([0.7, -1.1])
@@ -35,7 +36,9 @@ def served(request, tmp_path_factory, start_engine):
         tensors = {"basis": basis} | ({"offset": offset} if name == "affine" else {})
         save_artifact(path, "subspace", tensors, {})
         modules[name] = {"path": str(path), "site": "writes" if name == "writes" else "stream"}
-    with start_engine(folder / "model", modules, skip_tokenizer_init=True, block_size=BLOCK_SIZE) as engine:
+    with start_engine(
+        folder / "model", modules, eager=not compiled, skip_tokenizer_init=True, block_size=BLOCK_SIZE
+    ) as engine:
         yield model, engine, bases, offset
 
 
