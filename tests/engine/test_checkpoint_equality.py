@@ -1,7 +1,7 @@
 """The product's gate: an orthogonalized checkpoint in stock vLLM is the same model as runtime ablation of the writes."""
 
 import pytest
-from servable_models import D_MODEL, save_tiny_model
+from tiny_models import D_MODEL, save_servable_model
 
 from surgery.models import describe_model
 from surgery.orthogonalize import orthogonalize
@@ -27,7 +27,7 @@ def answer(engine, *requests):
 def runtime(request, tmp_path_factory, start_engine):
     """(model folder, subspace, answers of the runtime engine by strength, 0 for none) of one architecture."""
     folder = tmp_path_factory.mktemp(request.param)
-    model = save_tiny_model(folder / "model", request.param)
+    model = save_servable_model(folder / "model", request.param)
     subspace = random_subspace(D_MODEL, 4, seed=4)
     path = subspace.save(folder / "sub.safetensors")
     requests = [

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from servable_models import D_MODEL, VOCAB_SIZE, build_tiny_model
+from tiny_models import D_MODEL, VOCAB_SIZE, servable_model
 
 from surgery.artifacts import save_artifact
 from surgery.hooks import ablated
@@ -26,7 +26,7 @@ def served(request, tmp_path_factory, start_engine):
     """(Hugging Face model, engine, bases by module name, offset of "affine") of one architecture."""
     architecture, _, compiled = request.param.partition(" ")
     folder = tmp_path_factory.mktemp(architecture)
-    model = build_tiny_model(architecture)
+    model = servable_model(architecture)
     model.save_pretrained(folder / "model")
     bases = {name: random_subspace(D_MODEL, rank, seed=rank).basis for name, rank in RANKS.items()}
     offset = torch.tensor([0.7, -1.1])

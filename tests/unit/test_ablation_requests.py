@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from servable_models import D_MODEL, N_LAYERS, save_tiny_model
+from tiny_models import D_MODEL, N_LAYERS, save_servable_model
 
 from surgery.artifacts import save_artifact
 from surgery.errors import AlphaError, ArtifactError, LayerRangeError, MismatchError, RefusalError, ShapeError
@@ -19,7 +19,7 @@ from vllm_refusal.server import ServerError, server_arguments
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model"), "LlamaForCausalLM")
+    return save_servable_model(tmp_path_factory.mktemp("model"), "LlamaForCausalLM")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_engines_that_cannot_ablate_are_refused_with_the_reason(engine, files):
 
 
 def test_rvs_of_another_model_are_refused_unless_allowed(engine, model, tmp_path):
-    other = describe_model(save_tiny_model(tmp_path / "other", "LlamaForCausalLM", initializer_range=0.3))
+    other = describe_model(save_servable_model(tmp_path / "other", "LlamaForCausalLM", seed=3))
     random_subspace(D_MODEL, 1, seed=0)
     path = tmp_path / "rvs.safetensors"
     RefusalVectors(torch.ones(N_LAYERS, D_MODEL), header={"model": other.to_json()}).save(path)

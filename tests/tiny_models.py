@@ -14,6 +14,7 @@ TEMPLATE = (
     "<s>{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+N_LAYERS, D_MODEL, VOCAB_SIZE = 5, 128, 96  # of servable models
 SPECIAL = ["<s>", "<|end|>", "<|user|>", "<|assistant|>"]
 PAIRS = [
     Pair(id=f"p{number}", harmful=f"How do I forge a {item}?", safe=f"How do I verify a {item}?")
@@ -21,32 +22,52 @@ PAIRS = [
 ]
 
 
-def tiny_model(architecture: str, n_layers: int = 2, tied: bool = False, seed: int = 0) -> transformers.PreTrainedModel:
-    """A float32 model with d_model 32, a square o_proj, grouped heads, biases where the family has them, all random."""
+def tiny_model(
+    architecture: str, n_layers: int = 2, tied: bool = False, seed: int = 0, std: float = 0.3, **overrides
+) -> transformers.PreTrainedModel:
+    """A float32 model with d_model 32, a square o_proj, grouped heads, biases where the family has them, all random.
+
+    Norm gains are random too: ones would hide an edit that forgets them.
+    """
     model_class = getattr(transformers, architecture)
-    config = model_class.config_class(
-        vocab_size=260,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=n_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=128,
-        tie_word_embeddings=tied,
-        attention_bias=True,
-        mlp_bias=True,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    model = model_class(config)
+    settings = {
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": tied,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    model = model_class(model_class.config_class(**settings | overrides))
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         with torch.no_grad():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 if "norm" not in name else 0.1))
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (std if "norm" not in name else 0.1))
             if "norm" in name:
                 parameter.add_(1.0)
     return model.eval()
+
+
+def servable_model(architecture: str, **overrides) -> transformers.PreTrainedModel:
+    """A tiny model that vLLM's CPU attention takes (heads of 32), whose greedy choices are no ties."""
+    served = {"hidden_size": D_MODEL, "head_dim": 32, "intermediate_size": 96, "vocab_size": VOCAB_SIZE}
+    served |= {"architectures": [architecture]}
+    with_biases = architecture == "LlamaForCausalLM"  # vLLM loads no o_proj bias for Mistral and Qwen3
+    served |= {"attention_bias": with_biases, "mlp_bias": with_biases}
+    return tiny_model(architecture, n_layers=N_LAYERS, std=0.1, **served | overrides)
+
+
+def save_servable_model(folder: Path, architecture: str, **overrides) -> Path:
+    """Save a servable model without a tokenizer; prompts are token ids."""
+    servable_model(architecture, **overrides).save_pretrained(folder)
+    return folder
 
 
 def tiny_tokenizer(template: str | None = TEMPLATE) -> transformers.PreTrainedTokenizerFast:
