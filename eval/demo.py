@@ -4,10 +4,12 @@ Runs the same commands that a user types, prints each of them, and says how long
 the output folder is used again.
 """
 
+import io
 import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,7 +88,7 @@ class Workplace:
 @click.command()
 @click.option("-o", "--out", type=click.Path(path_type=Path), default="demo-out", show_default=True)
 @click.option("--organisms", default="single,distributed", show_default=True, help="Any of single, distributed, plain.")
-@click.option("--limit", type=click.IntRange(4), default=64, show_default=True, help="Prompts of each set.")
+@click.option("--limit", type=click.IntRange(4), help="Use only the first N of the 128 prompts of each set.")
 @click.option("--retrain", is_flag=True, help="Train the organisms here instead of copying the packaged weights.")
 @click.option("--force", is_flag=True, help="Make everything anew.")
 @click.option("--judge-model", help="Judge by this model instead of the heuristic judge.")
@@ -94,7 +96,7 @@ class Workplace:
 def main(
     out: Path,
     organisms: str,
-    limit: int,
+    limit: int | None,
     retrain: bool,
     force: bool,
     judge_model: str | None,
@@ -113,7 +115,7 @@ def main(
     _conclude(shell, runs, report)
 
 
-def _study(shell: Shell, name: str, place: Workplace, limit: int, retrain: bool, judge: Sequence[str]) -> Path:
+def _study(shell: Shell, name: str, place: Workplace, limit: int | None, retrain: bool, judge: Sequence[str]) -> Path:
     """One organism, from its weights to judged responses of all conditions."""
     place.folder.mkdir(exist_ok=True)
     before = dict(shell.seconds)
@@ -121,7 +123,6 @@ def _study(shell: Shell, name: str, place: Workplace, limit: int, retrain: bool,
     shell.make(
         "extract", place.rvs, "extract", place.model, "--pairs", place.model / "pairs.jsonl", "--dtype", "float32"
     )
-    _show(shell, place)
     shell.make("subspace", place.subspace, "subspace", place.rvs, "--layers", HEADLINE_SUBSPACE)
     for alpha in ALPHAS:
         shell.make(
@@ -130,14 +131,16 @@ def _study(shell: Shell, name: str, place: Workplace, limit: int, retrain: bool,
             *("orthogonalize", place.model, place.subspace, "--alpha", alpha),
         )
     shell.run("sweep", *_sweep(place, limit))
-    _without_force(shell, lambda: shell.run("judge", "judge", place.run, *judge))
+    with redirect_stdout(io.StringIO()):  # a hundred rows that the report shows better
+        _without_force(shell, lambda: shell.run("judge", "judge", place.run, *judge))
     _record_stages(place.run, {stage: shell.seconds[stage] - before.get(stage, 0.0) for stage in shell.seconds})
     return place.run
 
 
-def _sweep(place: Workplace, limit: int) -> list[object]:
-    command: list[object] = ["sweep", place.model, "--rvs", place.rvs, "--dtype", "float32", "--limit", limit]
+def _sweep(place: Workplace, limit: int | None) -> list[object]:
+    command: list[object] = ["sweep", place.model, "--rvs", place.rvs, "--dtype", "float32"]
     command += ["--prompts", place.model / "prompts.jsonl", "--safe-prompts", place.model / "safe_prompts.jsonl"]
+    command += ["--limit", limit] if limit else []
     for layers in SUBSPACES:
         command += ["--subspace", layers]
     for alpha in ALPHAS:
@@ -152,10 +155,6 @@ def _sweep(place: Workplace, limit: int) -> list[object]:
         "-o",
         place.run,
     ]
-
-
-def _show(shell: Shell, place: Workplace) -> None:
-    _without_force(shell, lambda: shell.run("show", "show", place.rvs))
 
 
 def _without_force(shell: Shell, action: Callable[[], None]) -> None:

@@ -60,7 +60,7 @@ def generate_run(
     items = items_of(plan.conditions, prompt_sets)
     if not items:
         raise GenerationError("nothing to generate: the run has no prompts")
-    with run.writing():
+    with run.writing(), run.discarded_if_empty():
         done = {row.item_id for row in run.generations()}
         missing = [item for item in items if item.id not in done]
         counter = _Counter(len(items) - len(missing), len(items), progress)
@@ -94,7 +94,8 @@ def _generate_group(
         ready = time.monotonic()
         _generate_items(run, engine, model, items, sampling, counter)
         stage = f"engine {checkpoint}" if checkpoint else "engine"
-        run.manifest.setdefault("engines", {})[checkpoint or "runtime"] = engine.description
+        if not checkpoint:
+            run.manifest["engine"] = engine.description
     _add_seconds(run, f"{stage}: start", ready - started)
     _add_seconds(run, f"{stage}: generate", time.monotonic() - ready)
     run.save_manifest()

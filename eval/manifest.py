@@ -12,6 +12,7 @@ from eval.plan import Plan
 from eval.records import Run
 from surgery.artifacts import json_sha256, package_versions
 from surgery.errors import ArtifactError, OutputExistsError
+from surgery.manifest import is_edited
 from surgery.models import ModelInfo
 from surgery.prompts import Prompt, prompts_sha256
 from vllm_refusal.engine import EngineOptions, Sampling
@@ -48,6 +49,7 @@ def make_manifest(
     manifest = {
         "model": info.to_json(),
         "conditions": conditions,
+        "modules": {name: dict(spec) for name, spec in plan.modules.items()},
         "prompt_sets": sets,
         "sampling": asdict(sampling),
         "plan_sha256": json_sha256(compared),
@@ -60,7 +62,7 @@ def make_manifest(
     if rvs is not None:
         manifest["analysis"] = _analysis(rvs)
     ground_truth = Path(info.path) / "ground_truth.json"
-    if ground_truth.is_file():
+    if ground_truth.is_file() and not is_edited(Path(info.path)):  # of an organism, not of an edited copy of one
         manifest["ground_truth"] = json.loads(ground_truth.read_text(encoding="utf-8"))
     return manifest
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 from eval.conditions import Condition
 from surgery.artifacts import explaining_disk_errors, json_sha256, replacing
 from surgery.errors import ArtifactError, OutputExistsError
+from surgery.folders import make_folder
 
 FORMAT_VERSION = 1
 SCORED, UNSCORED = "scored", "unscored"
@@ -83,7 +85,7 @@ class Run:
     """A run folder.
 
     `manifest` keys: kind, format_version, model (surgery.models.ModelInfo as JSON), conditions, prompt_sets
-    ({name: {path, sha256, n}}), sampling, engine, versions, command, created, judges ({judge_id: description}),
+    ({name: {path, sha256, n}}), sampling, modules (of the engine), engine, versions, command, created, judges ({judge_id: description}),
     stages ({name: seconds}), and where known analysis (per-layer statistics of the RVs) and ground_truth (organisms).
     """
 
@@ -104,10 +106,10 @@ class Run:
             if not force:
                 raise OutputExistsError(path)
             _remove_run(path)
-        with explaining_disk_errors(path):
-            path.mkdir(parents=True)
+        make_folder(path)
         run = cls(path, {"kind": "run", "format_version": FORMAT_VERSION, "judges": {}, "stages": {}, **manifest})
-        run.save_manifest()
+        with run.discarded_if_empty():
+            run.save_manifest()
         return run
 
     @classmethod
@@ -157,6 +159,16 @@ class Run:
     def append_verdicts(self, rows: Iterable[Verdict]) -> int:
         """Append verdicts and flush them to disk; returns how many."""
         return _append_rows(self.path / "verdicts.jsonl", rows)
+
+    @contextmanager
+    def discarded_if_empty(self) -> Iterator["Run"]:
+        """Remove the run when what is done here fails before its first response; call it on a new run or while `writing`."""
+        try:
+            yield self
+        except BaseException:
+            if not (self.path / "generations.jsonl").exists():
+                shutil.rmtree(self.path)
+            raise
 
     @contextmanager
     def writing(self) -> Iterator["Run"]:
@@ -246,8 +258,6 @@ def _first_of_each(rows: Iterable[Any], key: Any) -> list[Any]:
 
 
 def _remove_run(path: Path) -> None:
-    import shutil
-
     if not (path / "run.json").is_file():
         raise ArtifactError(f"{path}: exists and is not a run folder; --force replaces only runs")
     with Run(path, {}).writing():

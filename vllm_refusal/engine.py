@@ -1,11 +1,13 @@
 """A vLLM engine for bulk generation: one start, any mixture of interventions, responses as they finish."""
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgery.errors import RefusalError
 from surgery.models import ModelInfo
 
 _QUIET = {
@@ -14,16 +16,29 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
 }
+START_FAULTS = (OSError, RuntimeError, ValueError)
+"""What vLLM raises when it cannot start on a model: unreadable files, no memory, settings that exclude each other."""
+
+
+class EngineError(RefusalError):
+    """vLLM cannot start on the model, or cannot answer a request."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are decoded; temperature 0 is greedy; `logprobs` asks for that many of each token's best."""
+    """How responses are decoded; temperature 0 is greedy; `logprobs` asks for that many of each token's best.
+
+    Raises: EngineError when the temperature is negative or not finite.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
     logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:  # also true of NaN
+            raise EngineError(f"temperature must be a finite number of at least 0, found {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -87,19 +102,21 @@ class Engine:
         Args:
             modules: name -> module settings of additional_config["ablation"]; empty starts stock vLLM, whose plugin
                 is then without effect.
-        Raises: RefusalError when a module does not fit the model.
+        Raises: RefusalError when a module does not fit the model, EngineError when vLLM cannot start on it.
         """
         _be_quiet()
         arguments = _arguments(info, modules, options)
         from vllm import LLM
 
-        self._llm = LLM(**arguments)
+        try:
+            self._llm = LLM(**arguments)
+        except START_FAULTS as err:
+            raise EngineError(start_fault(info.model, err)) from err
         self.info = info
         self.description = {
             "vllm": _vllm_version(),
             "dtype": str(self._llm.llm_engine.model_config.dtype).removeprefix("torch."),
             "eager": arguments["enforce_eager"],
-            "modules": {name: dict(spec) for name, spec in modules.items()},
         }
 
     def __enter__(self) -> "Engine":
@@ -152,6 +169,12 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self._llm.llm_engine.add_request(request.id, tokens_input(request.token_ids), params)
+
+
+def start_fault(model: str, err: BaseException) -> str:
+    """One line for a vLLM that could not start."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return f"vLLM could not start on {model}: {type(err).__name__}: {' '.join(lines)[:400]}"
 
 
 def _be_quiet() -> None:
