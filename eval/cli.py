@@ -1,6 +1,8 @@
 """The command group of `refusal`: names of commands and where each is found, imported when it is asked for."""
 
+import errno
 import os
+import sys
 from importlib import import_module
 
 import click
@@ -20,6 +22,7 @@ COMMANDS = {
     "doctor": "vllm_refusal.commands",
 }
 
+MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
 ARGUMENTS = "vllm_refusal.arguments"
 
 
@@ -47,6 +50,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except RefusalError as err:
             raise click.ClickException(str(err)) from err
+        except OSError as err:
+            if err.errno not in MACHINE_FAULTS:
+                raise
+            raise click.ClickException(f"{err.filename or 'this machine'}: {err.strerror}") from err
 
 
 @click.group(cls=Commands)
@@ -56,4 +63,6 @@ def main() -> None:
 
     Extract refusal vectors, ablate them in vLLM or in the weights, judge the answers, report, serve.
     """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of transformers too
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported; its notes on NUMA help nobody

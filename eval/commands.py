@@ -16,20 +16,44 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--prompts", type=PATH, required=True, help="Harmful prompts, JSONL."),
             click.option("--safe-prompts", type=PATH, help="Safe prompts answered beside them, JSONL."),
             click.option(
-                "-o", "--out", type=PATH, required=True, help="Run folder to write; the same command resumes it."
+                "-o",
+                "--output",
+                "out",
+                type=PATH,
+                required=True,
+                help="Run folder to write; the same command resumes it.",
             ),
-            click.option("--checkpoint", "checkpoints", type=PATH, multiple=True, help="Orthogonalized checkpoint."),
-            click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True),
+            click.option(
+                "--checkpoint",
+                "checkpoints",
+                type=PATH,
+                multiple=True,
+                metavar="DIR",
+                help="Also answer by this orthogonalized checkpoint of MODEL, in stock vLLM; repeatable.",
+            ),
+            click.option(
+                "--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest response."
+            ),
             click.option(
                 "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy."
             ),
-            click.option("--seed", type=int, default=0, show_default=True),
-            click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto"),
-            click.option("--revision", help="Branch, tag or commit of a hub model."),
+            click.option(
+                "--seed", type=int, default=0, show_default=True, help="Of sampling, at temperatures above 0."
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+                default="auto",
+                show_default=True,
+            ),
+            click.option("--revision", help="Branch, tag or commit of a Hugging Face model."),
+            click.option(
+                "--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape."
+            ),
             click.option("--eager/--compile", default=None, help="Default: eager on CPU, compiled on GPU."),
             click.option("--max-num-seqs", type=click.IntRange(1), help="Requests in one batch."),
             click.option("--limit", type=click.IntRange(1), help="Use only the first N prompts of each set."),
-            click.option("--force", is_flag=True, help="Replace an existing run."),
+            click.option("--force", is_flag=True, help="Replace the output if it is already there."),
         ]
     ):
         command = option(command)
@@ -38,26 +62,32 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("model")
-@click.option("--ablation", "ablations", multiple=True, metavar="NAME=FILE[,alpha=A,layers=L,source_layer=N,site=S]")
+@click.option(
+    "--ablation",
+    "ablations",
+    multiple=True,
+    metavar="NAME=FILE[,alpha=A,layers=L,source_layer=N,site=S]",
+    help="A condition: the subspace or refusal vectors in FILE, ablated; repeatable.",
+)
 @engine_options
-def generate(model: str, ablations: tuple[str, ...], out: Path, **options: Any) -> None:
-    """Answer prompts without intervention and under each named ABLATION, in one engine.
+def generate(model: str, ablations: tuple[str, ...], allow_other_model: bool, out: Path, **options: Any) -> None:
+    """Answer prompts with MODEL without intervention and under each named ablation, in one engine.
 
     \b
-    refusal generate MODEL --prompts prompts.jsonl \\
-        --ablation l9=rvs.safetensors,source_layer=9 --ablation sub=sub.safetensors,alpha=1.5 -o RUN
+    Example:
+      refusal generate MODEL --prompts prompts.jsonl \\
+          --ablation l9=rvs.safetensors,source_layer=9 --ablation sub=sub.safetensors,alpha=1.5 -o RUN
     """
     from eval.plan import PlanBuilder
-    from surgery.subspace import load_basis
-    from vllm_refusal.options import parse_ablation_option
+    from vllm_refusal.config import load_module
+    from vllm_refusal.options import parse_ablation_options
+
+    modules = parse_ablation_options(ablations, allow_other_model)
 
     def conditions(builder: PlanBuilder, info: Any) -> None:
-        for text in ablations:
-            name, settings = parse_ablation_option(text)
-            source = settings.get("source_layers", settings.get("source_layer"))
-            basis, found = load_basis(settings["path"], source)
-            _check_model(found["header"], info, settings["path"], settings.get("allow_other_model", False))
-            builder.named(name, settings, basis.shape[0], settings.get("alpha", 1.0))
+        for name, settings in modules.items():
+            module = load_module(name, settings, info)
+            builder.named(name, settings, module.rank, module.alpha)
 
     _run(model, out, conditions, **options)
 
@@ -74,7 +104,6 @@ def generate(model: str, ablations: tuple[str, ...], out: Path, **options: Any) 
 @click.option(
     "--random", "n_random", type=click.IntRange(0), default=2, show_default=True, help="Random controls per rank."
 )
-@click.option("--allow-other-model", is_flag=True, help="Accept RVs of other weights of the same shape.")
 @engine_options
 def sweep(
     model: str,
@@ -88,10 +117,11 @@ def sweep(
     out: Path,
     **options: Any,
 ) -> None:
-    """Ablate each layer's RV, QR subspaces and random controls at every layer; all conditions in one engine.
+    """Ablate each layer's RV, QR subspaces and random controls at every layer of MODEL, all in one engine.
 
     \b
-    refusal sweep MODEL --rvs rvs.safetensors --prompts prompts.jsonl --subspace 7-10 --alphas 0.5,1,1.5 -o RUN
+    Example:
+      refusal sweep MODEL --rvs rvs.safetensors --prompts prompts.jsonl --subspace 7-10 --alphas 0.5,1,1.5 -o RUN
     """
     from surgery.subspace import Subspace
     from surgery.vectors import RefusalVectors
@@ -100,14 +130,14 @@ def sweep(
 
     def conditions(builder: Any, info: Any) -> None:
         vectors = RefusalVectors.load(rvs)
-        _check_model(vectors.header, info, str(rvs), allow_other_model, vectors)
+        _check_vectors(vectors, info, str(rvs), allow_other_model)
         ranks = [1]
-        builder.single_vectors(rvs, source_layers, strengths)
+        builder.single_vectors(rvs, source_layers, strengths, allow_other_model)
         for spec in subspaces:
             rank = Subspace.from_vectors(vectors, spec).rank
             ranks.append(rank)
             for site in ("stream", "writes") if writes else ("stream",):
-                builder.subspace(rvs, spec, rank, strengths, site)
+                builder.subspace(rvs, spec, rank, strengths, site, allow_other_model)
         control = 1.0 if 1.0 in strengths else max(strengths)
         builder.random_controls(out / "modules", ranks, n_random, control)
 
@@ -137,8 +167,10 @@ def _run(
     from eval.manifest import make_manifest, resume_or_create
     from eval.plan import PlanBuilder
     from eval.progress import progress_bar
-    from surgery.models import describe_model
+    from surgery.chat import chat_template
+    from surgery.models import describe_model, load_tokenizer
     from surgery.prompts import load_prompts
+    from vllm_refusal.config import check_architecture
     from vllm_refusal.engine import EngineOptions, Sampling
 
     files = {"harmful": prompts} | ({"safe": safe_prompts} if safe_prompts else {})
@@ -149,6 +181,9 @@ def _run(
     for folder in checkpoints:
         _add_checkpoint(builder, folder, info)
     plan = builder.build()
+    if plan.modules:
+        check_architecture(info.architecture)
+    chat_template(load_tokenizer(info))
     sampling, options = Sampling(max_tokens, temperature, seed), EngineOptions(dtype, eager, max_num_seqs)
     run = resume_or_create(out, make_manifest(info, plan, files, sets, sampling, options, _arguments(), rvs), force)
     plan.save_controls()
@@ -174,12 +209,12 @@ def _add_checkpoint(builder: Any, folder: Path, info: Any) -> None:
     builder.checkpoint(folder, manifest)
 
 
-def _check_model(header: Any, info: Any, what: str, allow_other: bool, vectors: Any = None) -> None:
+def _check_vectors(vectors: Any, info: Any, what: str, allow_other: bool) -> None:
     from surgery.errors import MismatchError
     from surgery.models import check_same_model
 
-    check_same_model(header, info, what, allow_other)
-    if vectors is not None and tuple(vectors.vectors.shape) != (info.n_layers, info.d_model):
+    check_same_model(vectors.header, info, what, allow_other)
+    if tuple(vectors.vectors.shape) != (info.n_layers, info.d_model):
         raise MismatchError(
             f"{what} has vectors {list(vectors.vectors.shape)} but {info.model} has [{info.n_layers}, {info.d_model}] "
             "(n_layers, d_model); extract vectors from this model"

@@ -50,17 +50,28 @@ class PlanBuilder:
         self._checkpoints: dict[str, Path] = {}
         self._controls: dict[Path, Subspace] = {}
 
-    def single_vectors(self, rvs: Path, source_layers: LayerSpec, alphas: Sequence[float]) -> "PlanBuilder":
+    def single_vectors(
+        self, rvs: Path, source_layers: LayerSpec, alphas: Sequence[float], allow_other_model: bool = False
+    ) -> "PlanBuilder":
         """Each source layer's RV ablated at every layer, at each strength."""
+        allowed = {"allow_other_model": True} if allow_other_model else {}
         for layer in parse_layers(source_layers, self.n_layers):
-            module = self._module(f"L{layer}", {"path": str(rvs), "source_layer": layer})
+            module = self._module(f"L{layer}", {"path": str(rvs), "source_layer": layer, **allowed})
             for alpha in alphas:
                 self._add(
                     f"rv:L{layer}", "rv", f"RV of layer {layer}", module, alpha, 1, (layer,), "stream", file_sha256(rvs)
                 )
         return self
 
-    def subspace(self, rvs: Path, spec: LayerSpec, rank: int, alphas: Sequence[float], site: str) -> "PlanBuilder":
+    def subspace(
+        self,
+        rvs: Path,
+        spec: LayerSpec,
+        rank: int,
+        alphas: Sequence[float],
+        site: str,
+        allow_other_model: bool = False,
+    ) -> "PlanBuilder":
         """The QR subspace of several layers' RVs ablated at every layer, at each strength.
 
         Args:
@@ -70,7 +81,9 @@ class PlanBuilder:
         layers = parse_layers(spec, self.n_layers)
         name = format_layers(layers)
         suffix = "" if site == "stream" else f":{site}"
-        module = self._module(f"QR{name}{suffix}", {"path": str(rvs), "source_layers": list(layers), "site": site})
+        allowed = {"allow_other_model": True} if allow_other_model else {}
+        settings = {"path": str(rvs), "source_layers": list(layers), "site": site, **allowed}
+        module = self._module(f"QR{name}{suffix}", settings)
         for alpha in alphas:
             label = f"QR of layers {name}" + ("" if site == "stream" else f" ({site})")
             self._add(
@@ -168,6 +181,8 @@ class PlanBuilder:
         )
 
     def _append(self, condition: Condition) -> None:
+        if condition.alpha == 0:
+            raise PlanError(f"condition {condition.id}: alpha 0 is no intervention; every run has the baseline anyway")
         if any(condition.id == other.id for other in self._conditions):
             raise PlanError(f"condition {condition.id} is asked for twice; name each layer set and alpha once")
         self._conditions.append(condition)

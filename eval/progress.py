@@ -8,10 +8,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int, int], None]]:
-    """Yield a callback for `generate_run`: (responses done, responses in all, tokens generated)."""
+    """Yield a callback for `generate_run`: (responses done, responses in all, tokens generated).
+
+    The bar appears with the first response, so that an error before it stands alone, and is drawn rarely in a log file.
+    """
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit="response", file=sys.stderr, dynamic_ncols=True, mininterval=0.5) as bar:
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    with tqdm(
+        desc=what, unit="response", file=sys.stderr, dynamic_ncols=True, mininterval=interval, delay=0.001
+    ) as bar:
         started = time.monotonic()
 
         def update(done: int, total: int, tokens: int) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 HEADER_KEY = "vllm_refusal"
 FORMAT_VERSION = 1
+_DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+}
 _PACKAGES = ("vllm-refusal", "torch", "transformers", "safetensors", "numpy")
 
 
@@ -55,31 +65,31 @@ def load_artifact(path: Path | str, kinds: tuple[str, ...]) -> tuple[dict[str, A
     Returns: (header, tensors).
     Raises: ArtifactError when the file is missing, not safetensors, of another kind or of a newer format.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; expected a {' or '.join(kinds)} safetensors file")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            header = _read_header(path, handle.metadata() or {}, kinds)
-            return header, {name: handle.get_tensor(name) for name in handle.keys()}
-    except SafetensorError as err:
-        raise ArtifactError(f"{path}: not a readable safetensors file ({err})") from err
+    with _opened(Path(path), kinds) as handle:
+        header = _read_header(Path(path), handle.metadata() or {}, kinds)
+        return header, {name: handle.get_tensor(name) for name in handle.keys()}
 
 
 def read_header(path: Path | str, kinds: tuple[str, ...]) -> dict[str, Any]:
     """Read only the JSON header of an artifact; same errors as `load_artifact`."""
+    with _opened(Path(path), kinds) as handle:
+        return _read_header(Path(path), handle.metadata() or {}, kinds)
+
+
+@contextmanager
+def _opened(path: Path, kinds: tuple[str, ...]) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; expected a {' or '.join(kinds)} safetensors file")
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise ArtifactError(f"{path}: {found}; expected a {' or '.join(kinds)} safetensors file")
     try:
         with safe_open(path, framework="pt") as handle:
-            return _read_header(path, handle.metadata() or {}, kinds)
+            yield handle
     except SafetensorError as err:
         raise ArtifactError(f"{path}: not a readable safetensors file ({err})") from err
+    except PermissionError as err:
+        raise ArtifactError(f"{path}: cannot be read ({err.strerror})") from err
 
 
 def _read_header(path: Path, stored: Mapping[str, str], kinds: tuple[str, ...]) -> dict[str, Any]:
@@ -101,13 +111,7 @@ def _read_header(path: Path, stored: Mapping[str, str], kinds: tuple[str, ...]) 
 @contextmanager
 def replacing(path: Path, force: bool = False) -> Iterator[Path]:
     """Yield a temporary file beside `path`; rename it over `path` on success, delete it on any failure."""
-    if path.exists() and not force:
-        raise OutputExistsError(path)
-    if not path.parent.is_dir():
-        raise ArtifactError(f"{path}: folder {path.parent} does not exist; create it first")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part = _part_beside(path, force)
     try:
         with explaining_disk_errors(path):
             yield part
@@ -117,15 +121,44 @@ def replacing(path: Path, force: bool = False) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def check_output_file(path: Path | str, force: bool = False) -> None:
+    """Find out before the work whether a file can be written after it, by making and deleting one beside it.
+
+    Raises: OutputExistsError, ArtifactError (a folder is there, or its own folder is missing), DiskError.
+    """
+    _part_beside(Path(path), force).unlink()
+
+
+def _part_beside(path: Path, force: bool) -> Path:
+    if path.is_dir():
+        raise ArtifactError(f"{path}: is a folder; expected the name of a file to write")
+    if path.exists() and not force:
+        raise OutputExistsError(path)
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{path}: folder {path.parent} does not exist; create it first")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as err:
+        raise DiskError(f"cannot write {path}: {err.strerror}; choose another output") from err
+    os.close(handle)
+    return Path(name)
+
+
 @contextmanager
 def explaining_disk_errors(path: Path | str) -> Iterator[None]:
-    """Turn a full disk, a quota or a missing permission while writing `path` into a DiskError."""
+    """Turn a full or failing disk, a quota or a missing permission while writing `path` into a DiskError."""
     try:
         yield
     except OSError as err:
-        if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if err.errno in _DISK_ERRORS:
             raise DiskError(f"cannot write {path}: {os.strerror(err.errno)}; nothing was left behind") from err
         raise
+
+
+def shortened(names: Sequence[str], n_shown: int = 4) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+    return (", ".join(names[:n_shown]) or "none") + more
 
 
 def file_sha256(path: Path | str) -> str:

@@ -19,7 +19,9 @@ _allow_other = click.option(
 @click.argument("model")
 @click.option("--pairs", type=PATH, required=True, help='JSONL: {"id", "harmful", "safe", "category", "tier"} a line.')
 @click.option("-o", "--output", type=PATH, required=True, help="The refusal-vector file to write (.safetensors).")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+)
 @click.option(
     "--device-map", help='Placement, as in transformers, e.g. "auto". Default: the GPU if there is one, else CPU.'
 )
@@ -37,17 +39,20 @@ def extract(
     Example:
       refusal extract meta-llama/Llama-3.2-1B-Instruct --pairs pairs.jsonl -o rvs.safetensors
     """
-    _check_output_file(output, force)
+    from surgery.artifacts import check_output_file
+    from surgery.chat import chat_template
     from surgery.extraction import extract as extract_vectors
     from surgery.families import family_of
     from surgery.models import describe_model, load_model, load_tokenizer
     from surgery.prompts import load_pairs
     from surgery.summary import render, summarize
 
+    check_output_file(output, force)
     loaded = load_pairs(pairs)
     info = describe_model(model, revision)
     family_of(info.architecture)
     tokenizer = load_tokenizer(info)
+    chat_template(tokenizer)  # before the weights are loaded
     weights = _on_gpu_if_any(load_model(info, dtype, device_map), device_map)
     with _bar("extracting", "prompt") as progress:
         rvs = extract_vectors(weights, tokenizer, loaded, info, progress)
@@ -88,14 +93,14 @@ def subspace(rvs: Path, layers: str, output: Path, force: bool) -> None:
     Example:
       refusal subspace rvs.safetensors --layers 7-10 -o sub.safetensors
     """
-    _check_output_file(output, force)
     from dataclasses import replace
 
-    from surgery.artifacts import file_sha256
+    from surgery.artifacts import check_output_file, file_sha256
     from surgery.subspace import Subspace
     from surgery.summary import render, summarize
     from surgery.vectors import RefusalVectors
 
+    check_output_file(output, force)
     made = Subspace.from_vectors(RefusalVectors.load(rvs), layers)
     replace(made, header={**made.header, "source_sha256": file_sha256(rvs)}).save(output, force)
     click.echo(f"wrote {output}\n\n{render(summarize(output))}")
@@ -139,6 +144,7 @@ def orthogonalize(
       refusal orthogonalize MODEL rvs.safetensors --source-layer 9 -o edited
     """
     from surgery.ablation import check_alpha
+    from surgery.errors import MismatchError
     from surgery.models import check_same_model, describe_model
     from surgery.orthogonalize import check_output_folder
     from surgery.orthogonalize import orthogonalize as write_checkpoint
@@ -149,6 +155,10 @@ def orthogonalize(
     basis, source = load_basis(file, source_layers)
     info = describe_model(model, revision)
     check_same_model(source["header"], info, str(file), allow_other_model)
+    if source["n_layers"] not in (None, info.n_layers):
+        raise MismatchError(
+            f"{file} has RVs of {source['n_layers']} layers but {model} has {info.n_layers}; extract vectors from this model"
+        )
     with _bar("writing", "B") as progress:
         manifest = write_checkpoint(info, basis, alpha, output, layers, embeddings, force, source, progress)
     click.echo(f"wrote {output}: {len(manifest['tensors'])} tensors edited, {manifest['n_untouched']} untouched")
@@ -177,19 +187,28 @@ def verify(folder: Path, base: Path | None) -> None:
 @click.argument("name", type=click.Choice(["single", "distributed", "plain"]))
 @click.option("-o", "--output", type=PATH, required=True, help="The model folder to write.")
 @click.option("--retrain", is_flag=True, help="Train from scratch (minutes) instead of copying the packaged weights.")
+@click.option("--seed", type=int, help="Of training, with --retrain; what it misses is written down, not tried again.")
 @_force
-def organism(name: str, output: Path, retrain: bool, force: bool) -> None:
+def organism(name: str, output: Path, retrain: bool, seed: int | None, force: bool) -> None:
     """Write a model organism: a tiny chat model whose refusals work in a known, planted way.
 
     \b
-    Example:
+    Examples:
       refusal organism single -o organism-single
+      refusal organism distributed --retrain --seed 7 -o organism-distributed-7
     """
+    if seed is not None and not retrain:
+        raise click.UsageError("--seed needs --retrain: the packaged weights have theirs")
     from surgery.organisms.release import write_organism
 
     with _bar("training", "step") as progress:
         folder = write_organism(
-            name, output, retrain=retrain, force=force, progress=lambda stage, done, total: progress(done, total, stage)
+            name,
+            output,
+            retrain=retrain,
+            seed=seed,
+            force=force,
+            progress=lambda stage, done, total: progress(done, total, stage),
         )
     click.echo(f"wrote {folder}")
 
@@ -215,18 +234,6 @@ def _verify(folder: Path, base: Path | None) -> None:
         click.echo(f"note: {note}")
     if not report.ok:
         raise click.exceptions.Exit(1)
-
-
-def _check_output_file(path: Path, force: bool) -> None:
-    """Find out before the work whether the file can be written after it."""
-    from surgery.errors import ArtifactError, OutputExistsError
-
-    if path.is_dir():
-        raise ArtifactError(f"{path}: is a folder; expected the name of a file to write")
-    if path.exists() and not force:
-        raise OutputExistsError(path)
-    if not path.parent.is_dir():
-        raise ArtifactError(f"{path}: folder {path.parent} does not exist; create it first")
 
 
 def _on_gpu_if_any(model: Any, device_map: str | None) -> Any:

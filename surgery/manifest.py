@@ -39,6 +39,11 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     return manifest
 
 
+def is_edited(folder: Path) -> bool:
+    """Whether a folder holds an edited checkpoint."""
+    return (folder / FILE).is_file()
+
+
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest into a folder under construction."""
     record = {"kind": KIND, "format_version": FORMAT_VERSION, "edited": True, "warning": WARNING, **manifest}

@@ -129,7 +129,10 @@ def load_tokenizer(info: ModelInfo) -> "PreTrainedTokenizerBase":
     try:
         return AutoTokenizer.from_pretrained(info.path)
     except (OSError, ValueError, KeyError, ImportError) as err:
-        raise ModelError(f"{info.model}: its tokenizer cannot be loaded ({_first_line(err)})") from err
+        raise ModelError(
+            f"{info.model}: its tokenizer cannot be loaded ({_first_line(err)}); is there a tokenizer.json or "
+            "tokenizer.model in its folder?"
+        ) from err
 
 
 def model_fingerprint(path: Path | str) -> str:

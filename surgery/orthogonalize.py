@@ -1,21 +1,19 @@
 """Orthogonalized checkpoints: the weights' share in a subspace removed once, on disk."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.ablation import check_alpha
-from surgery.artifacts import explaining_disk_errors, file_sha256, package_versions
-from surgery.errors import AlphaError, ArtifactError, DiskError, ModelError, OutputExistsError, ShapeError
+from surgery.artifacts import file_sha256, package_versions
+from surgery.errors import AlphaError, ArtifactError, DiskError, ModelError, ShapeError
 from surgery.families import Family, family_of
+from surgery.folders import check_folder, replacing_folder
 from surgery.layers import LayerSpec, format_layers, parse_layers
-from surgery.manifest import BASIS_FILE, FILE, read_manifest, write_manifest, write_model_card
+from surgery.manifest import BASIS_FILE, FILE, is_edited, read_manifest, write_manifest, write_model_card
 from surgery.models import ModelInfo, load_config, model_fingerprint
 from surgery.shards import (
     INDEX_FILE,
@@ -52,6 +50,7 @@ _OTHER_WEIGHTS = [
     ".safetensors.index.json",
 ]
 _NOT_COPIED = {".git", ".cache", ".gitattributes", FILE, Path(BASIS_FILE).parent.name}
+_KIND = "an edited checkpoint"
 _SPARE_BYTES = 16 << 20  # for the small files and the file system's own records
 
 
@@ -108,7 +107,7 @@ def orthogonalize(
     check_output_folder(out_dir, Path(info.path), force)
     job = _plan(info, basis, alpha, layers, embeddings)
     _check_space(out_dir, job)
-    with _folder_beside(out_dir) as folder:
+    with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_edited) as folder:
         left_out = _copy_other_files(Path(info.path), folder, {shard.path.name for shard in job.shards})
         records = _write_weights(job, folder, progress)
         manifest = _manifest(job, records, left_out, dict(source or {}))
@@ -125,12 +124,8 @@ def check_output_folder(out_dir: Path | str, model_folder: Path | str | None = N
     out_dir = Path(out_dir)
     if model_folder is not None:
         _check_apart(out_dir, Path(model_folder).resolve())
-    if out_dir.exists():
-        if not force:
-            raise OutputExistsError(out_dir)
-        if not (out_dir / FILE).is_file():
-            raise ArtifactError(f"{out_dir}: exists and is not an edited checkpoint; --force replaces only those")
-    elif not out_dir.parent.is_dir():
+    check_folder(out_dir, force, kind=_KIND, is_kind=is_edited)
+    if not out_dir.absolute().parent.is_dir():
         raise ArtifactError(f"{out_dir}: folder {out_dir.parent} does not exist; create it first")
 
 
@@ -176,33 +171,6 @@ def _check_space(out_dir: Path, job: _Job) -> None:
     needed, free = job.n_bytes + _SPARE_BYTES, shutil.disk_usage(out_dir.parent).free
     if needed > free:
         raise DiskError(f"{out_dir}: needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; choose another disk")
-
-
-@contextmanager
-def _folder_beside(out_dir: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `out_dir` on success and vanishes on failure."""
-    with explaining_disk_errors(out_dir):
-        folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".part", dir=out_dir.parent))
-        try:
-            yield folder
-            folder.chmod(0o755)
-            _replace_folder(folder, out_dir)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _replace_folder(folder: Path, out_dir: Path) -> None:
-    if not out_dir.exists():
-        os.rename(folder, out_dir)
-        return
-    old = folder.with_suffix(".old")
-    os.rename(out_dir, old)
-    try:
-        os.rename(folder, out_dir)
-    except OSError:
-        os.rename(old, out_dir)
-        raise
-    shutil.rmtree(old)
 
 
 def _copy_other_files(source: Path, folder: Path, weights: set[str]) -> list[str]:

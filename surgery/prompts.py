@@ -78,7 +78,12 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except IsADirectoryError as err:
         raise PromptFileError(f"{path}: is a folder; expected a JSONL file of prompts") from err
     except UnicodeDecodeError as err:
-        raise PromptFileError(f"{path}: not UTF-8 text (byte {err.start}); expected prompts as JSONL") from err
+        line = err.object.count(b"\n", 0, err.start) + 1
+        raise PromptFileError(
+            f"{path}, line {line}: not UTF-8 text (byte {err.start} of the file); save it as UTF-8"
+        ) from err
+    except OSError as err:
+        raise PromptFileError(f"{path}: cannot be read ({err.strerror})") from err
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.artifacts import file_sha256, load_artifact, save_artifact
+from surgery.artifacts import file_sha256, load_artifact, save_artifact, shortened
 from surgery.errors import ArtifactError, ShapeError
 from surgery.layers import LayerSpec, parse_layers
 from surgery.vectors import KIND as VECTORS_KIND
@@ -83,7 +83,7 @@ class Subspace:
     def from_tensors(cls, tensors: Mapping[str, "torch.Tensor"], header: Mapping[str, Any], what: str) -> "Subspace":
         """Build from a file's tensors; `what` names the file in errors."""
         if "basis" not in tensors:
-            raise ArtifactError(f"{what}: has no tensor `basis` (found {', '.join(sorted(tensors)) or 'none'})")
+            raise ArtifactError(f"{what}: has no tensor `basis` (found {shortened(sorted(tensors))})")
         if "offset" in tensors:
             raise ArtifactError(
                 f"{what}: holds an affine `offset`, which this version cannot apply; expected `basis` only"
@@ -154,7 +154,8 @@ def load_basis(path: Path | str, source_layers: LayerSpec | None = None) -> tupl
 
     Args:
         source_layers: for an RV file, and only there: one layer or several (QR).
-    Returns: ([rank, d_model] float32 orthonormal rows, {path, sha256, kind, rank, d_model, source_layers, header}).
+    Returns: ([rank, d_model] float32 orthonormal rows, {path, sha256, kind, rank, d_model, n_layers,
+        source_layers, header}); n_layers is that of the RV file, None for a subspace.
     Raises: ArtifactError, ShapeError, LayerRangeError.
     """
     header, tensors = load_artifact(path, (KIND, VECTORS_KIND))
@@ -173,6 +174,7 @@ def load_basis(path: Path | str, source_layers: LayerSpec | None = None) -> tupl
         "kind": VECTORS_KIND if of_vectors else KIND,
         "rank": subspace.rank,
         "d_model": subspace.d_model,
+        "n_layers": len(tensors["vectors"]) if of_vectors else None,
         "source_layers": list(subspace.source_layers),
         "header": dict(header),
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.artifacts import load_artifact, save_artifact
+from surgery.artifacts import load_artifact, save_artifact, shortened
 from surgery.errors import ArtifactError, ShapeError
 from surgery.layers import parse_layers
 
@@ -95,10 +95,14 @@ class RefusalVectors:
     ) -> "RefusalVectors":
         """Build from a file's tensors; `what` names the file in errors."""
         if "vectors" not in tensors:
-            raise ArtifactError(f"{what}: has no tensor `vectors` (found {', '.join(sorted(tensors)) or 'none'})")
-        known = {name: tensors[name].float() for name in ("vectors", *_MEANS, *_PROJECTIONS) if name in tensors}
+            raise ArtifactError(f"{what}: has no tensor `vectors` (found {shortened(sorted(tensors))})")
+        known = {name: tensors[name] for name in ("vectors", *_MEANS, *_PROJECTIONS) if name in tensors}
+        for name, tensor in known.items():
+            if not tensor.is_floating_point():
+                found = str(tensor.dtype).removeprefix("torch.")
+                raise ArtifactError(f"{what}: {name} must hold floating-point numbers, found {found}")
         try:
-            return cls(**known, header=header)
+            return cls(**{name: tensor.float() for name, tensor in known.items()}, header=header)
         except (ShapeError, ArtifactError) as err:
             raise type(err)(f"{what}: {err}") from err
 

@@ -1,41 +1,58 @@
 """The commands of the run-time half: `serve` and `doctor`."""
 
-from typing import Any
-
 import click
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("model")
-@click.option("--ablation", "ablations", multiple=True, metavar="NAME=FILE[,alpha=A,layers=L,source_layer=N,site=S]")
+@click.option(
+    "--ablation",
+    "ablations",
+    multiple=True,
+    metavar="NAME=FILE[,alpha=A,layers=L,source_layer=N,site=S]",
+    help="Served as a model of its own: the subspace or refusal vectors in FILE, ablated; repeatable.",
+)
 @click.option("--default-ablation", default="none", show_default=True, help="Applied to requests that name none.")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, default=8000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to listen on.")
+@click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
+@click.option("--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape.")
 @click.pass_context
 def serve(
-    ctx: click.Context, model: str, ablations: tuple[str, ...], default_ablation: str, host: str, port: int
+    ctx: click.Context,
+    model: str,
+    ablations: tuple[str, ...],
+    default_ablation: str,
+    host: str,
+    port: int,
+    revision: str | None,
+    allow_other_model: bool,
 ) -> None:
     """Serve MODEL and each named ABLATION as a model of its own; any other vLLM flag is passed on.
 
     \b
-    refusal serve MODEL --ablation refusal=rvs.safetensors,source_layer=9 \\
-        --ablation tier2=sub.safetensors,alpha=1.5,layers=7-10 --port 8000 --max-model-len 4096
+    Example:
+      refusal serve MODEL --ablation refusal=rvs.safetensors,source_layer=9 \\
+          --ablation tier2=sub.safetensors,alpha=1.5,layers=7-10 --port 8000 --max-model-len 4096
 
     A client picks one by model="refusal", or per request by
     vllm_xargs={"ablation": "refusal", "ablation_alpha": 0.5, "ablation_layers": "7-10"}; "none" bypasses a default.
     """
-    from vllm_refusal.options import parse_ablation_option
-    from vllm_refusal.server import run_server, server_arguments
+    from vllm_refusal.config import check_default
+    from vllm_refusal.options import parse_ablation_options
+    from vllm_refusal.server import check_modules, run_server, server_arguments
 
-    modules = _modules([parse_ablation_option(text) for text in ablations])
-    default = None if default_ablation == "none" else default_ablation
-    flags = ["--host", host, "--port", str(port), *ctx.args]
-    run_server(server_arguments(model, modules, default, flags))
+    modules = parse_ablation_options(ablations, allow_other_model)
+    default = check_default(default_ablation, modules)
+    flags = ["--host", host, "--port", str(port), *(["--revision", revision] if revision else []), *ctx.args]
+    arguments = server_arguments(model, modules, default, flags)
+    check_modules(model, revision, modules)
+    run_server(arguments)
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
 @click.option("--url", help="Check a running server instead, e.g. http://127.0.0.1:8000/v1.")
 @click.option(
     "--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable that holds the server's key."
@@ -47,9 +64,18 @@ def doctor(model: str | None, revision: str | None, url: str | None, api_key_env
     Without --url, next-token log probabilities with and without a random ablation are compared with Hugging Face
     forward hooks in float32; MODEL defaults to a tiny organism that ships with the package. Exit code 1 when any check
     fails.
+
+    \b
+    Examples:
+      refusal doctor
+      refusal doctor --url http://127.0.0.1:8000/v1
     """
     import json
 
+    if url and (model or revision):
+        raise click.UsageError("give MODEL to start an engine on, or --url of a running server, not both")
+    if url and not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"--url {url}: expected an address such as http://127.0.0.1:8000/v1")
     from vllm_refusal.doctor import check_engine, check_server
 
     findings = check_server(url, api_key_env) if url else check_engine(model, revision)
@@ -60,13 +86,3 @@ def doctor(model: str | None, revision: str | None, url: str | None, api_key_env
             click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check}: {finding.detail}")
     if not all(finding.ok for finding in findings):
         raise SystemExit(1)
-
-
-def _modules(parsed: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    from vllm_refusal.options import OptionError
-
-    names = [name for name, _ in parsed]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise OptionError(f"--ablation: {', '.join(twice)} is given twice; each name must be unique")
-    return dict(parsed)

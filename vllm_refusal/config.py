@@ -1,15 +1,16 @@
 """The engine's ablation settings: `--additional-config '{"ablation": {...}}'`, read, checked against the model, loaded."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from surgery.ablation import check_alpha
-from surgery.artifacts import load_artifact
+from surgery.artifacts import file_sha256, load_artifact, shortened
 from surgery.errors import MismatchError, RefusalError, ShapeError
 from surgery.layers import parse_layers
-from surgery.models import check_same_model, describe_model
-from surgery.subspace import check_orthonormal, orthonormal_basis
+from surgery.models import ModelInfo, check_same_model, describe_model
+from surgery.subspace import Subspace, check_orthonormal
+from surgery.vectors import RefusalVectors
 
 if TYPE_CHECKING:
     import torch
@@ -104,40 +105,60 @@ def load_config(vllm_config: Any) -> AblationConfig | None:
     named = settings.get("modules")
     if not isinstance(named, dict) or not named:
         raise ConfigError("additional_config['ablation'] names no modules; give {'modules': {NAME: {'path': FILE}}}")
-    n_layers = vllm_config.model_config.get_total_num_hidden_layers()
-    d_model = vllm_config.model_config.get_hidden_size()
-    model = _served_model(vllm_config)
-    modules = {name: _load_module(name, spec, n_layers, d_model, model) for name, spec in named.items()}
-    default = settings.get("default")
-    if default in (None, NONE):
-        default = None
-    elif default not in modules:
-        raise ConfigError(f"default ablation {default!r} is not among the modules {', '.join(modules)}")
-    return AblationConfig(modules, default, n_layers, d_model, _max_slots(settings, vllm_config))
+    model = _served_model(vllm_config.model_config)
+    modules = {name: load_module(name, spec, model) for name, spec in named.items()}
+    default = check_default(settings.get("default"), modules)
+    return AblationConfig(modules, default, model.n_layers, model.d_model, _max_slots(settings, vllm_config))
 
 
-def _load_module(name: str, spec: Any, n_layers: int, d_model: int, model: Any) -> AblationModule:
+def load_module(name: str, spec: Any, model: ModelInfo) -> AblationModule:
+    """Read one module and check it against the model: by an engine as it starts, and by a command before it starts one.
+
+    Args:
+        spec: {"path": FILE} with any of alpha, layers, site, source_layer, source_layers, allow_other_model.
+    Raises: as `load_config`, naming the module.
+    """
     if name == NONE or not name:
         raise ConfigError(f"an ablation cannot be named {name!r}: that word means no intervention")
     try:
-        return _read_module(name, spec, n_layers, d_model, model)
+        return _read_module(name, spec, model)
     except RefusalError as err:
         raise type(err)(f"ablation {name!r}: {err}") from err
 
 
-def _read_module(name: str, spec: Any, n_layers: int, d_model: int, model: Any) -> AblationModule:
-    from surgery.artifacts import file_sha256
+def check_default(default: str | None, modules: Collection[str]) -> str | None:
+    """The default module's name, None for no intervention. Raises: ConfigError when there is no such module."""
+    if default in (None, NONE):
+        return None
+    if default not in modules:
+        raise ConfigError(
+            f"default ablation {default!r} is not among the modules: {', '.join(modules) or 'none given'}"
+        )
+    return default
 
+
+def check_architecture(architecture: str) -> None:
+    """Raises: ConfigError when modules cannot be applied to this architecture."""
+    from vllm_refusal.architectures import ARCHITECTURES
+
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(
+            f"ablation is not supported for architecture {architecture}; supported: {', '.join(ARCHITECTURES)}"
+        )
+
+
+def _read_module(name: str, spec: Any, model: ModelInfo) -> AblationModule:
     if not isinstance(spec, dict) or not isinstance(spec.get("path"), str):
         raise ConfigError(f"expected {{'path': FILE, ...}}, found {spec!r}")
     _check_keys(spec, _MODULE_SETTINGS, "module")
     site = spec.get("site", "stream")
     if site not in SITES:
         raise ConfigError(f"site must be one of {', '.join(SITES)}, found {site!r}")
-    basis, offset, header = _read_basis(spec, n_layers)
-    if basis.shape[1] != d_model:
+    basis, offset, header = _read_basis(spec, model.n_layers)
+    if basis.shape[1] != model.d_model:
         raise ShapeError(
-            f"{spec['path']} has d_model {basis.shape[1]} but {model.model} has {d_model}; extract vectors from this model"
+            f"{spec['path']} has d_model {basis.shape[1]} but {model.model} has {model.d_model}; extract vectors "
+            "from this model"
         )
     check_same_model(header, model, spec["path"], allow_other=bool(spec.get("allow_other_model")))
     return AblationModule(
@@ -146,7 +167,7 @@ def _read_module(name: str, spec: Any, n_layers: int, d_model: int, model: Any) 
         basis=basis,
         offset=offset,
         alpha=check_alpha(spec.get("alpha", 1.0)),
-        layers=parse_layers(spec.get("layers", "all"), n_layers),
+        layers=parse_layers(spec.get("layers", "all"), model.n_layers),
         site=site,
         sha256=_tensors_sha256(basis, offset),
         file_sha256=file_sha256(spec["path"]),
@@ -163,21 +184,22 @@ def _read_basis(spec: Mapping[str, Any], n_layers: int) -> tuple["torch.Tensor",
             raise ConfigError(f"{spec['path']} already holds a basis; source_layer is for files of RVs")
         basis, offset = tensors["basis"].float().contiguous(), tensors.get("offset")
     elif "vectors" in tensors:
-        basis, offset = _basis_of_vectors(spec["path"], tensors["vectors"], source, n_layers), None
+        rvs = RefusalVectors.from_tensors(tensors, header, spec["path"])
+        basis, offset = _basis_of_vectors(spec["path"], rvs, source, n_layers), None
     else:
-        raise ConfigError(f"{spec['path']} holds neither 'basis' nor 'vectors', but {', '.join(tensors)}")
+        raise ConfigError(f"{spec['path']} holds neither 'basis' nor 'vectors', but {shortened(sorted(tensors))}")
     check_orthonormal(basis)
     return basis, None if offset is None else _checked_offset(offset, basis.shape[0]), header
 
 
-def _basis_of_vectors(path: str, vectors: "torch.Tensor", source: Any, n_layers: int) -> "torch.Tensor":
+def _basis_of_vectors(path: str, rvs: RefusalVectors, source: Any, n_layers: int) -> "torch.Tensor":
     if source is None:
         raise ConfigError(f"{path} holds one RV per layer; name the one to ablate with source_layer")
-    if vectors.shape[0] != n_layers:
+    if rvs.n_layers != n_layers:
         raise MismatchError(
-            f"{path} has RVs of {vectors.shape[0]} layers but the model has {n_layers}; extract vectors from this model"
+            f"{path} has RVs of {rvs.n_layers} layers but the model has {n_layers}; extract vectors from this model"
         )
-    return orthonormal_basis(vectors[list(parse_layers(source, n_layers))])
+    return Subspace.from_vectors(rvs, source).basis
 
 
 def _checked_offset(offset: "torch.Tensor", rank: int) -> "torch.Tensor":
@@ -186,18 +208,14 @@ def _checked_offset(offset: "torch.Tensor", rank: int) -> "torch.Tensor":
     return offset.float().contiguous()
 
 
-def _served_model(vllm_config: Any) -> Any:
-    return describe_model(vllm_config.model_config.model, vllm_config.model_config.revision)
+def _served_model(config: Any) -> ModelInfo:
+    """The model in the shape that the engine gives it (its --hf-overrides may differ from the files)."""
+    model = describe_model(config.model, config.revision)
+    return replace(model, n_layers=config.get_total_num_hidden_layers(), d_model=config.get_hidden_size())
 
 
 def _check_engine(vllm_config: Any) -> None:
-    from vllm_refusal.architectures import ARCHITECTURES
-
-    architecture = vllm_config.model_config.architecture
-    if architecture not in ARCHITECTURES:
-        raise ConfigError(
-            f"ablation is not supported for architecture {architecture}; supported: {', '.join(ARCHITECTURES)}"
-        )
+    check_architecture(vllm_config.model_config.architecture)
     if vllm_config.speculative_config is not None:
         raise ConfigError("ablation together with speculative decoding is not supported; remove --speculative-config")
     if vllm_config.parallel_config.enable_dbo:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.models import ModelInfo, describe_model
 from surgery.subspace import Subspace, random_subspace
+from vllm_refusal.config import check_architecture
 from vllm_refusal.engine import Engine, EngineOptions, Request, Response, Sampling
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def check_engine(model: str | None, revision: str | None = None) -> list[Finding
     Raises: RefusalError when the model cannot be loaded or is not supported.
     """
     info = describe_model(model if model is not None else _default_model(), revision)
+    check_architecture(info.architecture)
     probes = _probes(info)
     token_ids = _prompt_ids(info)
     answers = _engine_answers(info, probes, token_ids)

@@ -1,5 +1,6 @@
 """The command-line form of a module: `NAME=FILE[,alpha=A][,layers=L][,source_layer=N][,site=S]`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from surgery.ablation import check_alpha
@@ -7,9 +8,26 @@ from surgery.errors import RefusalError
 
 _KEYS = ("alpha", "layers", "source_layer", "source_layers", "site", "allow_other_model")
 
+_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
 
 class OptionError(RefusalError):
     """An --ablation option cannot be read."""
+
+
+def parse_ablation_options(texts: Sequence[str], allow_other_model: bool = False) -> dict[str, dict[str, Any]]:
+    """Read all --ablation options of a command: name -> settings, in their order.
+
+    Args:
+        allow_other_model: said of all of them (--allow-other-model).
+    Raises: OptionError (also for a name given twice), AlphaError.
+    """
+    modules: dict[str, dict[str, Any]] = {}
+    for name, settings in map(parse_ablation_option, texts):
+        if name in modules:
+            raise OptionError(f"--ablation: {name} is given twice; each name must be unique")
+        modules[name] = settings | ({"allow_other_model": True} if allow_other_model else {})
+    return modules
 
 
 def parse_ablation_option(text: str) -> tuple[str, dict[str, Any]]:
@@ -43,6 +61,9 @@ def _grouped(text: str, parts: list[str]) -> list[tuple[str, str]]:
     for key, _ in pairs:
         if key not in _KEYS:
             raise OptionError(f"--ablation {text!r}: unknown key {key!r}; known: {', '.join(_KEYS)}")
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise OptionError(f"--ablation {text!r}: a key is given twice; give each once")
     return pairs
 
 
@@ -53,5 +74,7 @@ def _typed(text: str, key: str, value: str) -> Any:
         except ValueError as err:
             raise OptionError(f"--ablation {text!r}: alpha must be a number, found {value!r}") from err
     if key == "allow_other_model":
-        return value.lower() in ("1", "true", "yes")
+        if value.lower() not in _TRUTH:
+            raise OptionError(f"--ablation {text!r}: allow_other_model must be true or false, found {value!r}")
+        return _TRUTH[value.lower()]
     return value

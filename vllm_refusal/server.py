@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from surgery.errors import RefusalError
-from vllm_refusal.config import KEY
+from surgery.models import describe_model
+from vllm_refusal.config import KEY, check_architecture, load_module
 
 
 class ServerError(RefusalError):
@@ -24,6 +26,19 @@ def server_arguments(
         additional[KEY] = {"modules": {name: dict(spec) for name, spec in modules.items()}, "default": default}
     extra = ["--additional-config", json.dumps(additional)] if additional else []
     return ["--model", model, *flags, *extra]
+
+
+def check_modules(model: str, revision: str | None, modules: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check all modules against the model in seconds, as the engine will when it starts; nothing to do without modules.
+
+    Raises: RefusalError, one line.
+    """
+    if not modules:
+        return
+    info = describe_model(model, revision)
+    check_architecture(info.architecture)
+    for name, spec in modules.items():
+        load_module(name, spec, info)
 
 
 def run_server(arguments: Sequence[str]) -> None:
@@ -52,14 +67,29 @@ async def _serve(args: Any) -> None:
     from vllm.entrypoints.launchers.launcher import setup_server
 
     _interrupt_on_sigterm()
-    address, sock = setup_server(args, reuse_port=False)
     try:
-        async with build_async_engine_client(args) as client:
+        address, sock = setup_server(args, reuse_port=False)
+    except OSError as err:
+        raise ServerError(
+            f"cannot listen on {args.host}:{args.port} ({err.strerror or err}); choose another --host or --port"
+        ) from err
+    try:
+        async with AsyncExitStack() as stack:
+            client = await _started_engine(stack, build_async_engine_client(args), args.model)
             await prove_ablations(client)
             shutdown = await build_and_serve(client, address, sock, args)
         await shutdown
     finally:
         sock.close()
+
+
+async def _started_engine(stack: AsyncExitStack, engine: Any, model: str) -> Any:
+    from vllm_refusal.engine import START_FAULTS, start_fault
+
+    try:
+        return await stack.enter_async_context(engine)
+    except START_FAULTS as err:
+        raise ServerError(start_fault(model, err)) from err
 
 
 def _interrupt_on_sigterm() -> None:

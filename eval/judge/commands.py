@@ -1,6 +1,7 @@
 """`refusal judge`: score the responses of a run."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ class Temperature(click.ParamType):
         """Read the option."""
         if str(value).lower() == "none":
             return None
-        return click.FloatRange(0, 2).convert(value, param, ctx)
+        number = click.FloatRange(0, 2).convert(value, param, ctx)
+        if math.isnan(number):  # lies in no range, but FloatRange lets it pass
+            self.fail(f"{value!r} is not a number from 0 to 2", param, ctx)
+        return number
 
 
 def judge_options(command: Any) -> Any:
@@ -120,6 +124,11 @@ def judge(run_path: Path, retry_unscored: bool, as_json: bool, **choice: Any) ->
 
     Only what this judge has not judged yet is judged, so an interrupted call is repeated. Verdicts of different
     judges stand side by side. Keys come from the environment only.
+
+    \b
+    Examples:
+      refusal judge RUN
+      refusal judge RUN --judge-model gpt-4.1-mini --judge-base-url https://api.openai.com/v1
     """
     from eval.judge.judging import judge_run
     from eval.records import Run

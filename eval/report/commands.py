@@ -8,17 +8,18 @@ import click
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Report folder to write.")
+@click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Report folder to write.")
 @click.option("--judge", "judge_id", help="Whose verdicts to show. Default: a language-model judge if there is one.")
-@click.option("--force", is_flag=True, help="Replace an earlier report.")
+@click.option("--force", is_flag=True, help="Replace the output if it is already there.")
 def report(runs: tuple[Path, ...], out: Path, judge_id: str | None, force: bool) -> None:
     """Tables, figures and a response browser of judged RUNs.
 
     Writes report.html (one file, opens without a network), report.md, tables/*.csv and figures/*.svg.
 
     \b
-    refusal report RUN -o DIR
-    refusal report RUN_A RUN_B -o DIR        several models, with a contrast table
+    Examples:
+      refusal report RUN -o DIR
+      refusal report RUN_A RUN_B -o DIR        several models, with a contrast table
     """
     from eval.report.report import write_report
 

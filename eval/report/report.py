@@ -1,10 +1,7 @@
 """Writing the report of one or several judged runs: report.html, report.md, tables as CSV, figures as SVG."""
 
 import csv
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval.records import Run
@@ -16,8 +13,7 @@ from eval.report.results import HARMFUL, Results
 from eval.report.sentences import judge_label
 from eval.report.tables import contrast_table
 from eval.scores import NoScoresError, open_scored
-from surgery.artifacts import explaining_disk_errors
-from surgery.errors import ArtifactError, OutputExistsError
+from surgery.folders import replacing_folder
 
 HEURISTIC_NOTE = "These verdicts come from the heuristic judge: rules, not a reader. Treat them as a first look."
 PAGE = "report.html"
@@ -35,7 +31,7 @@ def write_report(
     Returns: the path of report.html.
     Raises: OutputExistsError, JudgeChoiceError, NoScoresError, ArtifactError, DiskError; nothing is left half-written.
     """
-    with _replacing_report(Path(out_dir), force) as folder:
+    with replacing_folder(out_dir, force, kind="a report", is_kind=_is_report) as folder:
         results = read_results(runs, judge_id)
         report = make_report(results)
         _write(folder / PAGE, render_html(report, embed_json(browser_data(results))))
@@ -70,6 +66,10 @@ def make_report(all_results: Sequence[Results]) -> Report:
     return Report(" · ".join(chapter.title for chapter in chapters), "; ".join(judges), chapters, contrast, notes)
 
 
+def _is_report(folder: Path) -> bool:
+    return (folder / PAGE).is_file()
+
+
 def _write_tables(folder: Path, report: Report) -> None:
     folder.mkdir()
     if report.contrast:
@@ -98,26 +98,3 @@ def _write_figures(folder: Path, chapters: Sequence[Chapter]) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", errors="replace")
-
-
-@contextmanager
-def _replacing_report(target: Path, force: bool) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; rename it to `target` on success, delete it on any failure."""
-    target = target.absolute()
-    if target.exists():
-        if not force:
-            raise OutputExistsError(target)
-        if not target.is_dir() or (any(target.iterdir()) and not (target / PAGE).is_file()):
-            raise ArtifactError(f"{target}: is not a report, so --force does not replace it; choose another output")
-    with explaining_disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            part = scratch / "new"
-            part.mkdir()
-            yield part
-            if target.exists():
-                target.rename(scratch / "old")
-            part.rename(target)
-        finally:
-            shutil.rmtree(scratch)

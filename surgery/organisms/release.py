@@ -5,17 +5,17 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from surgery.artifacts import explaining_disk_errors, file_sha256, json_sha256, package_versions
-from surgery.errors import OutputExistsError, RefusalError
+from surgery.artifacts import file_sha256, json_sha256, package_versions
+from surgery.errors import RefusalError
+from surgery.folders import replacing_folder
+from surgery.manifest import is_edited
 from surgery.organisms import ORGANISMS, language, measurement
 from surgery.organisms.language import Pair
 from surgery.organisms.measurement import CONDITIONS, HEADLINE, TARGETS, Measurement, Outcome
@@ -24,6 +24,7 @@ from surgery.organisms.training import Recipe, lineage, train
 
 ASSETS = Path(__file__).parent / "assets"
 GROUND_TRUTH = "ground_truth.json"
+KIND = "an organism's folder"
 FORMAT_VERSION = 1
 N_ATTEMPTS = 4
 
@@ -78,11 +79,12 @@ def write_organism(
         raise RefusalError(
             "a seed was given without retraining; the stored weights have theirs: add --retrain or drop --seed"
         )
-    with replacing_folder(Path(out_dir), force) as folder:
+    with replacing_folder(out_dir, force, kind=KIND, is_kind=is_organism) as folder:
         if retrain:
             build_organism(name, folder, seed=seed, progress=progress)
         else:
-            shutil.copytree(asset(name), folder, dirs_exist_ok=True)
+            for file in asset(name).iterdir():
+                shutil.copyfile(file, folder / file.name)
         write_prompts(folder)
     return Path(out_dir)
 
@@ -92,6 +94,11 @@ def known(name: str) -> str:
     if name not in ORGANISMS:
         raise RefusalError(f"unknown organism {name!r}; expected one of {', '.join(ORGANISMS)}")
     return name
+
+
+def is_organism(folder: Path) -> bool:
+    """Whether a folder was made by `write_organism`; an edited copy of one is no longer an organism."""
+    return (folder / GROUND_TRUTH).is_file() and not is_edited(folder)
 
 
 def asset(name: str) -> Path:
@@ -120,7 +127,7 @@ def remake_assets(names: Sequence[str] = ORGANISMS, progress: Progress | None = 
     """Train organisms again, sharing their common stages, and replace the ones inside the package."""
     trained: Models = {}
     for name in map(known, names):
-        with replacing_folder(ASSETS / name, force=True) as folder:
+        with replacing_folder(ASSETS / name, force=True, kind=KIND, is_kind=is_organism) as folder:
             build_organism(name, folder, progress=progress, trained=trained)
 
 
@@ -308,39 +315,3 @@ def safe_records(pairs: Sequence[Pair]) -> list[dict]:
 def write_jsonl(path: Path, records: Sequence[dict]) -> None:
     """Write one JSON object per line."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-
-
-@contextmanager
-def replacing_folder(target: Path, force: bool = False) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; rename it to `target` on success, delete it on any failure.
-
-    Raises: OutputExistsError when `target` exists and `force` is not given; RefusalError when it is not an organism,
-        which `force` does not replace.
-    """
-    target = target.absolute()
-    if target.exists():
-        if not force:
-            raise OutputExistsError(target)
-        if not target.is_dir() or (any(target.iterdir()) and not (target / GROUND_TRUTH).is_file()):
-            raise RefusalError(
-                f"{target} is not an organism's folder, so --force does not replace it; choose another output"
-            )
-    with explaining_disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            part = Path(scratch) / "new"
-            part.mkdir()
-            yield part
-            _swap(part, target, Path(scratch) / "old")
-
-
-def _swap(part: Path, target: Path, old: Path) -> None:
-    """Rename `part` to `target`, setting what was there aside as `old` and putting it back if that fails."""
-    if target.exists():
-        target.rename(old)
-    try:
-        part.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise

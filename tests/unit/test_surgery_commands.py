@@ -159,15 +159,18 @@ def test_organism_writes_by_name_and_passes_its_options(monkeypatch, tmp_path):
 
     calls = []
 
-    def write_organism(name, out_dir, *, retrain, force, progress):
+    def write_organism(name, out_dir, *, retrain, seed, force, progress):
         progress("train base", 1, 2)
-        calls.append((name, out_dir, retrain, force))
+        calls.append((name, out_dir, retrain, seed, force))
         return out_dir
 
     monkeypatch.setattr(release, "write_organism", write_organism)
     result = run("organism", "distributed", "-o", tmp_path / "o", "--retrain")
     assert result.exit_code == 0, result.exception
-    assert calls == [("distributed", tmp_path / "o", True, False)]
+    assert calls == [("distributed", tmp_path / "o", True, None, False)]
+    run("organism", "single", "-o", tmp_path / "o", "--retrain", "--seed", "7")
+    assert calls[1] == ("single", tmp_path / "o", True, 7, False)
+    assert run("organism", "single", "-o", tmp_path / "o", "--seed", "7").exit_code == 2  # the packaged weights have theirs
     assert run("organism", "quadruple", "-o", tmp_path / "o").exit_code == 2
 
 
