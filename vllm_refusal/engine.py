@@ -1,5 +1,6 @@
 """A vLLM engine for bulk generation: one start, any mixture of interventions, responses as they finish."""
 
+import logging
 import math
 import os
 import warnings
@@ -135,6 +136,11 @@ class Engine:
             del llm
             gc.collect()
 
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt and response together, in tokens."""
+        return self._llm.llm_engine.model_config.max_model_len
+
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Response]:
         """Answer requests, yielding each response as soon as it has finished; order is not kept.
 
@@ -181,6 +187,8 @@ def _be_quiet() -> None:
     """Keep vLLM's own messages below errors off the terminal, unless the user has chosen otherwise."""
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+    if os.environ["VLLM_LOGGING_LEVEL"] == "ERROR":  # said while vLLM is imported, before it reads the level
+        logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
@@ -197,7 +205,7 @@ def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], option
     if on_cpu:
         # In one process the engine starts in seconds instead of most of a minute.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        set_cpu_cache_size()
         arguments["distributed_executor_backend"] = "uni"
     if options.max_num_seqs is not None:
         arguments["max_num_seqs"] = options.max_num_seqs
@@ -206,10 +214,21 @@ def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], option
     return {**arguments, **options.vllm}
 
 
-def _on_cpu() -> bool:
-    import torch
+def set_cpu_cache_size() -> None:
+    """Give the CPU engine's key-value cache a quarter of the free memory, 1 to 16 GiB, unless the user has chosen.
 
-    return not torch.cuda.is_available()
+    Left alone, the CPU engine asks for 92 % of the whole memory and does not start where other programs use some.
+    """
+    import psutil
+
+    gib = psutil.virtual_memory().available // 4 // 2**30
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(min(max(gib, 1), 16)))
+
+
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()
 
 
 def _vllm_version() -> str:

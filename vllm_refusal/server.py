@@ -52,8 +52,10 @@ def run_server(arguments: Sequence[str]) -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from vllm_refusal import serving
+    from vllm_refusal.engine import set_cpu_cache_size
 
     cli_env_setup()
+    set_cpu_cache_size()
     args = make_arg_parser(FlexibleArgumentParser(prog="refusal serve")).parse_args(list(arguments))
     validate_parsed_serve_args(args)
     if (args.api_server_count or 1) > 1:
