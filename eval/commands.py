@@ -186,7 +186,6 @@ def _run(
     chat_template(load_tokenizer(info))
     sampling, options = Sampling(max_tokens, temperature, seed), EngineOptions(dtype, eager, max_num_seqs)
     run = resume_or_create(out, make_manifest(info, plan, files, sets, sampling, options, _arguments(), rvs), force)
-    plan.save_controls()
     with progress_bar("generating") as progress:
         n_new = generate_run(run, info, plan, sets, sampling, options, progress)
     n_prompts = sum(map(len, sets.values()))

@@ -1,7 +1,7 @@
 """Answering every prompt under every condition of a run, resumable at any moment."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ def generate_run(
     if not items:
         raise GenerationError("nothing to generate: the run has no prompts")
     with run.writing(), run.discarded_if_empty():
+        plan.save_controls()
         done = {row.item_id for row in run.generations()}
         missing = [item for item in items if item.id not in done]
         counter = _Counter(len(items) - len(missing), len(items), progress)
@@ -107,16 +108,19 @@ def _generate_items(
     by_id = {item.id: item for item in items}
     pending: list[Generation] = []
     flushed = time.monotonic()
-    for response in engine.generate(_requests(model, items), sampling):
-        pending.append(_row(by_id[response.id], response))
-        counter.add(response.n_tokens)
-        if len(pending) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_SECONDS:
-            run.append_generations(pending)
-            pending, flushed = [], time.monotonic()
-    run.append_generations(pending)
+    try:
+        for response in engine.generate(_requests(model, items, engine.max_model_len), sampling):
+            pending.append(_row(by_id[response.id], response))
+            counter.add(response.n_tokens)
+            if len(pending) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_SECONDS:
+                rows, pending, flushed = pending, [], time.monotonic()
+                run.append_generations(rows)
+    finally:  # also when interrupted: a finished response is not lost
+        run.append_generations(pending)
 
 
-def _requests(model: ModelInfo, items: Sequence[Item]) -> Iterator[Request]:
+def _requests(model: ModelInfo, items: Sequence[Item], max_model_len: int) -> list[Request]:
+    """Every item as token ids. Raises: GenerationError, before anything is answered, when a prompt is too long."""
     from surgery.chat import prompt_token_ids
     from surgery.models import load_tokenizer
 
@@ -126,7 +130,12 @@ def _requests(model: ModelInfo, items: Sequence[Item]) -> Iterator[Request]:
         text = item.prompt.prompt
         if text not in rendered:
             rendered[text] = prompt_token_ids(tokenizer, text)
-        yield Request(item.id, rendered[text], item.condition.request)
+        if len(rendered[text]) >= max_model_len:
+            raise GenerationError(
+                f"prompt {item.prompt.id!r} ({item.prompt_set}) has {len(rendered[text])} tokens but {model.model} takes "
+                f"at most {max_model_len} with its response; shorten it or leave it out"
+            )
+    return [Request(item.id, rendered[item.prompt.prompt], item.condition.request) for item in items]
 
 
 def _row(item: Item, response: Response) -> Generation:

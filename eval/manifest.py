@@ -70,7 +70,7 @@ def make_manifest(
 def resume_or_create(path: Path, manifest: Mapping[str, Any], force: bool = False) -> Run:
     """Open the run that the same comparison began, or make a new one.
 
-    Raises: OutputExistsError when the folder holds another comparison and `force` is not given.
+    Raises: OutputExistsError when there is something else, ArtifactError when it is another comparison; not with `force`.
     """
     if path.exists() and not force:
         try:
@@ -78,9 +78,28 @@ def resume_or_create(path: Path, manifest: Mapping[str, Any], force: bool = Fals
         except ArtifactError as err:
             raise OutputExistsError(path) from err
         if run.manifest.get("plan_sha256") != manifest["plan_sha256"]:
-            raise OutputExistsError(path)
+            raise ArtifactError(
+                f"{path}: holds another comparison ({_differences(run.manifest, manifest)} differ); repeat its command to "
+                f"resume it ({run.manifest.get('command')}), choose another output, or pass --force to replace it"
+            )
         return run
     return Run.create(path, manifest, force=force)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What two manifests of different plans do not share, in words."""
+
+    def compared(manifest: Mapping[str, Any]) -> dict[str, Any]:
+        sets = manifest.get("prompt_sets") or {}
+        return {
+            "the models": (manifest.get("model") or {}).get("fingerprint"),
+            "the conditions": manifest.get("conditions"),
+            "the prompts": {name: record.get("sha256") for name, record in sets.items()},
+            "the decoding options": manifest.get("sampling"),
+        }
+
+    before, after = compared(old), compared(new)
+    return ", ".join(name for name in after if before[name] != after[name]) or "the dtypes"
 
 
 def _analysis(rvs: Path) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class Run:
 def _append_rows(path: Path, rows: Iterable[Any]) -> int:
     lines = [_line(row) for row in rows]
     if lines:
-        with explaining_disk_errors(path):
+        with explaining_disk_errors(path, "what was there is kept; make room and repeat the command"):
             _mend_last_line(path)
             with open(path, "ab") as handle:
                 handle.write(b"".join(lines))

@@ -145,13 +145,17 @@ def _part_beside(path: Path, force: bool) -> Path:
 
 
 @contextmanager
-def explaining_disk_errors(path: Path | str) -> Iterator[None]:
-    """Turn a full or failing disk, a quota or a missing permission while writing `path` into a DiskError."""
+def explaining_disk_errors(path: Path | str, after: str = "nothing was left behind") -> Iterator[None]:
+    """Turn a full or failing disk, a quota or a missing permission while writing `path` into a DiskError.
+
+    Args:
+        after: how things stand after the failure, for the message.
+    """
     try:
         yield
     except OSError as err:
         if err.errno in _DISK_ERRORS:
-            raise DiskError(f"cannot write {path}: {os.strerror(err.errno)}; nothing was left behind") from err
+            raise DiskError(f"cannot write {path}: {os.strerror(err.errno)}; {after}") from err
         raise
 
 

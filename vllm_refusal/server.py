@@ -3,7 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, NoReturn
+
+import click
 
 from surgery.errors import RefusalError
 from surgery.models import describe_model
@@ -56,12 +58,18 @@ def run_server(arguments: Sequence[str]) -> None:
 
     cli_env_setup()
     set_cpu_cache_size()
-    args = make_arg_parser(FlexibleArgumentParser(prog="refusal serve")).parse_args(list(arguments))
+    parser = make_arg_parser(FlexibleArgumentParser(prog="refusal serve"))
+    parser.error = _usage_error  # its own prints three hundred lines of usage first
+    args = parser.parse_args(list(arguments))
     validate_parsed_serve_args(args)
     if (args.api_server_count or 1) > 1:
         raise ServerError("named ablations are served by one API process; remove --api-server-count")
     serving.install()
     uvloop.run(_serve(args))
+
+
+def _usage_error(message: str) -> NoReturn:
+    raise click.UsageError(message)
 
 
 async def _serve(args: Any) -> None:
