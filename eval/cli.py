@@ -12,6 +12,7 @@ COMMANDS = {
     "show": "surgery.commands",
     "subspace": "surgery.commands",
     "orthogonalize": "surgery.commands",
+    "adapter": "surgery.commands",
     "verify": "surgery.commands",
     "organism": "surgery.commands",
     "generate": "eval.commands",

@@ -9,15 +9,26 @@ from surgery.errors import ArtifactError
 FILE = "vllm_refusal_manifest.json"
 BASIS_FILE = "vllm_refusal/basis.safetensors"  # in a sub-folder: loaders take every *.safetensors beside config.json
 KIND = "orthogonalized_checkpoint"
+ADAPTER_KIND = "lora_adapter"
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's own file, by which every loader knows an adapter
 FORMAT_VERSION = 1
 WARNING = (
     "This checkpoint was edited to remove refusals, for research. It answers harmful requests that the original model "
     "declines; do not deploy it to users or mistake it for the original."
 )
+ADAPTER_WARNING = (
+    "A model with this adapter was edited to remove refusals, for research. It answers harmful requests that the "
+    "original model declines; do not deploy it to users or mistake it for the original."
+)
+
+_MADE_BY = {
+    KIND: f"not an edited checkpoint (no {FILE}); make one with refusal orthogonalize",
+    ADAPTER_KIND: f"not an adapter of ours (no {FILE}); make one with refusal adapter",
+}
 
 
-def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """Read the manifest of an edited checkpoint.
+def read_manifest(folder: Path | str, kind: str = KIND) -> dict[str, Any]:
+    """Read the manifest of an edited checkpoint, or of what else `kind` names.
 
     Raises: ArtifactError when the folder has none, or one of another kind or a newer format.
     """
@@ -25,13 +36,11 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as err:
-        raise ArtifactError(
-            f"{folder}: not an edited checkpoint (no {FILE}); make one with refusal orthogonalize"
-        ) from err
+        raise ArtifactError(f"{folder}: {_MADE_BY[kind]}") from err
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         raise ArtifactError(f"{path}: cannot be read as JSON ({err})") from err
-    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-        raise ArtifactError(f"{path}: expected a manifest of kind {KIND}")
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        raise ArtifactError(f"{path}: expected a manifest of kind {kind}")
     if manifest.get("format_version", 0) > FORMAT_VERSION:
         raise ArtifactError(
             f"{path}: format version {manifest['format_version']} is newer than this program's {FORMAT_VERSION}; upgrade"
@@ -41,12 +50,18 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
 
 def is_edited(folder: Path) -> bool:
     """Whether a folder holds an edited checkpoint."""
-    return (folder / FILE).is_file()
+    return (folder / FILE).is_file() and not is_adapter(folder)
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter of ours."""
+    return (folder / FILE).is_file() and (folder / ADAPTER_CONFIG).is_file()
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], kind: str = KIND) -> None:
     """Write the manifest into a folder under construction."""
-    record = {"kind": KIND, "format_version": FORMAT_VERSION, "edited": True, "warning": WARNING, **manifest}
+    warning = ADAPTER_WARNING if kind == ADAPTER_KIND else WARNING
+    record = {"kind": kind, "format_version": FORMAT_VERSION, "edited": True, "warning": warning, **manifest}
     (folder / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -56,6 +71,12 @@ def write_model_card(folder: Path, manifest: dict[str, Any]) -> None:
     card = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
     front, body = _split_front_matter(card)
     path.write_text(f"{front}{_notice(manifest)}\n{body}", encoding="utf-8", errors="surrogateescape")
+
+
+def write_adapter_card(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write README.md: the base model and PEFT as the hub reads them, and a notice of the edit for people."""
+    front = f"---\nbase_model: {json.dumps(manifest['base_model']['model'])}\nlibrary_name: peft\ntags:\n- lora\n---\n"
+    (folder / "README.md").write_text(front + _adapter_notice(manifest), encoding="utf-8")
 
 
 def _split_front_matter(card: str) -> tuple[str, str]:
@@ -88,4 +109,23 @@ The outputs of attention and MLP{embeddings} were orthogonalized against a rank-
 | tensors edited | {len(manifest["tensors"])} |
 
 Every edited tensor is listed with its hash in `{FILE}`; `refusal verify` checks the stored bytes against it.
+"""
+
+
+def _adapter_notice(manifest: dict[str, Any]) -> str:
+    base, basis = manifest["base_model"], manifest["basis"]
+    return f"""# LoRA adapter: refusals removed for research
+
+{ADAPTER_WARNING}
+
+It takes a rank-{basis["rank"]} refusal subspace out of the outputs of attention and MLP.
+
+| | |
+|---|---|
+| base model | {base["model"]}{" @ " + base["revision"] if base["revision"] else ""} |
+| base fingerprint | {base["fingerprint"]} |
+| alpha | {manifest["alpha"]:g} |
+| layers edited | {manifest["layers"]} |
+| layers the subspace comes from | {", ".join(map(str, basis["source_layers"])) or "not recorded"} |
+| modules edited | {len(manifest["modules"])} |
 """

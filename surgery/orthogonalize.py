@@ -134,7 +134,11 @@ def _check_apart(out_dir: Path, model_folder: Path) -> None:
         raise ArtifactError(f"{out_dir}: overlaps the model's own folder {model_folder}; choose another output")
 
 
-def _plan(info: ModelInfo, basis: "torch.Tensor", alpha: float, layers: LayerSpec, embeddings: bool) -> _Job:
+def check_edit(info: ModelInfo, basis: "torch.Tensor", alpha: float) -> Family:
+    """Check that a model's weights can be edited with this basis and strength, before any work; gives its family.
+
+    Raises: AlphaError, ShapeError, ArtifactError (basis not orthonormal), ModelError (quantized, unknown architecture).
+    """
     if check_alpha(alpha) == 0:
         raise AlphaError("alpha 0 would leave every weight as it is; use 0.5, 1 or 1.5")
     subspace = Subspace(basis)  # checks it
@@ -142,15 +146,19 @@ def _plan(info: ModelInfo, basis: "torch.Tensor", alpha: float, layers: LayerSpe
         raise ShapeError(
             f"subspace has d_model {subspace.d_model} but {info.model} has {info.d_model}; extract vectors from this model"
         )
-    config = load_config(info.path)
-    if getattr(config, "quantization_config", None) is not None:
+    if getattr(load_config(info.path), "quantization_config", None) is not None:
         raise ModelError(f"{info.model}: its weights are quantized and cannot be edited; use the unquantized model")
-    family = family_of(info.architecture)
+    return family_of(info.architecture)
+
+
+def _plan(info: ModelInfo, basis: "torch.Tensor", alpha: float, layers: LayerSpec, embeddings: bool) -> _Job:
+    family = check_edit(info, basis, alpha)
     shards = read_shards(Path(info.path))
     tensors = tensors_by_name(shards)
     chosen = parse_layers(layers, info.n_layers)
     edits = plan_edits(family, tensors, chosen, info.d_model, embeddings)
-    head = _head_to_untie(family, tensors, bool(config.get_text_config().tie_word_embeddings)) if embeddings else None
+    tied = bool(load_config(info.path).get_text_config().tie_word_embeddings)
+    head = _head_to_untie(family, tensors, tied) if embeddings else None
     return _Job(info, family, basis, float(alpha), chosen, embeddings, shards, edits, head)
 
 

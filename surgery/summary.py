@@ -15,15 +15,16 @@ from surgery.vectors import RefusalVectors
 
 
 def summarize(path: Path | str) -> dict[str, Any]:
-    """Read refusal vectors, a subspace, or an edited checkpoint's manifest, and describe it in plain JSON types.
+    """Read refusal vectors, a subspace, or the manifest of an edited checkpoint or an adapter, and describe it in plain JSON types.
 
-    Returns: {path, kind, …}; kind is "refusal_vectors" (with all of `analysis`), "subspace" or
-        "orthogonalized_checkpoint".
+    Returns: {path, kind, …}; kind is "refusal_vectors" (with all of `analysis`), "subspace",
+        "orthogonalized_checkpoint" or "lora_adapter".
     Raises: ArtifactError, ShapeError.
     """
     path = Path(path)
     if path.is_dir():
-        return {"path": str(path), **manifests.read_manifest(path)}
+        kind = manifests.ADAPTER_KIND if manifests.is_adapter(path) else manifests.KIND
+        return {"path": str(path), **manifests.read_manifest(path, kind)}
     header, tensors = load_artifact(path, (VECTORS, SUBSPACE))
     if "basis" in tensors and "vectors" not in tensors:
         subspace = Subspace.from_tensors(tensors, header, str(path))
@@ -40,8 +41,13 @@ def summarize(path: Path | str) -> dict[str, Any]:
 
 def render(summary: Mapping[str, Any]) -> str:
     """A summary as text to be read."""
-    lines = {VECTORS: _vectors_lines, SUBSPACE: _subspace_lines, manifests.KIND: _checkpoint_lines}[summary["kind"]]
-    return "\n".join(lines(summary))
+    lines = {
+        VECTORS: _vectors_lines,
+        SUBSPACE: _subspace_lines,
+        manifests.KIND: _checkpoint_lines,
+        manifests.ADAPTER_KIND: _adapter_lines,
+    }
+    return "\n".join(lines[summary["kind"]](summary))
 
 
 def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -72,14 +78,29 @@ def _subspace_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _checkpoint_lines(summary: Mapping[str, Any]) -> list[str]:
-    basis = summary["basis"]
     return [
         "edited checkpoint (refusals removed for research)",
+        *_edit_lines(summary),
+        f"layers            {summary['layers']}{', and the embeddings' if summary['embeddings'] else ''}",
+        f"tensors edited    {len(summary['tensors'])} ({summary['n_untouched']} untouched)",
+    ]
+
+
+def _adapter_lines(summary: Mapping[str, Any]) -> list[str]:
+    return [
+        "LoRA adapter (refusals removed for research)",
+        *_edit_lines(summary),
+        f"layers            {summary['layers']}",
+        f"modules edited    {len(summary['modules'])}",
+    ]
+
+
+def _edit_lines(summary: Mapping[str, Any]) -> list[str]:
+    basis = summary["basis"]
+    return [
         *_provenance({"model": summary["base_model"]}),
         f"subspace          rank {basis['rank']}, source layers {format_layers(basis['source_layers']) or 'not recorded'}",
         f"alpha             {summary['alpha']:g}",
-        f"layers            {summary['layers']}{', and the embeddings' if summary['embeddings'] else ''}",
-        f"tensors edited    {len(summary['tensors'])} ({summary['n_untouched']} untouched)",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Orthogonalized checkpoints: what they do, what they keep, how they fail."""
+"""Orthogonalized checkpoints: what they edit, what they keep, how they fail. Their effect is in test_surgery_equivalence."""
 
 import errno
 import json
@@ -32,8 +32,7 @@ from surgery.verify import verify
 from surgery.weights import plan_edits
 
 LLAMA = "LlamaForCausalLM"
-BASES = {rank: random_subspace(32, rank, seed=rank).basis for rank in (1, 4)}
-BASIS = BASES[4]
+BASIS = random_subspace(32, 4, seed=4).basis
 # Float32: the edit rounds the weights once (6e-8) and sums run in another order; d_model 32, up to twelve blocks.
 RELATIVE = 5e-5
 
@@ -83,20 +82,6 @@ def close(a, b):
 
 def contents(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-@pytest.mark.parametrize("rank", [1, 4])
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5])
-def test_the_checkpoint_equals_ablating_the_writes_at_run_time(family_model, edit, alpha, rank):
-    model = load(family_model)
-    plain = logits(model)
-    with ablated(model, BASES[rank], alpha, site="writes"):
-        at_run_time = logits(model)
-    checkpoint = logits(load(edit(family_model, BASES[rank], alpha)))
-    assert close(checkpoint, at_run_time)
-    assert not close(checkpoint, plain)
-    with ablated(model, BASES[rank], alpha + 0.25, site="writes"):  # the control: another strength is another model
-        assert not close(checkpoint, logits(model))
 
 
 def test_a_square_matrix_is_edited_on_its_output_side(family_model, edit):

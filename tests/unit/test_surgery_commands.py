@@ -102,6 +102,16 @@ def test_orthogonalize_takes_vectors_with_their_layers(rvs, model, tmp_path, opt
     assert read_manifest(tmp_path / "out")["basis"]["source_layers"] == [2]
 
 
+def test_adapter_is_written_from_vectors_and_shown(rvs, model, tmp_path):
+    made = run("adapter", model, rvs, "--source-layers", "1-2", "--layers", "0,3", "-o", tmp_path / "out")
+    assert made.exit_code == 0 and made.stdout == f"wrote {tmp_path / 'out'}: rank 2 on 4 modules\n"
+    found = json.loads(run("show", tmp_path / "out", "--json").stdout)
+    assert (found["kind"], found["layers"], found["alpha"]) == ("lora_adapter", "0,3", 1.0)
+    assert found["source"]["path"] == str(rvs) and found["basis"]["source_layers"] == [1, 2]
+    again = fault("adapter", model, rvs, "--source-layers", "1-2", "-o", tmp_path / "out")
+    assert isinstance(again, OutputExistsError)
+
+
 def test_verify_prints_one_line_per_fault_and_exits_with_one(rvs, model, tmp_path):
     out = tmp_path / "out"
     run("orthogonalize", model, rvs, "--source-layer", "2", "-o", out)
@@ -130,6 +140,8 @@ def test_user_faults_are_one_line_and_write_nothing(rvs, model, pairs, tmp_path)
         (AlphaError, "finite", ("orthogonalize", model, rvs, "--source-layer", 1, "--alpha", "inf", "-o", out)),
         (ArtifactError, "name a source layer", ("orthogonalize", model, rvs, "-o", out)),
         (LayerRangeError, "layer 9", ("orthogonalize", model, rvs, "--source-layer", 9, "-o", out)),
+        (AlphaError, "finite", ("adapter", model, rvs, "--source-layer", 1, "--alpha", "nan", "-o", out)),
+        (ArtifactError, "name a source layer", ("adapter", model, rvs, "-o", out)),
         (ArtifactError, "not an edited checkpoint", ("verify", model)),
         (ArtifactError, "no such file", ("show", tmp_path / "nothing")),
     ]
@@ -170,7 +182,9 @@ def test_organism_writes_by_name_and_passes_its_options(monkeypatch, tmp_path):
     assert calls == [("distributed", tmp_path / "o", True, None, False)]
     run("organism", "single", "-o", tmp_path / "o", "--retrain", "--seed", "7")
     assert calls[1] == ("single", tmp_path / "o", True, 7, False)
-    assert run("organism", "single", "-o", tmp_path / "o", "--seed", "7").exit_code == 2  # the packaged weights have theirs
+    assert (
+        run("organism", "single", "-o", tmp_path / "o", "--seed", "7").exit_code == 2
+    )  # the packaged weights have theirs
     assert run("organism", "quadruple", "-o", tmp_path / "o").exit_code == 2
 
 

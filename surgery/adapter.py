@@ -1,0 +1,178 @@
+"""LoRA adapters in PEFT format that have the effect of an orthogonalized checkpoint, exactly."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.artifacts import file_sha256, package_versions, save_artifact
+from surgery.errors import ModelError
+from surgery.families import IN_OUT, Family
+from surgery.folders import check_folder, replacing_folder
+from surgery.layers import LayerSpec, format_layers, parse_layers
+from surgery.manifest import (
+    ADAPTER_CONFIG,
+    ADAPTER_KIND,
+    is_adapter,
+    read_manifest,
+    write_adapter_card,
+    write_manifest,
+)
+from surgery.models import ModelInfo
+from surgery.orthogonalize import check_edit
+from surgery.shards import read_shards, tensors_by_name
+from surgery.weights import Edit, component, pieces, plan_edits
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int, int], None]
+WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."  # PEFT's name of the wrapped model
+_KIND = "an adapter of ours"
+_ROWS = 1024  # output vectors held in float32 at once
+
+
+@dataclass(frozen=True)
+class LoraFactors:
+    """One module's low-rank edit, W' = W + B A.
+
+    Attributes:
+        module: name in transformers, e.g. "model.layers.0.mlp.down_proj".
+        a: [rank, d_in], float32: Q W.
+        b: [d_model, rank], float32: -alpha Q^T.
+    """
+
+    module: str
+    a: "torch.Tensor"
+    b: "torch.Tensor"
+
+    @property
+    def component(self) -> float:
+        """Frobenius norm of what the module writes into the subspace, |Q W|."""
+        return self.a.double().norm().item()
+
+
+def write_adapter(
+    info: ModelInfo,
+    basis: "torch.Tensor",
+    alpha: float,
+    out_dir: Path | str,
+    layers: LayerSpec = "all",
+    force: bool = False,
+    source: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a LoRA adapter that removes a subspace from what attention and MLP add to the residual stream.
+
+    W - alpha Q^T (Q W) = W + B A  with  A = Q W, B = -alpha Q^T        (Q = basis; rank k, no approximation)
+
+    so a model with the adapter equals the orthogonalized checkpoint and the run-time ablation of the writes. It is
+    stored in float32 with lora_alpha = r (scaling 1). Loads in PEFT and in vLLM (`max_lora_rank` of at least k).
+
+    Args:
+        basis, alpha, layers, source: as `orthogonalize`.
+        force: replace an adapter that is already there.
+        progress: called with (modules done, modules in all).
+    Returns: the manifest, also in the folder as `vllm_refusal_manifest.json`.
+    Raises: ModelError (also for biases, which a LoRA adapter cannot edit), ShapeError, AlphaError, LayerRangeError,
+        OutputExistsError, DiskError, ArtifactError.
+    """
+    check_adapter_folder(out_dir, force)
+    family = check_edit(info, basis, alpha)
+    chosen = parse_layers(layers, info.n_layers)
+    edits = plan_edits(family, tensors_by_name(read_shards(Path(info.path))), chosen, info.d_model, embeddings=False)
+    _check_no_biases(info, edits)
+    factors = []
+    for done, edit in enumerate(edits.values(), start=1):
+        factors.append(_factors(edit, basis, float(alpha)))
+        if progress is not None:
+            progress(done, len(edits))
+    with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_adapter) as folder:
+        manifest = _manifest(info, family, basis, float(alpha), chosen, factors, dict(source or {}))
+        _write(folder, factors, lora_config(info, family, basis.shape[0], chosen), manifest)
+    return read_manifest(out_dir, ADAPTER_KIND)
+
+
+def check_adapter_folder(out_dir: Path | str, force: bool = False) -> None:
+    """Check where an adapter is to go, before any work. Raises: OutputExistsError, ArtifactError."""
+    check_folder(out_dir, force, kind=_KIND, is_kind=is_adapter)
+
+
+def lora_config(info: ModelInfo, family: Family, rank: int, layers: Iterable[int]) -> dict[str, Any]:
+    """The adapter's `adapter_config.json`: the fields that PEFT and vLLM read (PEFT's LoraConfig, defaults spelled out)."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": info.model if info.revision else info.path,
+        "revision": info.revision,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": family.weight_layout == IN_OUT,
+        "init_lora_weights": True,
+        "target_modules": [family.attention_out, family.mlp_out],
+        "layers_to_transform": list(layers),
+        "layers_pattern": family.layers.rsplit(".", 1)[-1],
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
+
+
+def _check_no_biases(info: ModelInfo, edits: Mapping[str, Edit]) -> None:
+    biases = [name for name in edits if name.endswith(".bias")]
+    if biases:
+        raise ModelError(
+            f"{info.model}: {len(biases)} of the modules to edit have biases (e.g. {biases[0]}), which write to the "
+            "residual stream and which a LoRA adapter cannot edit; write a checkpoint instead (refusal orthogonalize)"
+        )
+
+
+def _factors(edit: Edit, basis: "torch.Tensor", alpha: float) -> LoraFactors:
+    import torch
+
+    coordinates = torch.cat([component(some, basis) for _, rows in pieces(edit) for some in rows.split(_ROWS)])
+    name = edit.tensor.name
+    if not coordinates.isfinite().all():
+        raise ModelError(f"{name} holds values that are not finite; the model is damaged")
+    return LoraFactors(name.removesuffix(".weight"), coordinates.T.float(), -alpha * basis.T)
+
+
+def _manifest(
+    info: ModelInfo,
+    family: Family,
+    basis: "torch.Tensor",
+    alpha: float,
+    layers: tuple[int, ...],
+    factors: list[LoraFactors],
+    source: dict[str, Any],
+) -> dict[str, Any]:
+    return {
+        "base_model": info.to_json(),
+        "basis": {"rank": basis.shape[0], "source_layers": list(source.get("source_layers", ()))},
+        "source": source,
+        "alpha": alpha,
+        "layers": format_layers(layers, info.n_layers),
+        "modules": [{"name": one.module, "d_in": one.a.shape[1], "component": one.component} for one in factors],
+        "target_modules": [family.attention_out, family.mlp_out],
+        "versions": package_versions(),
+    }
+
+
+def _write(folder: Path, factors: list[LoraFactors], config: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+    tensors = {}
+    for one in factors:
+        tensors[f"{_PREFIX}{one.module}.lora_A.weight"] = one.a
+        tensors[f"{_PREFIX}{one.module}.lora_B.weight"] = one.b
+    header = {"model": manifest["base_model"]} | {key: manifest[key] for key in ("alpha", "layers", "basis", "source")}
+    save_artifact(folder / WEIGHTS, ADAPTER_KIND, tensors, header)
+    manifest["sha256"] = file_sha256(folder / WEIGHTS)
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_manifest(folder, manifest, ADAPTER_KIND)
+    write_adapter_card(folder, manifest)

@@ -1,0 +1,130 @@
+"""LoRA adapters: what their files hold, and what is refused. Their effect is in test_surgery_equivalence."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import PeftConfig
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_models import write_model
+
+from surgery.adapter import write_adapter
+from surgery.artifacts import file_sha256, read_header
+from surgery.errors import AlphaError, ArtifactError, LayerRangeError, ModelError, OutputExistsError, ShapeError
+from surgery.manifest import ADAPTER_KIND, FILE, read_manifest
+from surgery.models import describe_model
+from surgery.orthogonalize import orthogonalize
+from surgery.subspace import random_subspace
+from surgery.summary import render, summarize
+
+BASIS = random_subspace(32, 4, seed=4).basis
+DOWN = "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("adapter") / "m", "Qwen2ForCausalLM")
+
+
+@pytest.fixture
+def written(model, tmp_path):
+    return write_adapter(describe_model(model), BASIS, 1.5, tmp_path / "out", "1", source={"sha256": "abc"})
+
+
+def delta(folder, module):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    a, b = (tensors[f"base_model.model.{module}.lora_{name}.weight"] for name in "AB")
+    return b @ a
+
+
+def test_the_factors_are_the_edit_of_the_checkpoint(model, written, tmp_path):
+    orthogonalize(describe_model(model), BASIS, 1.5, tmp_path / "edited", "1")
+    before, after = load_file(model / "model.safetensors"), load_file(tmp_path / "edited/model.safetensors")
+    for module in ("model.layers.1.self_attn.o_proj", DOWN):
+        expected = after[f"{module}.weight"] - before[f"{module}.weight"]
+        # Float32: the checkpoint rounds the whole weight (up to 1.5) once, the factors their product.
+        assert torch.allclose(delta(tmp_path / "out", module), expected, atol=1e-6)
+        assert expected.norm() > 0.1
+
+
+def test_only_the_chosen_layers_have_factors_and_all_are_counted(written, tmp_path):
+    modules = ["model.layers.1.self_attn.o_proj", DOWN]
+    expected = {f"base_model.model.{module}.lora_{factor}.weight" for module in modules for factor in "AB"}
+    assert load_file(tmp_path / "out/adapter_model.safetensors").keys() == expected
+    assert [one["name"] for one in written["modules"]] == modules
+
+
+def test_peft_reads_the_configuration(written, tmp_path, model):
+    config = PeftConfig.from_pretrained(tmp_path / "out")
+    assert (config.peft_type, config.r, config.lora_alpha, config.bias) == ("LORA", 4, 4, "none")
+    assert config.layers_to_transform == [1] and config.base_model_name_or_path == str(model)
+    ours = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert set(ours) <= set(config.to_dict())  # nothing that PEFT would warn of
+
+
+def test_the_folder_says_that_it_is_an_edit_and_of_which_model(written, tmp_path, model):
+    out = tmp_path / "out"
+    manifest = read_manifest(out, ADAPTER_KIND)
+    assert manifest == written and manifest["edited"] is True and "remove refusals" in manifest["warning"]
+    assert manifest["base_model"] == describe_model(model).to_json()
+    assert (manifest["alpha"], manifest["layers"], manifest["source"]) == (1.5, "1", {"sha256": "abc"})
+    assert manifest["sha256"] == file_sha256(out / "adapter_model.safetensors")
+    header = read_header(out / "adapter_model.safetensors", (ADAPTER_KIND,))
+    assert header["model"]["fingerprint"] == manifest["base_model"]["fingerprint"] and header["alpha"] == 1.5
+    with safe_open(out / "adapter_model.safetensors", "pt") as handle:
+        assert handle.metadata()["format"] == "pt"
+    assert "edited to remove refusals" in (out / "README.md").read_text()
+    with pytest.raises(ArtifactError, match="kind orthogonalized_checkpoint"):
+        read_manifest(out)
+
+
+def test_show_describes_an_adapter(written, tmp_path):
+    text = render(summarize(tmp_path / "out"))
+    assert "LoRA adapter" in text and "modules edited    2" in text and "1.5" in text
+
+
+def test_biases_are_refused_because_a_lora_adapter_cannot_edit_them(tmp_path):
+    folder = write_model(tmp_path / "m", "LlamaForCausalLM")
+    with pytest.raises(ModelError, match=r"4 of the modules .*self_attn\.o_proj\.bias.*refusal orthogonalize"):
+        write_adapter(describe_model(folder), BASIS, 1.0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_arguments_and_damaged_models_leave_nothing(model, tmp_path):
+    info = describe_model(model)
+    for arguments, error, message in (
+        ((info, BASIS, 0.0), AlphaError, "leave every weight"),
+        ((info, BASIS, float("inf")), AlphaError, "finite"),
+        ((info, BASIS * 2, 1.0), ArtifactError, "not orthonormal"),
+        ((info, torch.eye(8)[:1], 1.0), ShapeError, "d_model 8 but .* has 32"),
+        ((replace(info, architecture="NovelForCausalLM"), BASIS, 1.0), ModelError, "NovelForCausalLM"),
+    ):
+        with pytest.raises(error, match=message):
+            write_adapter(*arguments, tmp_path / "out")
+    with pytest.raises(LayerRangeError, match="layer 7 is outside"):
+        write_adapter(info, BASIS, 1.0, tmp_path / "out", "7")
+    damaged = write_model(tmp_path / "m", "Qwen2ForCausalLM")
+    tensors = load_file(damaged / "model.safetensors")
+    tensors[f"{DOWN}.weight"][3, 5] = float("nan")
+    save_file(tensors, damaged / "model.safetensors")
+    with pytest.raises(ModelError, match=r"down_proj\.weight holds values that are not finite"):
+        write_adapter(describe_model(damaged), BASIS, 1.0, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_only_an_adapter_is_replaced_and_only_with_force(model, written, tmp_path):
+    info, out = describe_model(model), tmp_path / "out"
+    with pytest.raises(OutputExistsError):
+        write_adapter(info, BASIS, 1.0, out)
+    assert read_manifest(out, ADAPTER_KIND)["alpha"] == 1.5
+    assert write_adapter(info, BASIS, 1.0, out, force=True)["layers"] == "all"
+    orthogonalize(info, BASIS, 1.0, tmp_path / "edited")
+    with pytest.raises(ArtifactError, match="is not an adapter of ours"):
+        write_adapter(info, BASIS, 1.0, tmp_path / "edited", force=True)
+    with pytest.raises(ArtifactError, match="is not an edited checkpoint"):
+        orthogonalize(info, BASIS, 1.0, out, force=True)
+    (out / FILE).unlink()  # a PEFT adapter of somebody else
+    with pytest.raises(ArtifactError, match="is not an adapter of ours"):
+        write_adapter(info, BASIS, 1.0, out, force=True)
