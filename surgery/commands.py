@@ -1,4 +1,4 @@
-"""The offline commands: extract, show, subspace, orthogonalize, adapter, verify, organism."""
+"""The offline commands: extract, show, subspace, orthogonalize, verify, organism."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,13 +8,11 @@ from typing import Any
 import click
 
 PATH = click.Path(path_type=Path)
+SITES = ("resid_pre", "resid_mid", "resid_post")
 _force = click.option("--force", is_flag=True, help="Replace the output if it is already there.")
 _revision = click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
 _allow_other = click.option(
     "--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape."
-)
-_source_layers = click.option(
-    "--source-layer", "--source-layers", "source_layers", help="For refusal vectors: 9, or several (QR): 7-10."
 )
 
 
@@ -28,10 +26,42 @@ _source_layers = click.option(
 @click.option(
     "--device-map", help='Placement, as in transformers, e.g. "auto". Default: the GPU if there is one, else CPU.'
 )
+@click.option("--site", type=click.Choice(SITES), default="resid_post", show_default=True, help="Where vectors are read.")
+@click.option("--position", type=int, default=-1, show_default=True, help="Token read; -1 is the last of the prompt.")
+@click.option("--sites", type=click.Choice([*SITES, "all"]), multiple=True, help="Keep vectors of more sites too.")
+@click.option("--positions", default="", help='Keep more end-of-instruction tokens too: "all", or "-3,-1".')
+@click.option(
+    "--estimator",
+    type=click.Choice(["mean", "median-of-means", "winsorized", "svd"]),
+    default="mean",
+    show_default=True,
+    help="Difference of means, or one that outliers move less, or the leading direction of paired differences.",
+)
+@click.option("--components", type=click.IntRange(min=0), default=0, help="Keep this many singular directions a layer.")
+@click.option("--template-option", "options", multiple=True, help="Of the chat template, e.g. enable_thinking=false.")
+@click.option("--batched", is_flag=True, help="Run prompts of equal token length together: no padding, much faster.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="With --batched: at most.")
+@click.option("--held-out", type=PATH, help="Pairs that are not fitted on, only projected, for an honest Cohen's d.")
 @_revision
 @_force
 def extract(
-    model: str, pairs: Path, output: Path, dtype: str, device_map: str | None, revision: str | None, force: bool
+    model: str,
+    pairs: Path,
+    output: Path,
+    dtype: str,
+    device_map: str | None,
+    site: str,
+    position: int,
+    sites: tuple[str, ...],
+    positions: str,
+    estimator: str,
+    components: int,
+    options: tuple[str, ...],
+    batched: bool,
+    batch_size: int,
+    held_out: Path | None,
+    revision: str | None,
+    force: bool,
 ) -> None:
     """Extract refusal vectors from MODEL, a local folder or a Hugging Face id.
 
@@ -39,11 +69,14 @@ def extract(
     the mean over harmful prompts minus the mean over their safe counterparts.
 
     \b
-    Example:
+    Examples:
       refusal extract meta-llama/Llama-3.2-1B-Instruct --pairs pairs.jsonl -o rvs.safetensors
+      refusal extract MODEL --pairs pairs.jsonl --held-out test.jsonl --positions all --batched -o rvs.safetensors
+      refusal extract Qwen/Qwen3-1.7B --pairs pairs.jsonl --template-option enable_thinking=false -o rvs.safetensors
     """
     from surgery.artifacts import check_output_file
     from surgery.chat import chat_template
+    from surgery.extraction import Plan
     from surgery.extraction import extract as extract_vectors
     from surgery.families import family_of
     from surgery.models import describe_model, load_model, load_tokenizer
@@ -52,13 +85,25 @@ def extract(
 
     check_output_file(output, force)
     loaded = load_pairs(pairs)
+    plan = Plan(
+        site=site,
+        position=position,
+        sites=SITES if "all" in sites else sites,
+        positions=positions,
+        estimator=estimator,
+        n_components=components,
+        batch_size=batch_size if batched else 1,
+        template_options=dict(map(_template_option, options)),
+        held_out=load_pairs(held_out) if held_out else (),
+        folder=output.parent,
+    )
     info = describe_model(model, revision)
     family_of(info.architecture)
     tokenizer = load_tokenizer(info)
     chat_template(tokenizer)  # before the weights are loaded
     weights = _on_gpu_if_any(load_model(info, dtype, device_map), device_map)
     with _bar("extracting", "prompt") as progress:
-        rvs = extract_vectors(weights, tokenizer, loaded, info, progress)
+        rvs = extract_vectors(weights, tokenizer, loaded, info, progress, plan)
     rvs.save(output, force)
     click.echo(f"wrote {output}\n\n{render(summarize(output))}")
 
@@ -112,7 +157,9 @@ def subspace(rvs: Path, layers: str, output: Path, force: bool) -> None:
 @click.command()
 @click.argument("model")
 @click.argument("file", type=PATH)
-@_source_layers
+@click.option(
+    "--source-layer", "--source-layers", "source_layers", help="For refusal vectors: 9, or several (QR): 7-10."
+)
 @click.option("--alpha", type=float, default=1.0, show_default=True, help="1 removes, 0.5 halves, 1.5 over-projects.")
 @click.option("--layers", default="all", show_default=True, help="Decoder blocks to edit.")
 @click.option("--embeddings", is_flag=True, help="Edit the token embeddings too (a tied unembedding stays as it was).")
@@ -145,12 +192,21 @@ def orthogonalize(
       refusal orthogonalize MODEL rvs.safetensors --source-layer 9 -o edited
     """
     from surgery.ablation import check_alpha
+    from surgery.errors import MismatchError
+    from surgery.models import check_same_model, describe_model
     from surgery.orthogonalize import check_output_folder
     from surgery.orthogonalize import orthogonalize as write_checkpoint
+    from surgery.subspace import load_basis
 
     check_alpha(alpha)
     check_output_folder(output, force=force)
-    info, basis, source = _model_and_basis(model, revision, file, source_layers, allow_other_model)
+    basis, source = load_basis(file, source_layers)
+    info = describe_model(model, revision)
+    check_same_model(source["header"], info, str(file), allow_other_model)
+    if source["n_layers"] not in (None, info.n_layers):
+        raise MismatchError(
+            f"{file} has RVs of {source['n_layers']} layers but {model} has {info.n_layers}; extract vectors from this model"
+        )
     with _bar("writing", "B") as progress:
         manifest = write_checkpoint(info, basis, alpha, output, layers, embeddings, force, source, progress)
     click.echo(f"wrote {output}: {len(manifest['tensors'])} tensors edited, {manifest['n_untouched']} untouched")
@@ -158,47 +214,6 @@ def orthogonalize(
         click.echo(f"left out {name}: another copy of the unedited weights")
     if verified:
         _verify(output, None)
-
-
-@click.command()
-@click.argument("model")
-@click.argument("file", type=PATH)
-@_source_layers
-@click.option("--alpha", type=float, default=1.0, show_default=True, help="1 removes, 0.5 halves, 1.5 over-projects.")
-@click.option("--layers", default="all", show_default=True, help="Decoder blocks to edit.")
-@click.option("-o", "--output", type=PATH, required=True, help="The adapter folder to write.")
-@_allow_other
-@_revision
-@_force
-def adapter(
-    model: str,
-    file: Path,
-    source_layers: str | None,
-    alpha: float,
-    layers: str,
-    output: Path,
-    allow_other_model: bool,
-    revision: str | None,
-    force: bool,
-) -> None:
-    """Write a LoRA adapter with the same effect as orthogonalizing MODEL against the subspace in FILE, exactly.
-
-    FILE holds a subspace, or refusal vectors together with --source-layer. The adapter's rank is the subspace's; it is
-    a PEFT adapter of a few MB that PEFT and vLLM load beside the unedited model.
-
-    \b
-    Example:
-      refusal adapter MODEL sub.safetensors --alpha 1.0 -o adapter
-    """
-    from surgery.ablation import check_alpha
-    from surgery.adapter import check_adapter_folder, write_adapter
-
-    check_alpha(alpha)
-    check_adapter_folder(output, force)
-    info, basis, source = _model_and_basis(model, revision, file, source_layers, allow_other_model)
-    with _bar("writing", "module") as progress:
-        manifest = write_adapter(info, basis, alpha, output, layers, force, source, progress)
-    click.echo(f"wrote {output}: rank {manifest['basis']['rank']} on {len(manifest['modules'])} modules")
 
 
 @click.command()
@@ -246,24 +261,6 @@ def organism(name: str, output: Path, retrain: bool, seed: int | None, force: bo
     click.echo(f"wrote {folder}")
 
 
-def _model_and_basis(
-    model: str, revision: str | None, file: Path, source_layers: str | None, allow_other_model: bool
-) -> tuple[Any, Any, dict[str, Any]]:
-    """(the model's description, the basis, its source), once it is sure that they belong together."""
-    from surgery.errors import MismatchError
-    from surgery.models import check_same_model, describe_model
-    from surgery.subspace import load_basis
-
-    basis, source = load_basis(file, source_layers)
-    info = describe_model(model, revision)
-    check_same_model(source["header"], info, str(file), allow_other_model)
-    if source["n_layers"] not in (None, info.n_layers):
-        raise MismatchError(
-            f"{file} has RVs of {source['n_layers']} layers but {model} has {info.n_layers}; extract vectors from this model"
-        )
-    return info, basis, source
-
-
 def _verify(folder: Path, base: Path | None) -> None:
     from surgery.verify import verify as check
 
@@ -285,6 +282,19 @@ def _verify(folder: Path, base: Path | None) -> None:
         click.echo(f"note: {note}")
     if not report.ok:
         raise click.exceptions.Exit(1)
+
+
+def _template_option(text: str) -> tuple[str, Any]:
+    """`key=value` with the value read as JSON where it is (false, 3), as text where it is not."""
+    import json
+
+    key, equals, value = text.partition("=")
+    if not (key.isidentifier() and equals):
+        raise click.UsageError(f"--template-option {text!r}: expected name=value, e.g. enable_thinking=false")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
 
 
 def _on_gpu_if_any(model: Any, device_map: str | None) -> Any:

@@ -15,6 +15,10 @@ class LayerRangeError(RefusalError):
     """A layer index or layer list cannot be read, or lies outside the model."""
 
 
+class PositionError(RefusalError):
+    """A token position cannot be read, or is not one of the chat template's."""
+
+
 class AlphaError(RefusalError):
     """An ablation strength is not a finite number."""
 

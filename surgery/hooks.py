@@ -1,6 +1,6 @@
 """Forward hooks on transformers models: read the residual stream, or ablate it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,49 +14,104 @@ if TYPE_CHECKING:
     import torch
 
 SITES = ("stream", "writes")
+RESID_SITES = RESID_PRE, RESID_MID, RESID_POST = "resid_pre", "resid_mid", "resid_post"
+# The module of a block that is fed the stream after attention: the norm before the MLP, or the MLP itself where the
+# family norms only outputs. Families whose attention and MLP run side by side (Cohere, GPT-NeoX) have no such stream.
+MID_READERS = {
+    **dict.fromkeys(
+        (
+            "LlamaForCausalLM",
+            "MistralForCausalLM",
+            "Qwen2ForCausalLM",
+            "Qwen3ForCausalLM",
+            "Phi3ForCausalLM",
+            "GraniteForCausalLM",
+            "MixtralForCausalLM",
+            "Qwen3MoeForCausalLM",
+            "Glm4ForCausalLM",
+        ),
+        "post_attention_layernorm",
+    ),
+    **dict.fromkeys(("Gemma2ForCausalLM", "Gemma3ForCausalLM"), "pre_feedforward_layernorm"),
+    "Olmo2ForCausalLM": "mlp",
+}
 
 
 class Capture:
-    """The residual stream at the last token of the latest forward pass, filled in by `captured`."""
+    """The residual stream at the last tokens of the latest forward pass, filled in by `captured`.
 
-    def __init__(self, n_layers: int):
-        self._resid: list[torch.Tensor | None] = [None] * n_layers
+    Args:
+        sites: which of `RESID_SITES` are read.
+        n_positions: how many of the last token positions are kept.
+    """
 
-    def record(self, layer: int, resid: "torch.Tensor") -> None:
-        """Keep the last token of one block's output, [batch, n_tokens, d_model]."""
-        self._resid[layer] = resid[:, -1, :].detach().clone()
+    def __init__(self, n_layers: int, sites: Sequence[str] = (RESID_POST,), n_positions: int = 1):
+        self.sites, self.n_positions = tuple(sites), n_positions
+        self._resid: dict[str, list[torch.Tensor | None]] = {site: [None] * n_layers for site in self.sites}
 
-    def resid_post(self) -> "torch.Tensor":
-        """The output of every block, [n_layers, batch, d_model], in the model's dtype, on the CPU.
+    def record(self, site: str, layer: int, resid: "torch.Tensor") -> None:
+        """Keep the last tokens of one block's stream, [batch, n_tokens, d_model]."""
+        self._resid[site][layer] = resid[:, -self.n_positions :, :].detach().clone()
+
+    def take(self) -> "torch.Tensor":
+        """What was read, [n_sites, n_layers, batch, n_positions, d_model], in the model's dtype, on the CPU.
 
         Raises: ModelError when a block did not run; the next read needs a new forward pass.
         """
         import torch
 
-        missing = [layer for layer, resid in enumerate(self._resid) if resid is None]
-        if missing:
-            raise ModelError(f"decoder block {missing[0]} did not run, so its residual stream was not captured")
-        stacked = torch.stack([resid.cpu() for resid in self._resid])
-        self._resid = [None] * len(self._resid)
+        for layers in self._resid.values():
+            missing = [layer for layer, resid in enumerate(layers) if resid is None]
+            if missing:
+                raise ModelError(f"decoder block {missing[0]} did not run, so its residual stream was not captured")
+        stacked = torch.stack([torch.stack([resid.cpu() for resid in layers]) for layers in self._resid.values()])
+        self._resid = {site: [None] * len(layers) for site, layers in self._resid.items()}
         return stacked
+
+    def resid_post(self) -> "torch.Tensor":
+        """The output of every block at the last token, [n_layers, batch, d_model]. Raises: ModelError, as `take`."""
+        return self.take()[self.sites.index(RESID_POST), :, :, -1]
 
 
 @contextmanager
-def captured(model: "torch.nn.Module", family: Family) -> Iterator[Capture]:
-    """Capture resid_post of every block at the last token position while the context lasts.
+def captured(
+    model: "torch.nn.Module", family: Family, sites: Sequence[str] = (RESID_POST,), n_positions: int = 1
+) -> Iterator[Capture]:
+    """Capture the residual stream of every block at the last token positions while the context lasts.
 
-    Layer i is the output of block i, before the final norm: the last one too, which `output_hidden_states` of
-    transformers gives only after that norm. Right-padded batches are not for it: the last position must be a token.
-    Raises: ModelError when the model has no such blocks.
+    resid_pre is what enters block i, resid_mid the stream between its attention and its MLP, and resid_post its output,
+    before the final norm: the last one too, which `output_hidden_states` of transformers gives only after that norm.
+    Right-padded batches are not for it: the last positions must be tokens.
+    Raises: ModelError when the model has no such blocks, or blocks without the site asked for.
     """
     blocks = _submodule(model, family.layers)
-    capture = Capture(len(blocks))
-    handles = [
-        block.register_forward_hook(lambda _module, _args, output, layer=layer: capture.record(layer, _resid(output)))
-        for layer, block in enumerate(blocks)
-    ]
+    capture = Capture(len(blocks), sites, n_positions)
+    handles: list[Any] = []
     with _removing(handles):
+        for site in capture.sites:
+            for layer, block in enumerate(blocks):
+                handles.append(_reading(capture, site, layer, block, family))
         yield capture
+
+
+def _reading(capture: Capture, site: str, layer: int, block: Any, family: Family) -> Any:
+    """Hook one block for one site; the hook's handle."""
+    if site == RESID_POST:
+        return block.register_forward_hook(lambda _module, _args, output: capture.record(site, layer, _resid(output)))
+    module = block if site == RESID_PRE else _submodule(block, _mid_reader(family, site))
+    return module.register_forward_pre_hook(
+        lambda _module, args, kwargs: capture.record(site, layer, args[0] if args else kwargs["hidden_states"]),
+        with_kwargs=True,
+    )
+
+
+def _mid_reader(family: Family, site: str) -> str:
+    """The module of a block that is fed resid_mid."""
+    if site != RESID_MID:
+        raise ModelError(f"site must be one of {', '.join(RESID_SITES)}, found {site!r}")
+    if family.architecture not in MID_READERS:
+        raise ModelError(f"{family.architecture}: its blocks have no resid_mid that is known here; read resid_post")
+    return MID_READERS[family.architecture]
 
 
 @contextmanager

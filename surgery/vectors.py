@@ -1,7 +1,7 @@
 """Refusal vectors (RVs): one per layer, the mean difference of activations on harmful and on safe prompts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 KIND = "refusal_vectors"
 _MEANS = ("mean_harmful", "mean_safe")
 _PROJECTIONS = ("projections_harmful", "projections_safe")
+_CORE = ("vectors", *_MEANS, *_PROJECTIONS)
+_EXTRAS = (
+    "split_half_cosine",
+    "scatter_harmful",
+    "scatter_safe",
+    "by_tag",
+    "components",
+    "singular_values",
+    "held_out_harmful",
+    "held_out_safe",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,15 +33,23 @@ class RefusalVectors:
     """Refusal vectors of all layers of one model, with what is needed to judge them.
 
     vectors[i] = mean_harmful[i] - mean_safe[i], the mean taken over prompts of resid_post of block i at the last prompt
-    token (difference of means: Arditi et al. 2024, arXiv:2406.11717, eq. 3).
+    token (difference of means: Arditi et al. 2024, arXiv:2406.11717, eq. 3), unless the header names another estimator,
+    site or position.
 
     Attributes:
         vectors: [n_layers, d_model], float32, not normalized.
-        mean_harmful, mean_safe: [n_layers, d_model], float32; None in a file of another program.
-        projections_harmful, projections_safe: [n_pairs, n_layers], float32: each prompt's resid_post on the unit RV of
+        mean_harmful, mean_safe: [n_layers, d_model], float32, arithmetic means whatever the estimator; None in a file of
+            another program.
+        projections_harmful, projections_safe: [n_pairs, n_layers], float32: each prompt's activation on the unit RV of
             its layer; None in a file of another program.
-        header: provenance: model (ModelInfo as JSON), chat_template_sha256, prompts_sha256, n_pairs, dtype, position,
-            method.
+        header: provenance: model (ModelInfo as JSON), chat_template_sha256, template_options, prompts_sha256, n_pairs,
+            dtype, site, position, readings, tags, estimator, method.
+        extras: more tensors, float32, by name:
+            split_half_cosine [n_splits, n_layers]; scatter_harmful, scatter_safe [n_pairs, n_layers, 2];
+            by_tag [n_tags, n_layers, d_model], in the order of header["tags"];
+            components [n_layers, k, d_model] (orthonormal rows), singular_values [n_layers, k];
+            held_out_harmful, held_out_safe [n_held_out, n_layers], projections of pairs that were not fitted on;
+            `SITE@POSITION/NAME` with NAME as the fields above: the same from another site or token position.
     Raises: ShapeError, ArtifactError (not finite) on construction.
     """
 
@@ -40,6 +59,7 @@ class RefusalVectors:
     projections_harmful: "torch.Tensor | None" = None
     projections_safe: "torch.Tensor | None" = None
     header: Mapping[str, Any] = field(default_factory=dict)
+    extras: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or 0 in self.vectors.shape:
@@ -79,6 +99,47 @@ class RefusalVectors:
             raise ArtifactError(f"the refusal vector of layer {layer} is zero and has no direction")
         return self.vectors[layer] / norm
 
+    def at(self, site: str, position: int) -> "RefusalVectors":
+        """The refusal vectors read at another site or token position of the same prompts.
+
+        Raises: ArtifactError naming the readings that the file holds.
+        """
+        name = f"{site}@{position}"
+        if name == self.header.get("reading"):
+            return self
+        found = {key: self.extras[f"{name}/{key}"] for key in _CORE if f"{name}/{key}" in self.extras}
+        if "vectors" not in found:
+            held = self.header.get("readings") or [self.header.get("reading", "one that is not recorded")]
+            raise ArtifactError(f"no refusal vectors were read at {name}; the file holds {', '.join(held)}")
+        header = {
+            **self.header,
+            "reading": name,
+            "readings": [name],
+            "site": site,
+            "position": f"prompt token {position}",
+        }
+        return RefusalVectors(**found, header=header)
+
+    def of_tag(self, tag: str) -> "RefusalVectors":
+        """The refusal vectors of the pairs of one tier or category, e.g. "tier 2".
+
+        Raises: ArtifactError naming the tags that the file holds.
+        """
+        tags = [entry["tag"] for entry in self.header.get("tags", ())]
+        if tag not in tags or "by_tag" not in self.extras:
+            raise ArtifactError(f"no refusal vectors of {tag!r}; the file holds {', '.join(tags) or 'no tags'}")
+        n_pairs = self.header["tags"][tags.index(tag)]["n_pairs"]
+        header = {**self.header, "tag": tag, "n_pairs": n_pairs, "tags": []}
+        return replace(
+            self,
+            vectors=self.extras["by_tag"][tags.index(tag)].contiguous(),
+            mean_harmful=None,
+            projections_harmful=None,
+            projections_safe=None,
+            header=header,
+            extras={},
+        )
+
     def save(self, path: Path | str, force: bool = False) -> Path:
         """Write as safetensors; see `save_artifact` for errors."""
         return save_artifact(path, KIND, self._tensors(), {**self.header, "n_pairs": self.n_pairs}, force)
@@ -96,24 +157,29 @@ class RefusalVectors:
         """Build from a file's tensors; `what` names the file in errors."""
         if "vectors" not in tensors:
             raise ArtifactError(f"{what}: has no tensor `vectors` (found {shortened(sorted(tensors))})")
-        known = {name: tensors[name] for name in ("vectors", *_MEANS, *_PROJECTIONS) if name in tensors}
+        known = {name: tensor for name, tensor in tensors.items() if name in _CORE or _is_extra(name)}
         for name, tensor in known.items():
             if not tensor.is_floating_point():
                 found = str(tensor.dtype).removeprefix("torch.")
                 raise ArtifactError(f"{what}: {name} must hold floating-point numbers, found {found}")
         try:
-            return cls(**{name: tensor.float() for name, tensor in known.items()}, header=header)
+            core = {name: tensor.float() for name, tensor in known.items() if name in _CORE}
+            return cls(**core, header=header, extras={n: t.float() for n, t in known.items() if n not in _CORE})
         except (ShapeError, ArtifactError) as err:
             raise type(err)(f"{what}: {err}") from err
 
     def _tensors(self) -> dict[str, "torch.Tensor"]:
-        names = ("vectors", *_MEANS, *_PROJECTIONS)
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        core = {name: getattr(self, name) for name in _CORE if getattr(self, name) is not None}
+        return {**core, **self.extras}
 
     def _check_shape(self, name: str, expected: list[int]) -> None:
         tensor = getattr(self, name)
         if tensor is not None and list(tensor.shape) != expected:
             raise ShapeError(f"{name} must have shape {expected}, found {list(tensor.shape)}")
+
+
+def _is_extra(name: str) -> bool:
+    return name in _EXTRAS or ("@" in name and name.rpartition("/")[2] in _CORE)
 
 
 def _check_values(name: str, tensor: "torch.Tensor") -> None:
@@ -122,5 +188,5 @@ def _check_values(name: str, tensor: "torch.Tensor") -> None:
     if tensor.dtype != torch.float32:
         raise ShapeError(f"{name} must be float32, found {str(tensor.dtype).removeprefix('torch.')}")
     if not tensor.isfinite().all():
-        row = int((~tensor.isfinite()).any(dim=1).nonzero()[0])
+        row = int((~tensor.isfinite()).flatten(1).any(dim=1).nonzero()[0])
         raise ArtifactError(f"{name} holds values that are not finite, first in row {row}")

@@ -221,5 +221,5 @@ def test_what_cannot_be_hooked_is_an_error_and_leaves_no_hook():
 
 def test_a_capture_takes_the_last_token():
     capture, resid = Capture(1), torch.arange(12.0).view(1, 3, 4)
-    capture.record(0, resid)
+    capture.record("resid_post", 0, resid)
     assert torch.equal(capture.resid_post()[0], resid[:, 2])

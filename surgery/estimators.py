@@ -1,0 +1,153 @@
+"""Estimators of a refusal vector from the activations of matched prompts at one layer."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from surgery.activations import CHUNK_BYTES, HARMFUL, SAFE, LayerActivations
+
+if TYPE_CHECKING:
+    import torch
+
+N_BLOCKS = 11  # of median-of-means: up to five of them may hold outliers
+TRIM = 0.1  # of winsorized: the share of values pulled in at either end
+_ITERATIONS, _TOLERANCE = 200, 1e-10
+
+
+def group_means(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Mean activation on the harmful and on the safe prompts, each [d_model] float64, summed in float64."""
+    import torch
+
+    harmful, safe = torch.zeros(2, layer.d_model, dtype=torch.float64)
+    for _, harmful_rows, safe_rows in layer.chunks():
+        harmful += harmful_rows.sum(0, dtype=torch.float64)
+        safe += safe_rows.sum(0, dtype=torch.float64)
+    return harmful / layer.n_pairs, safe / layer.n_pairs
+
+
+def mean(layer: LayerActivations) -> "torch.Tensor":
+    """Difference of means, r = mean(harmful) - mean(safe)   (Arditi et al. 2024, arXiv:2406.11717, eq. 3).
+
+    Returns: [d_model], float64.
+    """
+    harmful, safe = group_means(layer)
+    return harmful - safe
+
+
+def median_of_means(layer: LayerActivations, n_blocks: int = N_BLOCKS) -> "torch.Tensor":
+    """Geometric median of the mean paired differences of blocks of pairs.
+
+    r = argmin_m sum_b ||m - mean_{n in b}(harmful_n - safe_n)||   (Minsker 2015, Bernoulli 21(4), arXiv:1308.1334)
+
+    Outliers in fewer than half of the blocks cannot carry it away. It turns with the coordinates, as a median taken
+    coordinate by coordinate does not. Pair n belongs to block n mod n_blocks, so that sorted categories are spread.
+    Returns: [d_model], float64; with as many blocks as pairs the geometric median of the differences.
+    """
+    import torch
+
+    n_blocks = min(n_blocks, layer.n_pairs)
+    sums = torch.zeros(n_blocks, layer.d_model, dtype=torch.float64)
+    for start, harmful, safe in layer.chunks():
+        block = torch.arange(start, start + len(harmful)) % n_blocks
+        sums.index_add_(0, block, harmful.double() - safe.double())
+    counts = torch.bincount(torch.arange(layer.n_pairs) % n_blocks).double()
+    return geometric_median(sums / counts[:, None])
+
+
+def geometric_median(points: "torch.Tensor") -> "torch.Tensor":
+    """The point of least summed distance to the rows, by Weiszfeld's iteration as amended for iterates on a row.
+
+    (Vardi & Zhang 2000, PNAS 97(4), eq. 2.6)
+    Args:
+        points: [n, d_model], float64.
+    Returns: [d_model], float64.
+    """
+    median, scale = points.mean(0), points.abs().max().clamp(min=1e-300)
+    for _ in range(_ITERATIONS):
+        distance = (points - median).norm(dim=1)
+        apart = distance > 1e-12 * scale
+        if not apart.any():
+            return median
+        weights = 1 / distance[apart]
+        target = (weights[:, None] * points[apart]).sum(0) / weights.sum()
+        pull = (weights[:, None] * (points[apart] - median)).sum(0).norm()
+        share = ((~apart).sum() / pull).clamp(max=1) if pull > 0 else 1.0
+        step = (1 - share) * (target - median)
+        median = median + step
+        if step.norm() <= _TOLERANCE * scale:
+            break
+    return median
+
+
+def winsorized(layer: LayerActivations, trim: float = TRIM) -> "torch.Tensor":
+    """Difference of winsorized means, coordinate by coordinate.
+
+    In each group the g = floor(trim * n) smallest values of a coordinate become the next larger one, the g largest the
+    next smaller one, before the mean is taken   (Tukey & McLaughlin 1963, Sankhya A 25(3))
+    Returns: [d_model], float64; the difference of means while g is 0.
+    """
+    import torch
+
+    g, parts = int(trim * layer.n_pairs), []
+    for columns in _column_blocks(layer):
+        groups = [_columns(layer, group, columns).double().sort(dim=0).values for group in (HARMFUL, SAFE)]
+        harmful, safe = (values.clamp(values[g], values[-1 - g]).mean(0) for values in groups)
+        parts.append(harmful - safe)
+    return torch.cat(parts)
+
+
+def svd(layer: LayerActivations) -> "torch.Tensor":
+    """The mean paired difference's part along the leading right singular vector of the paired differences.
+
+    r = (mean(D) . v_1) v_1,  D = U S V^T,  D_n = harmful_n - safe_n, not centred   (uncentred PCA of paired differences:
+    Zou et al. 2023, Representation Engineering, arXiv:2310.01405, section 3.1). Centring D would remove mean(D), which is
+    the refusal vector itself, and leave only how the pairs vary.
+    Returns: [d_model], float64.
+    """
+    direction = singular_directions(layer, 1)[0][0]
+    return (mean(layer) @ direction) * direction
+
+
+def singular_directions(layer: LayerActivations, n_directions: int) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Leading right singular vectors of the paired differences, not centred, and the singular values.
+
+    A QR that takes in a few rows at a time keeps R^T R = D^T D, whose singular vectors are those of D
+    (Demmel et al. 2012, SIAM J. Sci. Comput. 34(1), section 2); memory is at most d_model rows.
+
+    Args:
+        n_directions: at most min(n_pairs, d_model) are given.
+    Returns: ([n_directions, d_model] orthonormal rows, each turned so that the mean difference lies on its positive
+        side; [n_directions] descending), float64.
+    """
+    import torch
+
+    triangle = torch.zeros(0, layer.d_model, dtype=torch.float64)
+    total = torch.zeros(layer.d_model, dtype=torch.float64)
+    for _, harmful, safe in layer.chunks():
+        differences = harmful.double() - safe.double()
+        total += differences.sum(0)
+        triangle = torch.linalg.qr(torch.cat([triangle, differences]), mode="r").R
+    _, values, directions = torch.linalg.svd(triangle, full_matrices=False)
+    directions = directions[:n_directions]
+    sign = torch.where(directions @ total < 0, -1.0, 1.0)
+    return directions * sign[:, None], values[:n_directions]
+
+
+ESTIMATORS: "dict[str, Callable[[LayerActivations], torch.Tensor]]" = {
+    "mean": mean,
+    "median-of-means": median_of_means,
+    "winsorized": winsorized,
+    "svd": svd,
+}
+
+
+def _column_blocks(layer: LayerActivations) -> Iterator[slice]:
+    """Blocks of coordinates whose values over all pairs fit into memory."""
+    width = max(1, 4 * CHUNK_BYTES // (8 * layer.n_pairs))
+    for start in range(0, layer.d_model, width):
+        yield slice(start, min(start + width, layer.d_model))
+
+
+def _columns(layer: LayerActivations, group: int, columns: slice) -> "torch.Tensor":
+    import torch
+
+    return torch.cat([(harmful, safe)[group][:, columns] for _, harmful, safe in layer.chunks()])
