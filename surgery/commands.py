@@ -1,4 +1,4 @@
-"""The offline commands: extract, show, subspace, orthogonalize, verify, organism."""
+"""The offline commands: extract, show, subspace, orthogonalize, adapter, verify, organism."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +13,9 @@ _force = click.option("--force", is_flag=True, help="Replace the output if it is
 _revision = click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
 _allow_other = click.option(
     "--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape."
+)
+_source_layers = click.option(
+    "--source-layer", "--source-layers", "source_layers", help="For refusal vectors: 9, or several (QR): 7-10."
 )
 
 
@@ -157,9 +160,7 @@ def subspace(rvs: Path, layers: str, output: Path, force: bool) -> None:
 @click.command()
 @click.argument("model")
 @click.argument("file", type=PATH)
-@click.option(
-    "--source-layer", "--source-layers", "source_layers", help="For refusal vectors: 9, or several (QR): 7-10."
-)
+@_source_layers
 @click.option("--alpha", type=float, default=1.0, show_default=True, help="1 removes, 0.5 halves, 1.5 over-projects.")
 @click.option("--layers", default="all", show_default=True, help="Decoder blocks to edit.")
 @click.option("--embeddings", is_flag=True, help="Edit the token embeddings too (a tied unembedding stays as it was).")
@@ -192,21 +193,12 @@ def orthogonalize(
       refusal orthogonalize MODEL rvs.safetensors --source-layer 9 -o edited
     """
     from surgery.ablation import check_alpha
-    from surgery.errors import MismatchError
-    from surgery.models import check_same_model, describe_model
     from surgery.orthogonalize import check_output_folder
     from surgery.orthogonalize import orthogonalize as write_checkpoint
-    from surgery.subspace import load_basis
 
     check_alpha(alpha)
     check_output_folder(output, force=force)
-    basis, source = load_basis(file, source_layers)
-    info = describe_model(model, revision)
-    check_same_model(source["header"], info, str(file), allow_other_model)
-    if source["n_layers"] not in (None, info.n_layers):
-        raise MismatchError(
-            f"{file} has RVs of {source['n_layers']} layers but {model} has {info.n_layers}; extract vectors from this model"
-        )
+    info, basis, source = _model_and_basis(model, revision, file, source_layers, allow_other_model)
     with _bar("writing", "B") as progress:
         manifest = write_checkpoint(info, basis, alpha, output, layers, embeddings, force, source, progress)
     click.echo(f"wrote {output}: {len(manifest['tensors'])} tensors edited, {manifest['n_untouched']} untouched")
@@ -214,6 +206,47 @@ def orthogonalize(
         click.echo(f"left out {name}: another copy of the unedited weights")
     if verified:
         _verify(output, None)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("file", type=PATH)
+@_source_layers
+@click.option("--alpha", type=float, default=1.0, show_default=True, help="1 removes, 0.5 halves, 1.5 over-projects.")
+@click.option("--layers", default="all", show_default=True, help="Decoder blocks to edit.")
+@click.option("-o", "--output", type=PATH, required=True, help="The adapter folder to write.")
+@_allow_other
+@_revision
+@_force
+def adapter(
+    model: str,
+    file: Path,
+    source_layers: str | None,
+    alpha: float,
+    layers: str,
+    output: Path,
+    allow_other_model: bool,
+    revision: str | None,
+    force: bool,
+) -> None:
+    """Write a LoRA adapter with the same effect as orthogonalizing MODEL against the subspace in FILE, exactly.
+
+    FILE holds a subspace, or refusal vectors together with --source-layer. The adapter's rank is the subspace's; it is
+    a PEFT adapter of a few MB that PEFT and vLLM load beside the unedited model.
+
+    \b
+    Example:
+      refusal adapter MODEL sub.safetensors --alpha 1.0 -o adapter
+    """
+    from surgery.ablation import check_alpha
+    from surgery.adapter import check_adapter_folder, write_adapter
+
+    check_alpha(alpha)
+    check_adapter_folder(output, force)
+    info, basis, source = _model_and_basis(model, revision, file, source_layers, allow_other_model)
+    with _bar("writing", "module") as progress:
+        manifest = write_adapter(info, basis, alpha, output, layers, force, source, progress)
+    click.echo(f"wrote {output}: rank {manifest['basis']['rank']} on {len(manifest['modules'])} modules")
 
 
 @click.command()
@@ -259,6 +292,24 @@ def organism(name: str, output: Path, retrain: bool, seed: int | None, force: bo
             progress=lambda stage, done, total: progress(done, total, stage),
         )
     click.echo(f"wrote {folder}")
+
+
+def _model_and_basis(
+    model: str, revision: str | None, file: Path, source_layers: str | None, allow_other_model: bool
+) -> tuple[Any, Any, dict[str, Any]]:
+    """(the model's description, the basis, its source), once it is sure that they belong together."""
+    from surgery.errors import MismatchError
+    from surgery.models import check_same_model, describe_model
+    from surgery.subspace import load_basis
+
+    basis, source = load_basis(file, source_layers)
+    info = describe_model(model, revision)
+    check_same_model(source["header"], info, str(file), allow_other_model)
+    if source["n_layers"] not in (None, info.n_layers):
+        raise MismatchError(
+            f"{file} has RVs of {source['n_layers']} layers but {model} has {info.n_layers}; extract vectors from this model"
+        )
+    return info, basis, source
 
 
 def _verify(folder: Path, base: Path | None) -> None:
