@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 HARMFUL, SAFE = 0, 1
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)

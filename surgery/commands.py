@@ -113,23 +113,38 @@ def extract(
 
 @click.command()
 @click.argument("file", type=PATH)
+@click.argument("other", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def show(file: Path, as_json: bool) -> None:
-    """Show what is in FILE: refusal vectors, a subspace, or the folder of an edited checkpoint.
+@click.option("--figures", type=PATH, help="Draw the refusal vectors of FILE into this folder, as SVG and PNG.")
+def show(file: Path, other: Path | None, as_json: bool, figures: Path | None) -> None:
+    """Show what is in FILE: refusal vectors, a subspace, or the folder of an edited checkpoint or adapter.
 
-    For refusal vectors: per layer the norm, Cohen's d of the pairs' projections, and the cosine to the neighbouring
-    layers; --json adds the whole cosine matrix.
+    For refusal vectors: per layer the norm, Cohen's d with its bootstrap interval, AUROC, how well half the pairs
+    reproduce the vector, and the cosine to the neighbouring layers; --json adds the whole cosine matrix. With OTHER,
+    compare two: the cosines of two files of vectors, the principal angles of two subspaces, or how much of each vector
+    lies in a subspace.
 
     \b
-    Example:
-      refusal show rvs.safetensors
+    Examples:
+      refusal show rvs.safetensors --figures figures
+      refusal show sub-a.safetensors sub-b.safetensors
     """
     import json
 
+    from surgery.angles import compare, render_comparison
     from surgery.summary import render, summarize
 
+    if other is not None and figures is not None:
+        raise click.UsageError("--figures draws one file of refusal vectors; leave out OTHER")
+    if other is not None:
+        found = compare(file, other)
+        click.echo(json.dumps(found, indent=1) if as_json else render_comparison(found))
+        return
     summary = summarize(file)
+    drawn = _draw(file, figures) if figures is not None else []
     click.echo(json.dumps(summary, indent=1) if as_json else render(summary))
+    for path in drawn:
+        click.echo(f"wrote {path}", err=True)
 
 
 @click.command()
@@ -333,6 +348,13 @@ def _verify(folder: Path, base: Path | None) -> None:
         click.echo(f"note: {note}")
     if not report.ok:
         raise click.exceptions.Exit(1)
+
+
+def _draw(file: Path, folder: Path) -> list[Path]:
+    from surgery.figures import draw
+    from surgery.vectors import RefusalVectors
+
+    return draw(RefusalVectors.load(file), folder)
 
 
 def _template_option(text: str) -> tuple[str, Any]:

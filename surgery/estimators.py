@@ -142,7 +142,7 @@ ESTIMATORS: "dict[str, Callable[[LayerActivations], torch.Tensor]]" = {
 
 def _column_blocks(layer: LayerActivations) -> Iterator[slice]:
     """Blocks of coordinates whose values over all pairs fit into memory."""
-    width = max(1, 4 * CHUNK_BYTES // (8 * layer.n_pairs))
+    width = max(1, 16 * CHUNK_BYTES // (8 * layer.n_pairs))
     for start in range(0, layer.d_model, width):
         yield slice(start, min(start + width, layer.d_model))
 

@@ -1,5 +1,8 @@
 """How far apart harmful and safe prompts lie along the refusal vectors, and how the vectors relate across layers."""
 
+import math
+from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ArtifactError, ShapeError
@@ -8,8 +11,9 @@ from surgery.vectors import RefusalVectors
 if TYPE_CHECKING:
     import torch
 
+N_RESAMPLES = 2000
 CAVEATS = (
-    "Cohen's d is in-sample: each direction was fitted on the same pairs it is measured on, which inflates it.",
+    "Cohen's d is in-sample: each direction was fitted on the same pairs it is measured on, which inflates it; --held-out pairs do not.",
     "A large d does not show that a layer's direction causes refusals; ablate it to see.",
 )
 
@@ -38,6 +42,73 @@ def cohens_d(harmful: "torch.Tensor", safe: "torch.Tensor") -> "torch.Tensor":
     return d.masked_fill((squares == 0) & (difference == 0), 0.0)
 
 
+def cohens_d_interval(
+    harmful: "torch.Tensor",
+    safe: "torch.Tensor",
+    level: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> "torch.Tensor":
+    """Percentile bootstrap interval of Cohen's d per layer, pairs drawn whole with replacement, the direction held fixed.
+
+    (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13)
+    Args:
+        harmful, safe: [n_pairs, n_layers], row n of both from pair n.
+    Returns: [2, n_layers] float64, low and high; NaN where a resample without variance leaves d undefined.
+    Raises: ShapeError, as `cohens_d`, or when the groups differ in size.
+    """
+    import torch
+
+    cohens_d(harmful, safe)  # its checks
+    if len(harmful) != len(safe):
+        raise ShapeError(f"the bootstrap draws pairs, found {len(harmful)} harmful and {len(safe)} safe prompts")
+    n_pairs = len(harmful)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n_pairs, (n_resamples, n_pairs), generator=generator)
+    counts = torch.zeros(n_resamples, n_pairs, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    centre = (harmful.double().mean(0) + safe.double().mean(0)) / 2
+    groups = [values.double() - centre for values in (harmful, safe)]  # squares of large numbers would cancel
+    means = [counts @ values / n_pairs for values in groups]
+    squares = [counts @ values**2 - n_pairs * mean**2 for values, mean in zip(groups, means, strict=True)]
+    d = (means[0] - means[1]) / ((squares[0] + squares[1]) / (2 * n_pairs - 2)).clamp(min=0).sqrt()
+    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    return torch.quantile(d, tail, dim=0)
+
+
+def auroc(harmful: "torch.Tensor", safe: "torch.Tensor") -> "torch.Tensor":
+    """Chance that a harmful prompt projects farther than a safe one, ties counted half, per layer.
+
+    (Mann-Whitney U over n_h n_s: Hanley & McNeil 1982, Radiology 143(1))
+    Args:
+        harmful, safe: [n, n_layers]; the two n may differ.
+    Returns: [n_layers], float64; 0.5 is no separation, 1 is complete.
+    Raises: ShapeError when a group is empty.
+    """
+    import torch
+
+    if 0 in (*harmful.shape, *safe.shape):
+        raise ShapeError(f"AUROC needs prompts in both groups, found {list(harmful.shape)} and {list(safe.shape)}")
+    ordered = safe.double().T.sort(dim=1).values.contiguous()
+    values = harmful.double().T.contiguous()
+    below = torch.searchsorted(ordered, values, side="left") + torch.searchsorted(ordered, values, side="right")
+    return below.double().mean(1) / (2 * len(safe))
+
+
+def effective_rank(matrix: "torch.Tensor") -> float:
+    """How many directions a set of vectors spreads over: exp of the entropy of the normalized eigenvalues.
+
+    (Roy & Vetterli 2007, EUSIPCO) of a cosine matrix: 1 when all vectors are parallel, n when all are orthogonal.
+    Args:
+        matrix: [n, n], symmetric, positive semi-definite.
+    """
+    import torch
+
+    shares = torch.linalg.eigvalsh(matrix.double()).clamp(min=0)
+    shares = shares / shares.sum()
+    return torch.special.entr(shares).sum().exp().item()
+
+
 def cosine_matrix(vectors: "torch.Tensor") -> "torch.Tensor":
     """Cosine of every pair of rows: [n_layers, d_model] -> [n_layers, n_layers] float64.
 
@@ -61,31 +132,104 @@ def decay_off_diagonal(cosine: "torch.Tensor") -> "torch.Tensor":
 def analysis(rvs: RefusalVectors) -> dict[str, Any]:
     """Per-layer statistics of refusal vectors, in plain JSON types.
 
-    Returns: {n_pairs, n_layers, d_model, cohens_d [n_layers], norms [n_layers], cosine [n_layers][n_layers],
-        cosine_by_distance [n_layers], caveats}. A d that cannot be had (no projections in the file, fewer than two
-        pairs) or is infinite is null, and a caveat says why.
+    Returns: {n_pairs, n_layers, d_model, cohens_d [n_layers], cohens_d_interval [n_layers][2], auroc [n_layers],
+        norms [n_layers], split_half_cosine [n_layers], cosine [n_layers][n_layers], cosine_by_distance [n_layers],
+        effective_rank, held_out {n_pairs, cohens_d, cohens_d_interval, auroc} or null, tags {tag: {n_pairs, norms,
+        cosine_to_all}}, tag_cosine {"tier 1 / tier 2": [n_layers]}, readings {"resid_mid@-2": {cohens_d, norms}},
+        caveats}. What cannot be had (no projections in the file, fewer than two pairs) or is not finite is null, and a
+        caveat says why.
     Raises: ArtifactError when a vector is zero.
     """
     cosine = cosine_matrix(rvs.vectors)
-    d, why = _effect_sizes(rvs)
+    held_out = _held_out(rvs)
     return {
         "n_pairs": rvs.n_pairs,
         "n_layers": rvs.n_layers,
         "d_model": rvs.d_model,
-        "cohens_d": d,
+        **_separation(rvs.projections_harmful, rvs.projections_safe, rvs.n_layers),
         "norms": rvs.vectors.double().norm(dim=1).tolist(),
+        "split_half_cosine": _split_half(rvs),
         "cosine": cosine.tolist(),
         "cosine_by_distance": decay_off_diagonal(cosine).tolist(),
-        "caveats": [*CAVEATS, *why],
+        "effective_rank": effective_rank(cosine),
+        "held_out": held_out,
+        "tags": _tags(rvs),
+        "tag_cosine": _tag_cosine(rvs),
+        "readings": _readings(rvs),
+        "caveats": [*CAVEATS, *_why_missing(rvs)],
     }
 
 
-def _effect_sizes(rvs: RefusalVectors) -> tuple[list[float | None], list[str]]:
+def _separation(harmful: "torch.Tensor | None", safe: "torch.Tensor | None", n_layers: int) -> dict[str, Any]:
+    """d, its interval and AUROC of every layer; null where they cannot be had."""
+    missing = [None] * n_layers
+    if harmful is None or safe is None:
+        return {"cohens_d": missing, "cohens_d_interval": missing, "auroc": missing}
+    if len(harmful) < 2:
+        return {"cohens_d": missing, "cohens_d_interval": missing, "auroc": auroc(harmful, safe).tolist()}
+    ends = [_finite(end) for end in cohens_d_interval(harmful, safe).tolist()]
+    intervals = [None if None in pair else list(pair) for pair in zip(*ends, strict=True)]
+    d = _finite(cohens_d(harmful, safe).tolist())
+    return {"cohens_d": d, "cohens_d_interval": intervals, "auroc": auroc(harmful, safe).tolist()}
+
+
+def _held_out(rvs: RefusalVectors) -> dict[str, Any] | None:
+    harmful, safe = rvs.extras.get("held_out_harmful"), rvs.extras.get("held_out_safe")
+    return None if harmful is None else {"n_pairs": len(harmful), **_separation(harmful, safe, rvs.n_layers)}
+
+
+def _split_half(rvs: RefusalVectors) -> list[float | None]:
+    cosines = rvs.extras.get("split_half_cosine")
+    return [None] * rvs.n_layers if cosines is None else cosines.double().mean(0).tolist()
+
+
+def _tags(rvs: RefusalVectors) -> dict[str, Any]:
+    found = {}
+    for entry, vectors in _tagged(rvs):
+        cosines = _rowwise_cosine(vectors, rvs.vectors)
+        norms = vectors.double().norm(dim=1).tolist()
+        found[entry["tag"]] = {"n_pairs": entry["n_pairs"], "norms": norms, "cosine_to_all": cosines}
+    return found
+
+
+def _tag_cosine(rvs: RefusalVectors) -> dict[str, Any]:
+    """Cosine per layer between the vectors of any two tiers and of any two categories."""
+    return {
+        f"{a['tag']} / {b['tag']}": _rowwise_cosine(first, second)
+        for (a, first), (b, second) in combinations(_tagged(rvs), 2)
+        if a["tag"].split()[0] == b["tag"].split()[0]
+    }
+
+
+def _tagged(rvs: RefusalVectors) -> "list[tuple[Mapping[str, Any], torch.Tensor]]":
+    tags = rvs.header.get("tags") or ()
+    return list(zip(tags, rvs.extras["by_tag"], strict=True)) if "by_tag" in rvs.extras else []
+
+
+def _readings(rvs: RefusalVectors) -> dict[str, Any]:
+    found = {}
+    for name in list(rvs.header.get("readings") or ())[1:]:
+        site, position = name.split("@")
+        other = rvs.at(site, int(position))
+        separation = _separation(other.projections_harmful, other.projections_safe, rvs.n_layers)
+        found[name] = {"cohens_d": separation["cohens_d"], "norms": other.vectors.double().norm(dim=1).tolist()}
+    return found
+
+
+def _rowwise_cosine(a: "torch.Tensor", b: "torch.Tensor") -> list[float | None]:
+    dots, norms = (a.double() * b.double()).sum(1), a.double().norm(dim=1) * b.double().norm(dim=1)
+    return _finite((dots / norms).clamp(-1, 1).tolist())
+
+
+def _finite(values: list[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def _why_missing(rvs: RefusalVectors) -> list[str]:
     if rvs.projections_harmful is None or rvs.projections_safe is None:
-        return [None] * rvs.n_layers, ["The file holds no projections, so there is no Cohen's d."]
+        return ["The file holds no projections, so there is no Cohen's d."]
     if rvs.n_pairs < 2:
-        return [None] * rvs.n_layers, [f"Cohen's d needs at least two pairs; there is {rvs.n_pairs}."]
+        return [f"Cohen's d needs at least two pairs; there is {rvs.n_pairs}."]
     d = cohens_d(rvs.projections_harmful, rvs.projections_safe)
     infinite = (~d.isfinite()).nonzero().flatten().tolist()
-    why = [f"Cohen's d is infinite (no variance within the groups) at layer {infinite}."] if infinite else []
-    return [value if layer not in infinite else None for layer, value in enumerate(d.tolist())], why
+    return [f"Cohen's d is infinite (no variance within the groups) at layer {infinite}."] if infinite else []

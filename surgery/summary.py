@@ -1,6 +1,6 @@
 """What is in a file or folder of ours: as JSON for programs, as a table for people."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,68 @@ def render(summary: Mapping[str, Any]) -> str:
 
 
 def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
-    cosine, n_layers = summary["cosine"], summary["n_layers"]
-    lines = [
-        f"refusal vectors   {n_layers} layers x {summary['d_model']}, {summary['n_pairs']} pairs",
-        *_provenance(summary["header"]),
-        "",
-        f"{'layer':>5} {'norm':>10} {'d':>8} {'cos prev':>9} {'cos next':>9}",
+    held_out = summary["held_out"] or {}
+    columns: list[tuple[str, int, list[Any]]] = [
+        ("norm", 10, [f"{norm:.4g}" for norm in summary["norms"]]),
+        ("d", 8, _texts(summary["cohens_d"])),
+        ("95 % interval", 16, _intervals(summary["cohens_d_interval"])),
+        ("AUROC", 7, _texts(summary["auroc"], 3)),
+        ("halves", 7, _texts(summary["split_half_cosine"], 3)),
+        ("cos prev", 9, ["-", *_texts(summary["cosine"][i + 1][i] for i in range(summary["n_layers"] - 1))]),
+        ("cos next", 9, [*_texts(summary["cosine"][i][i + 1] for i in range(summary["n_layers"] - 1)), "-"]),
     ]
+    if held_out:
+        columns[3:3] = [
+            ("held-out d", 11, _texts(held_out["cohens_d"])),
+            ("95 % interval", 16, _intervals(held_out["cohens_d_interval"])),
+        ]
+    fitted = f"{summary['n_pairs']} pairs" + (f", {held_out['n_pairs']} held out" if held_out else "")
+    return [
+        f"refusal vectors   {summary['n_layers']} layers x {summary['d_model']}, {fitted}",
+        *_provenance(summary["header"]),
+        f"effective rank    {summary['effective_rank']:.2f} of {summary['n_layers']} (1: one direction in all layers)",
+        "",
+        *_table(columns, summary["n_layers"]),
+        *_tag_lines(summary),
+        *_reading_lines(summary),
+        "",
+        *(f"note: {caveat}" for caveat in summary["caveats"]),
+    ]
+
+
+def _table(columns: list[tuple[str, int, list[Any]]], n_layers: int) -> list[str]:
+    lines = [" ".join([f"{'layer':>5}", *(f"{name:>{width}}" for name, width, _ in columns)])]
     for layer in range(n_layers):
-        previous = cosine[layer][layer - 1] if layer > 0 else None
-        following = cosine[layer][layer + 1] if layer + 1 < n_layers else None
-        lines.append(
-            f"{layer:>5} {summary['norms'][layer]:>10.4g} {_number(summary['cohens_d'][layer], 8)} "
-            f"{_number(previous, 9)} {_number(following, 9)}"
-        )
-    return [*lines, "", *(f"note: {caveat}" for caveat in summary["caveats"])]
+        lines.append(" ".join([f"{layer:>5}", *(f"{cells[layer]:>{width}}" for _, width, cells in columns)]))
+    return lines
+
+
+def _tag_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Cosine between tiers and between categories, averaged over layers, and the least."""
+    if not summary["tag_cosine"]:
+        return []
+    lines = ["", "cosine between the vectors of (mean over layers, least)"]
+    for name, cosines in summary["tag_cosine"].items():
+        known = [value for value in cosines if value is not None]
+        lines.append(f"  {name:<44} {sum(known) / len(known):6.3f} {min(known):6.3f}" if known else f"  {name:<44} -")
+    return lines
+
+
+def _reading_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The largest d of every other site and position."""
+    lines = ["", "read elsewhere     largest d, layer"] if summary["readings"] else []
+    for name, reading in summary["readings"].items():
+        known = [(d, layer) for layer, d in enumerate(reading["cohens_d"]) if d is not None]
+        lines.append(f"  {name:<16} {max(known)[0]:>9.2f}  {max(known)[1]:>5}" if known else f"  {name:<16} -")
+    return lines
+
+
+def _texts(values: Iterable[float | None], n_places: int = 2) -> list[str]:
+    return ["-" if value is None else f"{value:.{n_places}f}" for value in values]
+
+
+def _intervals(intervals: Iterable[Sequence[float] | None]) -> list[str]:
+    return ["-" if ends is None else f"{ends[0]:.2f} .. {ends[1]:.2f}" for ends in intervals]
 
 
 def _subspace_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -109,9 +156,5 @@ def _provenance(header: Mapping[str, Any]) -> list[str]:
     lines = [f"model             {model.get('model', 'not recorded')}"]
     if model:
         lines.append(f"fingerprint       {model['fingerprint'][:16]}")
-    lines += [f"{key:<17} {header[key]}" for key in ("method", "position", "dtype", "seed") if key in header]
+    lines += [f"{key:<17} {header[key]}" for key in ("method", "site", "position", "dtype", "seed") if key in header]
     return lines
-
-
-def _number(value: float | None, width: int) -> str:
-    return "-".rjust(width) if value is None else f"{value:>{width}.2f}"

@@ -87,7 +87,7 @@ def test_reading_in_pieces_gives_what_reading_at_once_gives(monkeypatch):
     layer = LayerActivations.of(*planted()[:2])
     whole = {name: estimate(layer) for name, estimate in ESTIMATORS.items()}
     monkeypatch.setattr("surgery.activations.CHUNK_BYTES", 4 * D_MODEL * 7)
-    monkeypatch.setattr("surgery.estimators.CHUNK_BYTES", 8 * N_PAIRS * 5 // 4)  # five coordinates at a time
+    monkeypatch.setattr("surgery.estimators.CHUNK_BYTES", 8 * N_PAIRS * 5 // 16)  # five coordinates at a time
     for name, estimate in ESTIMATORS.items():
         assert torch.allclose(estimate(layer), whole[name], atol=1e-6), name
 
