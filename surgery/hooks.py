@@ -84,7 +84,7 @@ def captured(
     Right-padded batches are not for it: the last positions must be tokens.
     Raises: ModelError when the model has no such blocks, or blocks without the site asked for.
     """
-    blocks = _submodule(model, family.layers)
+    blocks = submodule(model, family.layers)
     capture = Capture(len(blocks), sites, n_positions)
     handles: list[Any] = []
     with _removing(handles):
@@ -98,7 +98,7 @@ def _reading(capture: Capture, site: str, layer: int, block: Any, family: Family
     """Hook one block for one site; the hook's handle."""
     if site == RESID_POST:
         return block.register_forward_hook(lambda _module, _args, output: capture.record(site, layer, _resid(output)))
-    module = block if site == RESID_PRE else _submodule(block, _mid_reader(family, site))
+    module = block if site == RESID_PRE else submodule(block, _mid_reader(family, site))
     return module.register_forward_pre_hook(
         lambda _module, args, kwargs: capture.record(site, layer, args[0] if args else kwargs["hidden_states"]),
         with_kwargs=True,
@@ -137,7 +137,7 @@ def ablated(
     check_alpha(alpha)
     check_orthonormal(basis)
     modules = _sites(model, layers, site)
-    _check_width(model, basis)
+    check_width(model, basis)
     handles = [module.register_forward_hook(_ablating(basis, offset, alpha)) for module in modules]
     with _removing(handles):
         yield len(handles)
@@ -147,9 +147,9 @@ def _sites(model: "torch.nn.Module", layers: LayerSpec, site: str) -> list["torc
     if site not in SITES:
         raise ModelError(f"site must be one of {', '.join(SITES)}, found {site!r}")
     family = family_of(type(model).__name__)
-    chosen = parse_layers(layers, len(_submodule(model, family.layers)))
+    chosen = parse_layers(layers, len(submodule(model, family.layers)))
     names = family.writers(chosen) if site == "writes" else [family.block(layer) for layer in chosen]
-    return [_submodule(model, name) for name in names]
+    return [submodule(model, name) for name in names]
 
 
 def _ablating(basis: "torch.Tensor", offset: "torch.Tensor | None", alpha: float) -> Callable[..., Any]:
@@ -170,13 +170,15 @@ def _resid(output: Any) -> "torch.Tensor":
     return output[0] if isinstance(output, tuple) else output
 
 
-def _check_width(model: "torch.nn.Module", basis: "torch.Tensor") -> None:
+def check_width(model: "torch.nn.Module", basis: "torch.Tensor") -> None:
+    """Check that a basis fits a model. Raises: ShapeError."""
     d_model = model.config.get_text_config().hidden_size
     if basis.shape[1] != d_model:
         raise ShapeError(f"basis has d_model {basis.shape[1]} but {type(model).__name__} has {d_model}")
 
 
-def _submodule(model: "torch.nn.Module", name: str) -> Any:
+def submodule(model: "torch.nn.Module", name: str) -> Any:
+    """A part of a model by its name. Raises: ModelError when there is none."""
     try:
         return model.get_submodule(name)
     except AttributeError as err:

@@ -102,12 +102,8 @@ def write_edited(edit: Edit, basis: "torch.Tensor", alpha: float, target: Binary
     digest = hashlib.sha256()
     squares_before = squares_after = 0.0
     for buffer, rows in pieces(edit):
-        for chunk in rows.split(_CHUNK):
-            wide = chunk.float()
-            coordinates = wide @ basis.T
-            squares_before += coordinates.double().square().sum().item()
-            chunk.copy_(wide.addmm_(coordinates, basis, alpha=-alpha))
-            squares_after += component(chunk, basis).square().sum().item()
+        before, after = edit_rows(rows, basis, alpha)
+        squares_before, squares_after = squares_before + before, squares_after + after
         digest.update(buffer)
         target.write(buffer)
     tensor = edit.tensor
@@ -125,6 +121,24 @@ def write_edited(edit: Edit, basis: "torch.Tensor", alpha: float, target: Binary
         component_after=squares_after**0.5,
         sha256=digest.hexdigest(),
     )
+
+
+def edit_rows(rows: "torch.Tensor", basis: "torch.Tensor", alpha: float) -> tuple[float, float]:
+    """Edit output vectors in place: w' = w - alpha * (w B^T) B, in float32, rounded once.
+
+    Args:
+        rows: [n, d_model], a view of a weight in any layout.
+        basis: [rank, d_model], float32, on the same device.
+    Returns: sums of squared coordinates in the subspace, before the edit and after it as stored.
+    """
+    squares_before = squares_after = 0.0
+    for chunk in rows.split(_CHUNK):
+        wide = chunk.float()
+        coordinates = wide @ basis.T
+        squares_before += coordinates.double().square().sum().item()
+        chunk.copy_(wide.addmm_(coordinates, basis, alpha=-alpha))
+        squares_after += component(chunk, basis).square().sum().item()
+    return squares_before, squares_after
 
 
 def pieces(edit: Edit) -> Iterator[tuple[bytearray, "torch.Tensor"]]:

@@ -1,0 +1,104 @@
+"""A loaded model whose weights are orthogonalized for a while, and then exactly what they were."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from surgery.ablation import check_alpha
+from surgery.errors import ModelError
+from surgery.families import IN_OUT, Family, family_of
+from surgery.hooks import check_width, submodule
+from surgery.layers import LayerSpec, parse_layers
+from surgery.subspace import check_orthonormal
+from surgery.weights import edit_rows
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
+
+
+@contextmanager
+def orthogonalized(
+    model: "torch.nn.Module",
+    basis: "torch.Tensor",
+    alpha: float = 1.0,
+    layers: LayerSpec = "all",
+    embeddings: bool = False,
+) -> Iterator[int]:
+    """Orthogonalize a loaded transformers model in place while the context lasts; yields the number of tensors edited.
+
+    W' = W - alpha * Q^T (Q W), as `surgery.orthogonalize` writes it. On exit every weight has its old bits again, after
+    an exception too. Copies of the edited weights are kept meanwhile, on their device.
+
+    Args:
+        basis: [rank, d_model], float32, orthonormal rows.
+        embeddings: edit the token embedding too. A tied unembedding keeps the original values and is tied again on exit.
+    Raises: ModelError (unknown architecture, a module missing, weights quantized or not in memory), ShapeError,
+        AlphaError, LayerRangeError, ArtifactError (basis not orthonormal).
+    """
+    check_alpha(alpha)
+    check_orthonormal(basis)
+    check_width(model, basis)
+    family = family_of(type(model).__name__)
+    edits = _parameters(model, family, parse_layers(layers, len(submodule(model, family.layers))), embeddings)
+    for name, (parameter, _) in edits.items():
+        _check_editable(name, parameter)
+    with _untied(model, family) if embeddings else nullcontext():
+        originals = [(parameter, parameter.detach().clone()) for parameter, _ in edits.values()]
+        try:
+            for name, (parameter, output_axis) in edits.items():
+                _edit(name, parameter, output_axis, basis, alpha)
+            yield len(edits)
+        finally:
+            for parameter, original in originals:
+                parameter.data.copy_(original)
+
+
+def _parameters(
+    model: "torch.nn.Module", family: Family, layers: tuple[int, ...], embeddings: bool
+) -> "dict[str, tuple[torch.nn.Parameter, int]]":
+    """Name -> (parameter, axis that runs along the residual stream) of everything to edit."""
+    axis = 1 if family.weight_layout == IN_OUT else 0
+    found = {}
+    for name in family.writers(layers):
+        module = submodule(model, name)
+        found[f"{name}.weight"] = (module.weight, axis)
+        if getattr(module, "bias", None) is not None:
+            found[f"{name}.bias"] = (module.bias, 0)
+    if embeddings:
+        found[f"{family.embedding}.weight"] = (submodule(model, family.embedding).weight, 1)
+    return found
+
+
+def _check_editable(name: str, parameter: "torch.nn.Parameter") -> None:
+    if str(parameter.dtype) not in _DTYPES:
+        raise ModelError(f"{name} is {parameter.dtype}; only float32, bfloat16 and float16 weights can be edited")
+    if parameter.is_meta:
+        raise ModelError(f"{name} is not in memory (offloaded); load the model without offloading, or edit its files")
+
+
+def _edit(name: str, parameter: "torch.nn.Parameter", output_axis: int, basis: "torch.Tensor", alpha: float) -> None:
+    values = parameter.data
+    rows = values.unsqueeze(0) if values.ndim == 1 else (values.T if output_axis == 0 else values)
+    if alpha != 0:
+        edit_rows(rows, basis.to(values.device), alpha)
+    if not values.isfinite().all():
+        raise ModelError(f"{name} holds values that are not finite, in the model or after an edit with alpha {alpha:g}")
+
+
+@contextmanager
+def _untied(model: "torch.nn.Module", family: Family) -> Iterator[None]:
+    """Give a tied unembedding a copy of its own while the context lasts."""
+    import torch
+
+    head, embedding = submodule(model, family.unembedding), submodule(model, family.embedding)
+    shared = head.weight
+    if shared is not embedding.weight:
+        yield
+        return
+    head.weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
+    try:
+        yield
+    finally:
+        head.weight = shared
