@@ -8,6 +8,7 @@ from importlib import import_module
 import click
 
 COMMANDS = {
+    "prompts": "surgery.prompt_commands",
     "extract": "surgery.commands",
     "show": "surgery.commands",
     "subspace": "surgery.commands",

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from surgery.prompt_commands import SOURCE_HELP, say_origin
+
 PATH = click.Path(path_type=Path)
 
 
@@ -13,8 +15,8 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that every generating command shares."""
     for option in reversed(
         [
-            click.option("--prompts", type=PATH, required=True, help="Harmful prompts, JSONL."),
-            click.option("--safe-prompts", type=PATH, help="Safe prompts answered beside them, JSONL."),
+            click.option("--prompts", metavar="SOURCE", required=True, help=f"Harmful prompts: {SOURCE_HELP}"),
+            click.option("--safe-prompts", metavar="SOURCE", help="Safe prompts answered beside them, likewise."),
             click.option(
                 "-o",
                 "--output",
@@ -149,8 +151,8 @@ def _run(
     out: Path,
     add_conditions: Callable[[Any, Any], None],
     *,
-    prompts: Path,
-    safe_prompts: Path | None,
+    prompts: str,
+    safe_prompts: str | None,
     checkpoints: tuple[Path, ...],
     max_tokens: int,
     temperature: float,
@@ -174,7 +176,7 @@ def _run(
     from vllm_refusal.engine import EngineOptions, Sampling
 
     files = {"harmful": prompts} | ({"safe": safe_prompts} if safe_prompts else {})
-    sets = {name: load_prompts(path)[:limit] for name, path in files.items()}
+    sets = {role: say_origin(load_prompts(source, role))[:limit] for role, source in files.items()}
     info = describe_model(model, revision)
     builder = PlanBuilder(info.n_layers, info.d_model)
     add_conditions(builder, info)

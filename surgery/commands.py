@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from surgery.prompt_commands import SOURCE_HELP, say_origin
+
 PATH = click.Path(path_type=Path)
 SITES = ("resid_pre", "resid_mid", "resid_post")
 _force = click.option("--force", is_flag=True, help="Replace the output if it is already there.")
@@ -21,7 +23,7 @@ _source_layers = click.option(
 
 @click.command()
 @click.argument("model")
-@click.option("--pairs", type=PATH, required=True, help='JSONL: {"id", "harmful", "safe", "category", "tier"} a line.')
+@click.option("--pairs", metavar="SOURCE", required=True, help=f"Matched pairs: {SOURCE_HELP}")
 @click.option("-o", "--output", type=PATH, required=True, help="The refusal-vector file to write (.safetensors).")
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
@@ -29,7 +31,9 @@ _source_layers = click.option(
 @click.option(
     "--device-map", help='Placement, as in transformers, e.g. "auto". Default: the GPU if there is one, else CPU.'
 )
-@click.option("--site", type=click.Choice(SITES), default="resid_post", show_default=True, help="Where vectors are read.")
+@click.option(
+    "--site", type=click.Choice(SITES), default="resid_post", show_default=True, help="Where vectors are read."
+)
 @click.option("--position", type=int, default=-1, show_default=True, help="Token read; -1 is the last of the prompt.")
 @click.option("--sites", type=click.Choice([*SITES, "all"]), multiple=True, help="Keep vectors of more sites too.")
 @click.option("--positions", default="", help='Keep more end-of-instruction tokens too: "all", or "-3,-1".')
@@ -43,13 +47,17 @@ _source_layers = click.option(
 @click.option("--components", type=click.IntRange(min=0), default=0, help="Keep this many singular directions a layer.")
 @click.option("--template-option", "options", multiple=True, help="Of the chat template, e.g. enable_thinking=false.")
 @click.option("--batched", is_flag=True, help="Run prompts of equal token length together: no padding, much faster.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="With --batched: at most.")
-@click.option("--held-out", type=PATH, help="Pairs that are not fitted on, only projected, for an honest Cohen's d.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="With --batched: at most."
+)
+@click.option(
+    "--held-out", metavar="SOURCE", help="Pairs that are not fitted on, only projected, for an honest Cohen's d."
+)
 @_revision
 @_force
 def extract(
     model: str,
-    pairs: Path,
+    pairs: str,
     output: Path,
     dtype: str,
     device_map: str | None,
@@ -62,7 +70,7 @@ def extract(
     options: tuple[str, ...],
     batched: bool,
     batch_size: int,
-    held_out: Path | None,
+    held_out: str | None,
     revision: str | None,
     force: bool,
 ) -> None:
@@ -74,7 +82,7 @@ def extract(
     \b
     Examples:
       refusal extract meta-llama/Llama-3.2-1B-Instruct --pairs pairs.jsonl -o rvs.safetensors
-      refusal extract MODEL --pairs pairs.jsonl --held-out test.jsonl --positions all --batched -o rvs.safetensors
+      refusal extract MODEL --pairs builtin --held-out builtin --positions all --batched -o rvs.safetensors
       refusal extract Qwen/Qwen3-1.7B --pairs pairs.jsonl --template-option enable_thinking=false -o rvs.safetensors
     """
     from surgery.artifacts import check_output_file
@@ -87,7 +95,7 @@ def extract(
     from surgery.summary import render, summarize
 
     check_output_file(output, force)
-    loaded = load_pairs(pairs)
+    loaded = say_origin(load_pairs(pairs))
     plan = Plan(
         site=site,
         position=position,
@@ -97,7 +105,7 @@ def extract(
         n_components=components,
         batch_size=batch_size if batched else 1,
         template_options=dict(map(_template_option, options)),
-        held_out=load_pairs(held_out) if held_out else (),
+        held_out=say_origin(load_pairs(held_out, "evaluation")) if held_out else (),
         folder=output.parent,
     )
     info = describe_model(model, revision)
@@ -150,14 +158,38 @@ def show(file: Path, other: Path | None, as_json: bool, figures: Path | None) ->
 @click.command()
 @click.argument("rvs", type=PATH)
 @click.option("--layers", required=True, help="Layers whose refusal vectors span it: 7-10, or 3,5,7-9, or all.")
+@click.option("--projected", "projection", flag_value="projected", help="Leave out what lies along the harmless mean.")
+@click.option(
+    "--biprojected", "projection", flag_value="biprojected", help="The same for the harmless means of all layers."
+)
+@click.option("--affine", is_flag=True, help="Move to the safe prompts' mean instead of to zero; at run time only.")
+@click.option("--reference-layer", type=int, help="With --affine: the layer of that mean. Default: the source layer.")
+@click.option(
+    "--components", type=click.IntRange(min=0), default=0, help="Singular directions a layer, not the vectors."
+)
+@click.option("--reading", help="Vectors of another site and token, as extracted: resid_mid@-2.")
+@click.option("--tag", help='Vectors of one tier or category: "tier 2".')
 @click.option("-o", "--output", type=PATH, required=True, help="The subspace file to write (.safetensors).")
 @_force
-def subspace(rvs: Path, layers: str, output: Path, force: bool) -> None:
+def subspace(
+    rvs: Path,
+    layers: str,
+    projection: str | None,
+    affine: bool,
+    reference_layer: int | None,
+    components: int,
+    reading: str | None,
+    tag: str | None,
+    output: Path,
+    force: bool,
+) -> None:
     """Make an orthonormal basis (QR) of the refusal vectors of several layers of the file RVS.
 
     \b
-    Example:
+    Examples:
       refusal subspace rvs.safetensors --layers 7-10 -o sub.safetensors
+      refusal subspace rvs.safetensors --layers 9 --projected -o projected.safetensors
+      refusal subspace rvs.safetensors --layers 9 --affine -o affine.safetensors
     """
     from dataclasses import replace
 
@@ -166,8 +198,17 @@ def subspace(rvs: Path, layers: str, output: Path, force: bool) -> None:
     from surgery.summary import render, summarize
     from surgery.vectors import RefusalVectors
 
+    if reference_layer is not None and not affine:
+        raise click.UsageError("--reference-layer belongs to --affine")
     check_output_file(output, force)
-    made = Subspace.from_vectors(RefusalVectors.load(rvs), layers)
+    chosen = RefusalVectors.load(rvs)
+    chosen = chosen.at(*_site_and_position(reading)) if reading else chosen
+    chosen = chosen.of_tag(tag) if tag else chosen
+    made = Subspace.from_vectors(chosen, layers, projection, components)
+    if affine and reference_layer is None and len(made.source_layers) > 1:
+        raise click.UsageError("--affine with several layers needs --reference-layer, the one it will be applied at")
+    if affine:
+        made = made.towards(chosen, made.source_layers[0] if reference_layer is None else reference_layer)
     replace(made, header={**made.header, "source_sha256": file_sha256(rvs)}).save(output, force)
     click.echo(f"wrote {output}\n\n{render(summarize(output))}")
 
@@ -348,6 +389,13 @@ def _verify(folder: Path, base: Path | None) -> None:
         click.echo(f"note: {note}")
     if not report.ok:
         raise click.exceptions.Exit(1)
+
+
+def _site_and_position(reading: str) -> tuple[str, int]:
+    site, at, position = reading.partition("@")
+    if site not in SITES or not at or not position.removeprefix("-").isdigit():
+        raise click.UsageError(f"--reading {reading!r}: expected site@position, e.g. resid_mid@-2")
+    return site, int(position)
 
 
 def _draw(file: Path, folder: Path) -> list[Path]:

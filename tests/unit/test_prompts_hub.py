@@ -1,0 +1,189 @@
+"""Prompts of Hugging Face datasets: from the cache while offline, from a hub, and one line for every refusal."""
+
+import http.server
+import json
+import threading
+
+import pytest
+
+from surgery.errors import PromptFileError
+from surgery.prompts import load_pairs, load_prompts, load_set
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CARD = """---
+configs:
+- config_name: behaviors
+  data_files:
+  - split: harmful
+    path: "data/harmful-*.csv"
+  - split: benign
+    path: [data/benign.csv]
+- config_name: comparison
+  data_files:
+  - split: test
+    path: data/comparison.csv
+---
+A dataset.
+"""
+FILES = {
+    "README.md": CARD,
+    "data/harmful-behaviors.csv": "Index,Goal,Behavior,Category\n0,Steal it,b,Theft\n1,Burn it,b,Arson\n",
+    "data/benign.csv": "Index,Goal,Behavior,Category\n0,Buy it,b,Theft\n1,Cool it,b,Arson\n",
+    "data/comparison.csv": "prompt\nWhat now?\n",
+}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty cache, offline."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_XET_CACHE", str(tmp_path / "xet"))
+    return tmp_path
+
+
+@pytest.fixture
+def cached(hub):
+    """Puts a dataset into the cache, as a download would."""
+
+    def cached(name="team/set", files=FILES):
+        folder = hub / f"datasets--{name.replace('/', '--')}"
+        for file, text in files.items():
+            path = folder / "snapshots" / COMMIT / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text(COMMIT)
+
+    return cached
+
+
+def fault(load, source, *arguments):
+    with pytest.raises(PromptFileError) as caught:
+        load(source, *arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_splits_that_a_card_declares_make_pairs(cached):
+    cached()
+    pairs = load_pairs("hf:team/set:behaviors")
+    assert [(p.id, p.harmful, p.safe) for p in pairs] == [("0", "Steal it", "Buy it"), ("1", "Burn it", "Cool it")]
+    assert pairs.revision == COMMIT and set(dict(pairs.files)) == {"harmful-behaviors.csv", "benign.csv"}
+    assert load_set("hf:team/set:behaviors").are_pairs
+
+
+def test_prompts_take_the_split_of_their_role_or_the_one_named(cached):
+    cached()
+    assert [p.prompt for p in load_prompts("hf:team/set:behaviors", "harmful")] == ["Steal it", "Burn it"]
+    assert [p.prompt for p in load_prompts("hf:team/set:behaviors", "safe")] == ["Buy it", "Cool it"]
+    assert [p.prompt for p in load_prompts("hf:team/set:benign", "harmful")] == ["Buy it", "Cool it"]
+    assert [p.prompt for p in load_prompts("hf:team/set:comparison:test")] == ["What now?"]
+    assert [p.prompt for p in load_prompts(f"hf:team/set@{COMMIT}:comparison")] == ["What now?"]
+
+
+def test_what_is_left_open_or_unknown_is_listed(cached):
+    cached()
+    assert "behaviors: harmful, benign; comparison: test" in fault(load_pairs, "hf:team/set")
+    assert "benign, harmful" in fault(load_prompts, "hf:team/set:behaviors")
+    assert "behaviors: harmful, benign" in fault(load_prompts, "hf:team/set:train")
+    assert "benign, harmful" in fault(load_prompts, "hf:team/set:behaviors:train")
+
+
+def test_without_a_declaration_the_names_of_the_files_say_the_splits(cached):
+    shard = '{"prompt": "What now?"}\n{"prompt": "What then?"}\n'
+    cached(
+        files={
+            "data/train-00000-of-00002.jsonl": shard,
+            "data/train-00001-of-00002.jsonl": shard,
+            "data/test-00000-of-00001.jsonl": shard,
+            "extra/test.csv": "prompt\nWhy?\n",
+            "dataset_infos.json": "{}",
+        }
+    )
+    train = load_prompts("hf:team/set:default:train")
+    assert [p.id for p in train] == ["1", "2", "3", "4"] and len(train.files) == 2
+    assert len(load_prompts("hf:team/set:extra")) == 1
+    assert "default: test, train; extra: test" in fault(load_prompts, "hf:team/set:test")
+
+
+def test_half_of_a_split_in_the_cache_is_not_the_split(cached):
+    cached(files={"data/train-00001-of-00002.jsonl": '{"prompt": "What then?"}'})
+    assert "not in the cache: data/train-00000-of-00002.jsonl" in fault(load_prompts, "hf:team/set")
+
+
+def test_offline_faults_say_so(hub, cached):
+    assert "not in the cache, and HF_HUB_OFFLINE is set" in fault(load_prompts, "hf:team/none")
+    assert "expected hf:ORG/NAME" in fault(load_prompts, "hf:")
+    assert "expected hf:ORG/NAME" in fault(load_prompts, "hf:a/b/c")
+    cached("team/half", {"README.md": CARD})
+    assert "has no CSV, JSON or Parquet files" in fault(load_prompts, "hf:team/half:comparison")
+
+
+# ---------------------------------------------------------------- a hub of our own
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's interface as a download needs; datasets other than team/set are refused."""
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        if "team/gated" in path:
+            return self.answer(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
+        if not path.startswith(("/api/datasets/team/set/", "/datasets/team/set/")):
+            return self.answer(401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository Not Found"})
+        if "/revision/" in path and not path.endswith(("main", COMMIT)):
+            return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
+        if path.startswith("/api/"):
+            siblings = [{"rfilename": name} for name in FILES]
+            tree = [{"type": "file", "path": name, "oid": "0" * 40, "size": len(FILES[name])} for name in FILES]
+            record = tree if "/tree/" in path else {"id": "team/set", "sha": COMMIT, "siblings": siblings}
+            return self.answer(200, json.dumps(record).encode())
+        name = path.split(f"/resolve/{COMMIT}/")[1]
+        return self.answer(200, FILES[name].encode(), {"X-Repo-Commit": COMMIT, "ETag": f'"{name.replace("/", "-")}"'})
+
+    do_HEAD = do_GET
+
+    def answer(self, status, body, headers=None):
+        self.server.asked.append(self.path)
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def online(hub, monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_dataset_is_downloaded_and_only_the_files_of_its_split(online, monkeypatch):
+    assert [p.harmful for p in load_pairs("hf:team/set:behaviors")] == ["Steal it", "Burn it"]
+    assert not any("comparison.csv" in path for path in online.asked)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert len(load_pairs("hf:team/set:behaviors")) == 2  # from the cache
+    assert "of what is in the cache: HF_HUB_OFFLINE is set" in fault(load_prompts, "hf:team/set:comparison")
+
+
+def test_a_hub_that_refuses_is_one_line_with_what_to_do(online):
+    assert "access is gated; accept its terms" in fault(load_prompts, "hf:team/gated")
+    assert "no such public dataset" in fault(load_prompts, "hf:team/other")
+    assert "has no revision 'v9'" in fault(load_prompts, "hf:team/set@v9")
+    online.shutdown()
+    online.server_close()
+    assert "cannot be reached" in fault(load_prompts, "hf:team/unseen")
