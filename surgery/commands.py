@@ -158,14 +158,38 @@ def show(file: Path, other: Path | None, as_json: bool, figures: Path | None) ->
 @click.command()
 @click.argument("rvs", type=PATH)
 @click.option("--layers", required=True, help="Layers whose refusal vectors span it: 7-10, or 3,5,7-9, or all.")
+@click.option("--projected", "projection", flag_value="projected", help="Leave out what lies along the harmless mean.")
+@click.option(
+    "--biprojected", "projection", flag_value="biprojected", help="The same for the harmless means of all layers."
+)
+@click.option("--affine", is_flag=True, help="Move to the safe prompts' mean instead of to zero; at run time only.")
+@click.option("--reference-layer", type=int, help="With --affine: the layer of that mean. Default: the source layer.")
+@click.option(
+    "--components", type=click.IntRange(min=0), default=0, help="Singular directions a layer, not the vectors."
+)
+@click.option("--reading", help="Vectors of another site and token, as extracted: resid_mid@-2.")
+@click.option("--tag", help='Vectors of one tier or category: "tier 2".')
 @click.option("-o", "--output", type=PATH, required=True, help="The subspace file to write (.safetensors).")
 @_force
-def subspace(rvs: Path, layers: str, output: Path, force: bool) -> None:
+def subspace(
+    rvs: Path,
+    layers: str,
+    projection: str | None,
+    affine: bool,
+    reference_layer: int | None,
+    components: int,
+    reading: str | None,
+    tag: str | None,
+    output: Path,
+    force: bool,
+) -> None:
     """Make an orthonormal basis (QR) of the refusal vectors of several layers of the file RVS.
 
     \b
-    Example:
+    Examples:
       refusal subspace rvs.safetensors --layers 7-10 -o sub.safetensors
+      refusal subspace rvs.safetensors --layers 9 --projected -o projected.safetensors
+      refusal subspace rvs.safetensors --layers 9 --affine -o affine.safetensors
     """
     from dataclasses import replace
 
@@ -174,8 +198,17 @@ def subspace(rvs: Path, layers: str, output: Path, force: bool) -> None:
     from surgery.summary import render, summarize
     from surgery.vectors import RefusalVectors
 
+    if reference_layer is not None and not affine:
+        raise click.UsageError("--reference-layer belongs to --affine")
     check_output_file(output, force)
-    made = Subspace.from_vectors(RefusalVectors.load(rvs), layers)
+    chosen = RefusalVectors.load(rvs)
+    chosen = chosen.at(*_site_and_position(reading)) if reading else chosen
+    chosen = chosen.of_tag(tag) if tag else chosen
+    made = Subspace.from_vectors(chosen, layers, projection, components)
+    if affine and reference_layer is None and len(made.source_layers) > 1:
+        raise click.UsageError("--affine with several layers needs --reference-layer, the one it will be applied at")
+    if affine:
+        made = made.towards(chosen, made.source_layers[0] if reference_layer is None else reference_layer)
     replace(made, header={**made.header, "source_sha256": file_sha256(rvs)}).save(output, force)
     click.echo(f"wrote {output}\n\n{render(summarize(output))}")
 
@@ -356,6 +389,13 @@ def _verify(folder: Path, base: Path | None) -> None:
         click.echo(f"note: {note}")
     if not report.ok:
         raise click.exceptions.Exit(1)
+
+
+def _site_and_position(reading: str) -> tuple[str, int]:
+    site, at, position = reading.partition("@")
+    if site not in SITES or not at or not position.removeprefix("-").isdigit():
+        raise click.UsageError(f"--reading {reading!r}: expected site@position, e.g. resid_mid@-2")
+    return site, int(position)
 
 
 def _draw(file: Path, folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Subspaces of the residual stream, as orthonormal bases."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 KIND = "subspace"
+PROJECTIONS = ("projected", "biprojected")
 RANK_TOLERANCE = 1e-4  # of a unit vector, left after the earlier ones: below it float32 noise decides the direction
 ORTHONORMAL_TOLERANCE = 1e-4  # a float32 QR stays below 1e-5; anything above is not a basis
 
@@ -27,15 +28,19 @@ class Subspace:
         basis: [rank, d_model], float32, orthonormal rows.
         source_layers: the decoder blocks whose RVs span it; empty for a random one.
         header: provenance: model (ModelInfo as JSON) and how the basis was made.
+        offset: [rank], float32: coordinates of the reference point that an affine ablation moves to; None for zero.
     Raises: ShapeError, ArtifactError (rows not orthonormal) on construction.
     """
 
     basis: "torch.Tensor"
     source_layers: tuple[int, ...] = ()
     header: Mapping[str, Any] = field(default_factory=dict)
+    offset: "torch.Tensor | None" = None
 
     def __post_init__(self) -> None:
         check_orthonormal(self.basis)
+        if self.offset is not None:
+            _check_offset(self.offset, self.rank)
 
     @property
     def rank(self) -> int:
@@ -48,30 +53,60 @@ class Subspace:
         return self.basis.shape[1]
 
     @classmethod
-    def from_vectors(cls, rvs: RefusalVectors, layers: LayerSpec) -> "Subspace":
+    def from_vectors(
+        cls, rvs: RefusalVectors, layers: LayerSpec, projection: str | None = None, n_components: int = 0
+    ) -> "Subspace":
         """The span of the RVs of several layers, by QR of their unit vectors.
 
-        The header's `dropped_layers` names those whose RV lies in the span of the others before it.
-        Raises: LayerRangeError, ArtifactError when an RV is zero.
+        The header's `dropped_layers` names those whose RV lies in the span of the others before it, and
+        `singular_values` tells how evenly the stacked unit vectors spread over the span.
+
+        Args:
+            projection: None, or one of `PROJECTIONS`: see `projected_vectors`.
+            n_components: instead of the RVs, take this many singular directions of the paired differences a layer.
+        Raises: LayerRangeError, ArtifactError when an RV is zero or the file lacks what is asked for.
         """
         import torch
 
         source = parse_layers(layers, rvs.n_layers)
-        units = torch.stack([rvs.direction(layer) for layer in source])
+        rows = _components(rvs, source, n_components) if n_components else _unit_vectors(rvs, source)
+        units = _normalized(projected_vectors(rows, rvs, source, projection)).float()
         kept = independent_rows(units)
         header = {
             key: rvs.header[key]
-            for key in ("model", "prompts_sha256", "chat_template_sha256", "n_pairs", "position")
+            for key in ("model", "prompts_sha256", "chat_template_sha256", "n_pairs", "site", "position", "tag")
             if key in rvs.header
         }
-        dropped = [layer for row, layer in enumerate(source) if row not in kept]
-        header |= {"method": "QR of unit refusal vectors", "dropped_layers": dropped}
+        per_layer = max(1, n_components)
+        dropped = [layer for index, layer in enumerate(source) if not _any_kept(kept, index, per_layer)]
+        header |= {
+            "method": f"QR of unit {'singular directions' if n_components else 'refusal vectors'}",
+            "dropped_layers": dropped,
+            "projection": projection,
+            "n_components": n_components,
+            "singular_values": torch.linalg.svdvals(units.double()).tolist(),
+        }
         return cls(orthonormal_basis(units[kept]), source, header)
+
+    def towards(self, rvs: RefusalVectors, layer: int) -> "Subspace":
+        """The same subspace with the safe prompts' mean at one layer as the reference of an affine ablation.
+
+        offset = B mean_safe[layer], so that x - (x B^T - offset) B has the component there that safe prompts have
+        (affine concept editing: Marshall et al. 2024, arXiv:2411.09003). It is the mean of that layer alone: apply it
+        there (--layers), for elsewhere safe prompts have another.
+        Raises: LayerRangeError, ArtifactError when the file holds no means, ShapeError.
+        """
+        (layer,) = parse_layers(layer, rvs.n_layers)
+        if rvs.d_model != self.d_model:
+            raise ShapeError(f"subspace has d_model {self.d_model} but the refusal vectors have {rvs.d_model}")
+        offset = (self.basis.double() @ _safe_means(rvs)[layer]).float()
+        return replace(self, offset=offset, header={**self.header, "reference_layer": layer})
 
     def save(self, path: Path | str, force: bool = False) -> Path:
         """Write as safetensors; see `save_artifact` for errors."""
         header = {**self.header, "source_layers": list(self.source_layers), "rank": self.rank}
-        return save_artifact(path, KIND, {"basis": self.basis}, header, force)
+        offset = {} if self.offset is None else {"offset": self.offset}
+        return save_artifact(path, KIND, {"basis": self.basis, **offset}, header, force)
 
     @classmethod
     def load(cls, path: Path | str) -> "Subspace":
@@ -84,14 +119,44 @@ class Subspace:
         """Build from a file's tensors; `what` names the file in errors."""
         if "basis" not in tensors:
             raise ArtifactError(f"{what}: has no tensor `basis` (found {shortened(sorted(tensors))})")
-        if "offset" in tensors:
-            raise ArtifactError(
-                f"{what}: holds an affine `offset`, which this version cannot apply; expected `basis` only"
-            )
+        offset = tensors["offset"].float() if "offset" in tensors else None
         try:
-            return cls(tensors["basis"].float(), tuple(header.get("source_layers", ())), header)
+            return cls(tensors["basis"].float(), tuple(header.get("source_layers", ())), header, offset)
         except (ShapeError, ArtifactError) as err:
             raise type(err)(f"{what}: {err}") from err
+
+
+def projected_vectors(
+    vectors: "torch.Tensor", rvs: RefusalVectors, source: Sequence[int], projection: str | None
+) -> "torch.Tensor":
+    """Refusal vectors without the part that lies along the harmless mean, which ablation should leave alone.
+
+    r' = r - M^T M r, M an orthonormal basis of the safe means. "projected": of the vector's own layer only (projected
+    abliteration: grimjim 2025). "biprojected": of its own and of every other layer it may be applied at, so that the
+    part of the stream that safe prompts share stays whole at all of them (biprojected abliteration: grimjim 2025).
+
+    Args:
+        vectors: [k * len(source), d_model], k consecutive rows for each source layer.
+        projection: None returns `vectors` as they are.
+    Raises: ArtifactError when the file holds no means, or nothing of a vector is left; ShapeError for another name.
+    """
+    import torch
+
+    if projection is None:
+        return vectors
+    if projection not in PROJECTIONS:
+        raise ShapeError(f"projection must be one of {', '.join(PROJECTIONS)}, found {projection!r}")
+    means, rows = _safe_means(rvs), []
+    for index, row in enumerate(vectors.double()):
+        layer = source[index * len(source) // len(vectors)]
+        spared = orthonormal_basis(means if projection == "biprojected" else means[layer : layer + 1]).double()
+        left = row - (row @ spared.T) @ spared
+        if left.norm() < RANK_TOLERANCE * row.norm():
+            raise ArtifactError(
+                f"the refusal vector of layer {layer} lies along the harmless mean; nothing is left of it"
+            )
+        rows.append(left)
+    return torch.stack(rows)
 
 
 def orthonormal_basis(vectors: "torch.Tensor", tolerance: float = RANK_TOLERANCE) -> "torch.Tensor":
@@ -149,13 +214,18 @@ def random_subspace(d_model: int, rank: int, seed: int) -> Subspace:
     return Subspace(orthonormal_basis(gaussian), (), {"method": "random", "seed": seed})
 
 
-def load_basis(path: Path | str, source_layers: LayerSpec | None = None) -> tuple["torch.Tensor", dict[str, Any]]:
+def load_basis(
+    path: Path | str, source_layers: LayerSpec | None = None, affine: bool = False
+) -> tuple["torch.Tensor", dict[str, Any]]:
     """Read the basis to remove from a subspace file, or from an RV file with the layers to take from it.
 
     Args:
         source_layers: for an RV file, and only there: one layer or several (QR).
+        affine: whether the caller applies an offset; without it a file that holds one is refused, for what an affine
+            ablation adds is no linear edit of the weights.
     Returns: ([rank, d_model] float32 orthonormal rows, {path, sha256, kind, rank, d_model, n_layers,
-        source_layers, header}); n_layers is that of the RV file, None for a subspace.
+        source_layers, header, offset}); n_layers is that of the RV file, None for a subspace; offset is the [rank] list
+        of reference coordinates, or None.
     Raises: ArtifactError, ShapeError, LayerRangeError.
     """
     header, tensors = load_artifact(path, (KIND, VECTORS_KIND))
@@ -168,6 +238,11 @@ def load_basis(path: Path | str, source_layers: LayerSpec | None = None) -> tupl
         subspace = Subspace.from_vectors(RefusalVectors.from_tensors(tensors, header, str(path)), source_layers)
     else:
         subspace = Subspace.from_tensors(tensors, header, str(path))
+    if subspace.offset is not None and not affine:
+        raise ArtifactError(
+            f"{path}: holds an affine `offset`, which moves the stream to a point and is no linear edit of the weights; "
+            "apply it at run time (refusal generate, serve), or make the subspace without --affine"
+        )
     return subspace.basis, {
         "path": str(path),
         "sha256": file_sha256(path),
@@ -177,6 +252,7 @@ def load_basis(path: Path | str, source_layers: LayerSpec | None = None) -> tupl
         "n_layers": len(tensors["vectors"]) if of_vectors else None,
         "source_layers": list(subspace.source_layers),
         "header": dict(header),
+        "offset": None if subspace.offset is None else subspace.offset.tolist(),
     }
 
 
@@ -206,3 +282,36 @@ def _normalized(vectors: "torch.Tensor") -> "torch.Tensor":
     if (norms == 0).any():
         raise ArtifactError(f"vector {int((norms == 0).nonzero()[0, 0])} is zero and spans nothing; leave it out")
     return wide / norms
+
+
+def _check_offset(offset: "torch.Tensor", rank: int) -> None:
+    if tuple(offset.shape) != (rank,):
+        raise ShapeError(f"offset must be [{rank}], one number per basis row, found {list(offset.shape)}")
+    if not offset.isfinite().all():
+        raise ArtifactError("offset holds values that are not finite")
+
+
+def _unit_vectors(rvs: RefusalVectors, source: Sequence[int]) -> "torch.Tensor":
+    import torch
+
+    return torch.stack([rvs.direction(layer) for layer in source])
+
+
+def _components(rvs: RefusalVectors, source: Sequence[int], n_components: int) -> "torch.Tensor":
+    held = rvs.extras.get("components")
+    if held is None or held.shape[1] < n_components:
+        found = 0 if held is None else held.shape[1]
+        raise ArtifactError(
+            f"the file holds {found} singular directions a layer, not {n_components}; extract --components"
+        )
+    return held[list(source), :n_components].flatten(0, 1)
+
+
+def _any_kept(kept: Sequence[int], index: int, per_layer: int) -> bool:
+    return any(index * per_layer <= row < (index + 1) * per_layer for row in kept)
+
+
+def _safe_means(rvs: RefusalVectors) -> "torch.Tensor":
+    if rvs.mean_safe is None:
+        raise ArtifactError("the refusal-vector file holds no mean_safe; extract it with this program")
+    return rvs.mean_safe.double()

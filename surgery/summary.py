@@ -33,6 +33,7 @@ def summarize(path: Path | str) -> dict[str, Any]:
             "rank": subspace.rank,
             "d_model": subspace.d_model,
             "source_layers": list(subspace.source_layers),
+            "offset": None if subspace.offset is None else subspace.offset.tolist(),
         }
     else:
         found = {"kind": VECTORS, **analysis(RefusalVectors.from_tensors(tensors, header, str(path)))}
@@ -121,6 +122,16 @@ def _subspace_lines(summary: Mapping[str, Any]) -> list[str]:
     lines.append(f"source layers     {format_layers(source) if source else 'none'}")
     if header.get("dropped_layers"):
         lines.append(f"dropped layers    {format_layers(header['dropped_layers'])} (in the span of the others)")
+    if header.get("singular_values"):
+        squares = [value**2 for value in header["singular_values"]]
+        shares = (sum(squares[: count + 1]) / sum(squares) for count in range(len(squares)))
+        lines.append(f"explained         {' '.join(f'{share:.3f}' for share in shares)} (by 1, 2, … directions)")
+    if header.get("projection"):
+        lines.append(f"projection        {header['projection']} away from the harmless mean")
+    if summary["offset"] is not None:
+        lines.append(
+            f"affine            moves to the safe mean of layer {header.get('reference_layer', 'not recorded')}"
+        )
     return [*lines, *_provenance(header)]
 
 
