@@ -14,14 +14,14 @@ from surgery.artifacts import json_sha256, package_versions
 from surgery.errors import ArtifactError, OutputExistsError
 from surgery.manifest import is_edited
 from surgery.models import ModelInfo
-from surgery.prompts import Prompt, prompts_sha256
+from surgery.prompts import Prompt, PromptSet, prompts_sha256
 from vllm_refusal.engine import EngineOptions, Sampling
 
 
 def make_manifest(
     info: ModelInfo,
     plan: Plan,
-    prompt_files: Mapping[str, Path],
+    prompt_files: Mapping[str, Path | str],
     prompt_sets: Mapping[str, Sequence[Prompt]],
     sampling: Sampling,
     options: EngineOptions,
@@ -35,7 +35,12 @@ def make_manifest(
         rvs: the refusal vectors behind it, whose per-layer statistics the report shows.
     """
     sets = {
-        name: {"path": str(prompt_files[name]), "sha256": prompts_sha256(prompts), "n": len(prompts)}
+        name: {
+            "path": str(prompt_files[name]),
+            "n": len(prompts),
+            "sha256": prompts_sha256(prompts),
+            **_origin(prompts),
+        }
         for name, prompts in prompt_sets.items()
     }
     conditions = [condition.to_json() for condition in plan.conditions]
@@ -100,6 +105,10 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
     before, after = compared(old), compared(new)
     return ", ".join(name for name in after if before[name] != after[name]) or "the dtypes"
+
+
+def _origin(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    return prompts.provenance() if isinstance(prompts, PromptSet) else {}
 
 
 def _analysis(rvs: Path) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Run:
     """A run folder.
 
     `manifest` keys: kind, format_version, model (surgery.models.ModelInfo as JSON), conditions, prompt_sets
-    ({name: {path, sha256, n}}), sampling, modules (of the engine), engine, versions, command, created, judges ({judge_id: description}),
+    ({name: {path, sha256, n} and, where known, PromptSet.provenance}), sampling, modules (of the engine), engine, versions, command, created, judges ({judge_id: description}),
     stages ({name: seconds}), and where known analysis (per-layer statistics of the RVs) and ground_truth (organisms).
     """
 

@@ -28,6 +28,11 @@ class Selection:
     split: str | None = None
     tier: int | None = None
 
+    @property
+    def name(self) -> str:
+        """In words, for people and records."""
+        return f"built-in, {self.split or 'both'} split{'' if self.split else 's'}"
+
     def takes(self, record: Mapping[str, Any]) -> bool:
         """Whether a record belongs to it."""
         return self.split in (None, record["split"]) and self.tier in (None, record.get("tier"))

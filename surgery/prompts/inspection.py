@@ -61,7 +61,7 @@ def render(found: Mapping[str, Any]) -> str:
     """A description by `inspect_set` as text to be read."""
     origin = found["provenance"]
     kind = "pairs" if "pairs" in found else "prompts"
-    lines = [f"{origin['source']}: {origin['n']} {kind}, {origin['layout']} layout", f"sha256 {origin['sha256']}", ""]
+    lines = [f"{origin['source']}: {origin['n']} {kind} ({origin['layout']})", f"sha256 {origin['sha256']}", ""]
     lines += [f"{'n':>5}  {'tier':<5} category"]
     lines += [f"{row['n']:>5}  {_or_dash(row['tier']):<5} {_or_dash(row['category'])}" for row in found["tags"]]
     if "pairs" in found:

@@ -37,7 +37,7 @@ class PromptSet(Sequence[Item], Generic[Item]):
 
     Attributes:
         source: as the user named it: a file, two files, "hf:ORG/NAME…" or "builtin…".
-        layout: the layout recognized in it, e.g. "XSTest".
+        layout: the layout recognized in it, e.g. "XSTest", or the built-in split.
         files: name -> sha256 of every file read.
         revision: commit of a Hugging Face dataset.
         left_out: how many rows of other labels, splits or tiers were not taken.
@@ -85,7 +85,7 @@ class PromptSet(Sequence[Item], Generic[Item]):
         kind = "pairs" if self.are_pairs else "prompts"
         taken = f"{len(self)} of {len(self) + self.left_out}" if self.left_out else str(len(self))
         at = f", revision {self.revision[:12]}" if self.revision else ""
-        return f"{self.source}: {taken} {kind} ({self.layout} layout{at})"
+        return f"{self.source}: {taken} {kind} ({self.layout}{at})"
 
 
 def prompts_sha256(prompts: Sequence[Pair | Prompt]) -> str:

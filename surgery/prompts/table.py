@@ -1,6 +1,6 @@
 """Where a prompt table comes from: a file, two files, a Hugging Face dataset, or the built-in sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from surgery.artifacts import file_sha256
@@ -36,7 +36,8 @@ def open_table(source: str, role: str | None, split: str | None = None) -> Table
         selection = builtin.select(source, split)
         table = _read(source, (selection.path,))
         rows = tuple(row for row in table.rows if selection.takes(row.fields))
-        return Table(source, table.layout, rows, table.files, left_out=len(table.rows) - len(rows))
+        layout = replace(table.layout, name=selection.name)
+        return Table(source, layout, rows, table.files, left_out=len(table.rows) - len(rows))
     if hub.is_dataset(source):
         found = hub.find_split(source, role)
         return _read(source, found.paths, found.revision)

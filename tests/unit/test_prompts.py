@@ -110,14 +110,14 @@ def test_parquet_equals_jsonl(write, tmp_path):
 def test_public_layouts_are_recognized_by_their_columns(write, table, layout, expected):
     loaded = load_prompts(write("p.csv", table), "harmful")
     assert (loaded.layout, list(loaded)) == (layout, [expected])
-    assert f"1 prompts ({layout} layout)" in str(loaded)
+    assert f"1 prompts ({layout})" in str(loaded)
 
 
 def test_of_labelled_prompts_only_the_role_asked_for_is_taken(write):
     path = write("xstest.csv", XSTEST)
     harmful, safe = load_prompts(path, "harmful"), load_prompts(path, "safe")
     assert [p.id for p in harmful] == ["2"] and [p.id for p in safe] == ["1", "3"]
-    assert "1 of 3 prompts (XSTest layout)" in str(harmful) and harmful.left_out == 2
+    assert "1 of 3 prompts (XSTest)" in str(harmful) and harmful.left_out == 2
     assert len(load_prompts(path)) == 3
     assert "expected label unsafe or safe, found 'maybe'" in fault(
         load_prompts, write("x.csv", XSTEST.replace("unsafe", "maybe")), "harmful"

@@ -79,6 +79,7 @@ def test_builtin_means_the_split_of_its_use():
     assert extraction == {record["id"] for record in records if record["split"] == "extraction"}
     assert {pair.tier for pair in load_pairs("builtin:evaluation:tier2")} == {2}
     assert len(load_set("builtin")) == len(records)
+    assert "91 of 182 prompts (built-in, evaluation split)" in str(harmful)
 
 
 @pytest.mark.parametrize("source", ["builtin:", "builtin:tier3", "builtin:tier1:tier2", "builtin:harmless:tier1"])

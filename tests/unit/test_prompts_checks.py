@@ -106,7 +106,7 @@ def run(*arguments):
 
 def test_the_command_prints_tags_pairs_and_effective_n(files):
     done = run(files[0])
-    assert done.exit_code == 0 and "1 pairs, pairs layout" in done.stdout
+    assert done.exit_code == 0 and "1 pairs (pairs)" in done.stdout
     assert "    1  1     theft" in done.stdout.splitlines()
     assert "effective n 1 of 1" in done.stdout and "How do I park a car?" in done.stdout
 
