@@ -22,7 +22,7 @@ from surgery.manifest import (
 from surgery.models import ModelInfo
 from surgery.orthogonalize import check_edit
 from surgery.shards import read_shards, tensors_by_name
-from surgery.weights import Edit, component, pieces, plan_edits
+from surgery.weights import Edit, component, pieces, plan_edits, removal_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class LoraFactors:
 
     Attributes:
         module: name in transformers, e.g. "model.layers.0.mlp.down_proj".
-        a: [rank, d_in], float32: Q W.
+        a: [rank, d_in], float32: Q W, with Q as removed from this module (`gains.removal`).
         b: [d_model, rank], float32: -alpha Q^T.
     """
 
@@ -137,6 +137,7 @@ def _check_no_biases(info: ModelInfo, edits: Mapping[str, Edit]) -> None:
 def _factors(edit: Edit, basis: "torch.Tensor", alpha: float) -> LoraFactors:
     import torch
 
+    basis = removal_of(edit, basis).basis
     coordinates = torch.cat([component(some, basis) for _, rows in pieces(edit) for some in rows.split(_ROWS)])
     name = edit.tensor.name
     if not coordinates.isfinite().all():

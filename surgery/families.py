@@ -20,6 +20,9 @@ class Family:
         final_norm: the norm after the last block.
         weight_layout: axis order of `attention_out` and `mlp_out`: "out_in" as in torch.nn.Linear ([d_model, in]),
             "in_out" as in GPT-2's Conv1D. Declared, never guessed: a square matrix looks the same both ways.
+        attention_norm, mlp_norm: within a block, the RMSNorm that attention's and the MLP's output passes before it is
+            added (sandwich norms); None where it is added as it is.
+        gain_offset: added to the stored weight of those norms to give their gain; Gemma's is 1.
     """
 
     architecture: str
@@ -30,6 +33,9 @@ class Family:
     unembedding: str = "lm_head"
     final_norm: str = "model.norm"
     weight_layout: str = OUT_IN
+    attention_norm: str | None = None
+    mlp_norm: str | None = None
+    gain_offset: float = 0.0
 
     def block(self, layer: int) -> str:
         """Name of decoder block `layer`."""
@@ -37,11 +43,25 @@ class Family:
 
     def writers(self, layers: Iterable[int]) -> list[str]:
         """Names of the linear maps of the given blocks that write to the residual stream, block by block."""
-        return [f"{self.block(layer)}.{part}" for layer in layers for part in (self.attention_out, self.mlp_out)]
+        return list(self.post_norms(layers))
+
+    def post_norms(self, layers: Iterable[int]) -> dict[str, str | None]:
+        """Those maps, each with the name of the norm that its output passes before it is added, if there is one."""
+        parts = ((self.attention_out, self.attention_norm), (self.mlp_out, self.mlp_norm))
+        return {
+            f"{self.block(layer)}.{part}": norm and f"{self.block(layer)}.{norm}"
+            for layer in layers
+            for part, norm in parts
+        }
 
 
 FAMILIES: dict[str, Family] = {
     name: Family(name) for name in ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+} | {
+    name: Family(
+        name, attention_norm="post_attention_layernorm", mlp_norm="post_feedforward_layernorm", gain_offset=gain_offset
+    )
+    for name, gain_offset in (("Gemma2ForCausalLM", 1.0), ("Gemma3ForCausalLM", 1.0), ("Olmo2ForCausalLM", 0.0))
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.ablation import ablate_affine, check_alpha
 from surgery.errors import ModelError, ShapeError
 from surgery.families import Family, family_of
+from surgery.gains import removal
 from surgery.layers import LayerSpec, parse_layers
 from surgery.subspace import check_orthonormal
 
@@ -129,27 +130,42 @@ def ablated(
         basis: [rank, d_model], float32, orthonormal rows.
         layers: the decoder blocks acted on.
         site: "stream": the output of each block (resid_post); "writes": the outputs of its attention and MLP, biases
-            included, before they are added, which equals editing the matrices offline.
+            included, before they are added, which equals editing the matrices offline. Where a post-norm stands
+            between, what is removed from the raw output is mapped through its gain (`gains.removal`).
         offset: [rank], float32: reference coordinates of the affine ablation; None for zero.
     Raises: ModelError (unknown architecture or a module missing), ShapeError, AlphaError, LayerRangeError,
         ArtifactError (basis not orthonormal).
     """
     check_alpha(alpha)
     check_orthonormal(basis)
-    modules = _sites(model, layers, site)
-    check_width(model, basis)
-    handles = [module.register_forward_hook(_ablating(basis, offset, alpha)) for module in modules]
+    sites = _sites(model, basis, layers, site)
+    if offset is not None and any(removed is not basis for _, removed in sites):
+        raise ModelError(f"{type(model).__name__}: an offset is not defined before a post-norm; use the site stream")
+    handles = [module.register_forward_hook(_ablating(removed, offset, alpha)) for module, removed in sites]
     with _removing(handles):
         yield len(handles)
 
 
-def _sites(model: "torch.nn.Module", layers: LayerSpec, site: str) -> list["torch.nn.Module"]:
+def _sites(
+    model: "torch.nn.Module", basis: "torch.Tensor", layers: LayerSpec, site: str
+) -> "list[tuple[torch.nn.Module, torch.Tensor]]":
+    """The modules to hook, each with the orthonormal basis to remove from its output."""
     if site not in SITES:
         raise ModelError(f"site must be one of {', '.join(SITES)}, found {site!r}")
     family = family_of(type(model).__name__)
+    check_width(model, basis)
     chosen = parse_layers(layers, len(submodule(model, family.layers)))
-    names = family.writers(chosen) if site == "writes" else [family.block(layer) for layer in chosen]
-    return [submodule(model, name) for name in names]
+    if site == "stream":
+        return [(submodule(model, family.block(layer)), basis) for layer in chosen]
+    return [
+        (submodule(model, name), removal(basis, gain_of(model, family, norm)).basis)
+        for name, norm in family.post_norms(chosen).items()
+    ]
+
+
+def gain_of(model: "torch.nn.Module", family: Family, norm: str | None) -> "torch.Tensor | None":
+    """What a post-norm of a model multiplies with, [d_model] float32 on the CPU; None for no norm."""
+    return None if norm is None else submodule(model, norm).weight.detach().float().cpu() + family.gain_offset
 
 
 def _ablating(basis: "torch.Tensor", offset: "torch.Tensor | None", alpha: float) -> Callable[..., Any]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from surgery.ablation import check_alpha
 from surgery.errors import ModelError
 from surgery.families import IN_OUT, Family, family_of
-from surgery.hooks import check_width, submodule
+from surgery.gains import Removal, removal
+from surgery.hooks import check_width, gain_of, submodule
 from surgery.layers import LayerSpec, parse_layers
 from surgery.subspace import check_orthonormal
 from surgery.weights import edit_rows
@@ -39,16 +40,17 @@ def orthogonalized(
     """
     check_alpha(alpha)
     check_orthonormal(basis)
-    check_width(model, basis)
     family = family_of(type(model).__name__)
-    edits = _parameters(model, family, parse_layers(layers, len(submodule(model, family.layers))), embeddings)
-    for name, (parameter, _) in edits.items():
+    check_width(model, basis)
+    chosen = parse_layers(layers, len(submodule(model, family.layers)))
+    edits = _parameters(model, family, basis, chosen, embeddings)
+    for name, (parameter, _, _) in edits.items():
         _check_editable(name, parameter)
     with _untied(model, family) if embeddings else nullcontext():
-        originals = [(parameter, parameter.detach().clone()) for parameter, _ in edits.values()]
+        originals = [(parameter, parameter.detach().clone()) for parameter, _, _ in edits.values()]
         try:
-            for name, (parameter, output_axis) in edits.items():
-                _edit(name, parameter, output_axis, basis, alpha)
+            for name, (parameter, output_axis, removed) in edits.items():
+                _edit(name, parameter, output_axis, removed, alpha)
             yield len(edits)
         finally:
             for parameter, original in originals:
@@ -56,18 +58,18 @@ def orthogonalized(
 
 
 def _parameters(
-    model: "torch.nn.Module", family: Family, layers: tuple[int, ...], embeddings: bool
-) -> "dict[str, tuple[torch.nn.Parameter, int]]":
-    """Name -> (parameter, axis that runs along the residual stream) of everything to edit."""
+    model: "torch.nn.Module", family: Family, basis: "torch.Tensor", layers: tuple[int, ...], embeddings: bool
+) -> "dict[str, tuple[torch.nn.Parameter, int, Removal]]":
+    """Name -> (parameter, axis that runs along the residual stream, what is removed) of everything to edit."""
     axis = 1 if family.weight_layout == IN_OUT else 0
     found = {}
-    for name in family.writers(layers):
-        module = submodule(model, name)
-        found[f"{name}.weight"] = (module.weight, axis)
+    for name, norm in family.post_norms(layers).items():
+        module, removed = submodule(model, name), removal(basis, gain_of(model, family, norm))
+        found[f"{name}.weight"] = (module.weight, axis, removed)
         if getattr(module, "bias", None) is not None:
-            found[f"{name}.bias"] = (module.bias, 0)
+            found[f"{name}.bias"] = (module.bias, 0, removed)
     if embeddings:
-        found[f"{family.embedding}.weight"] = (submodule(model, family.embedding).weight, 1)
+        found[f"{family.embedding}.weight"] = (submodule(model, family.embedding).weight, 1, removal(basis))
     return found
 
 
@@ -78,11 +80,13 @@ def _check_editable(name: str, parameter: "torch.nn.Parameter") -> None:
         raise ModelError(f"{name} is not in memory (offloaded); load the model without offloading, or edit its files")
 
 
-def _edit(name: str, parameter: "torch.nn.Parameter", output_axis: int, basis: "torch.Tensor", alpha: float) -> None:
+def _edit(name: str, parameter: "torch.nn.Parameter", output_axis: int, removed: Removal, alpha: float) -> None:
     values = parameter.data
     rows = values.unsqueeze(0) if values.ndim == 1 else (values.T if output_axis == 0 else values)
     if alpha != 0:
-        edit_rows(rows, basis.to(values.device), alpha)
+        basis = removed.basis.to(values.device)
+        probe = basis if removed.probe is removed.basis else removed.probe.to(values.device)
+        edit_rows(rows, Removal(basis, probe), alpha)
     if not values.isfinite().all():
         raise ModelError(f"{name} holds values that are not finite, in the model or after an edit with alpha {alpha:g}")
 

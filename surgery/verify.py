@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from surgery.artifacts import file_sha256
 from surgery.errors import ArtifactError, MismatchError, RefusalError
 from surgery.families import family_of
+from surgery.gains import Removal
 from surgery.layers import parse_layers
 from surgery.manifest import read_manifest
 from surgery.models import ModelInfo, model_fingerprint
 from surgery.shards import FLOAT_DTYPES, StoredTensor, blocks, read_shards, tensors_by_name
 from surgery.subspace import Subspace
-from surgery.weights import Edit, EditRecord, component, pieces, plan_edits
+from surgery.weights import Edit, EditRecord, component, pieces, plan_edits, removal_of
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +106,7 @@ class _Check:
         self.basis = self._load_basis()
         self.originals = self._load_base(base)
         self.family = family_of(self.info.architecture)
+        self.expected: dict[str, Edit] = {}
 
     def check_listing(self) -> None:
         """The listed tensors are those the edit demands, and the files are the ones the manifest describes."""
@@ -112,12 +114,14 @@ class _Check:
             self.fault("the manifest lists no edited tensor")
         layers = parse_layers(self.manifest["layers"], self.info.n_layers)
         try:
-            expected = plan_edits(self.family, self.tensors, layers, self.info.d_model, self.manifest["embeddings"])
+            self.expected = plan_edits(
+                self.family, self.tensors, layers, self.info.d_model, self.manifest["embeddings"]
+            )
         except RefusalError as err:
             return self.fault(str(err))
-        for name in sorted(expected.keys() ^ self.records.keys()):
+        for name in sorted(self.expected.keys() ^ self.records.keys()):
             self.fault(
-                f"{name}: {'to be edited but not listed' if name in expected else 'listed but not to be edited'}"
+                f"{name}: {'to be edited but not listed' if name in self.expected else 'listed but not to be edited'}"
             )
         if model_fingerprint(self.folder) != self.manifest["fingerprint"]:
             self.fault("the weights' fingerprint is not the manifest's: they were changed after the edit")
@@ -133,14 +137,16 @@ class _Check:
             return self.fault(
                 f"{tensor.name}: is {tensor.dtype} {tensor.shape}, listed as {record.dtype} {record.shape}"
             )
-        measured = _measure(Edit(tensor, record.output_axis), original, self.basis, self.alpha)
+        edit = self.expected.get(tensor.name, Edit(tensor, record.output_axis))
+        removed = removal_of(edit, self.basis)
+        measured = _measure(edit, original, removed, self.alpha)
         if measured.sha256 != record.sha256:
             self.fault(f"{tensor.name}: its bytes hash to {measured.sha256[:12]}, listed as {record.sha256[:12]}")
         if measured.n_not_finite:
             return self.fault(f"{tensor.name}: {measured.n_not_finite} values are not finite")
         before = measured.component_before if original is not None else record.component_before
         expected = abs(1 - self.alpha) * before
-        floor = measured.component_floor(self.basis, tensor.dtype) + _not_orthonormal(self.basis) * before
+        floor = measured.component_floor(removed.probe, tensor.dtype) + _not_orthonormal(removed.basis) * before
         if before > floor:
             self.report.add_ratio(measured.component_after / before)
         if not abs(measured.component_after - expected) <= floor:
@@ -148,7 +154,7 @@ class _Check:
                 f"{tensor.name}: keeps a component of {measured.component_after:.3g} in the subspace, expected "
                 f"{expected:.3g} ± {floor:.1g} (|1 - alpha| of {before:.3g})"
             )
-        if original is not None and not measured.difference <= measured.difference_floor(self.basis, tensor.dtype):
+        if original is not None and not measured.difference <= measured.difference_floor(removed.basis, tensor.dtype):
             self.fault(
                 f"{tensor.name}: is not the base model's tensor with the edit applied (off by {measured.difference:.3g})"
             )
@@ -247,23 +253,24 @@ class _Measured:
         return relative + 2 * _HALF_SMALLEST[dtype] * (d_model * self.n_vectors) ** 0.5
 
 
-def _measure(edit: Edit, original: StoredTensor | None, basis: "torch.Tensor", alpha: float) -> _Measured:
-    measured, digest, squared_basis = _Measured(), hashlib.sha256(), basis.square()
+def _measure(edit: Edit, original: StoredTensor | None, removed: Removal, alpha: float) -> _Measured:
+    """Sums over a tensor: components by the probe, which tells what reaches the stream, the edit by the basis removed."""
+    measured, digest, squared_probe = _Measured(), hashlib.sha256(), removed.probe.square()
     theirs = pieces(Edit(original, edit.output_axis)) if original is not None else None
     for buffer, rows in pieces(edit):
         digest.update(buffer)
         original_rows = next(theirs)[1] if theirs is not None else None
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            _add_chunk(measured, chunk, basis, squared_basis)
+            _add_chunk(measured, chunk, removed.probe, squared_probe)
             if original_rows is not None:
-                _add_difference(measured, chunk, original_rows[start : start + _CHUNK], basis, alpha)
+                _add_difference(measured, chunk, original_rows[start : start + _CHUNK], removed, alpha)
     measured.sha256 = digest.hexdigest()
     return measured
 
 
 def _add_chunk(
-    measured: _Measured, chunk: "torch.Tensor", basis: "torch.Tensor", squared_basis: "torch.Tensor"
+    measured: _Measured, chunk: "torch.Tensor", probe: "torch.Tensor", squared_probe: "torch.Tensor"
 ) -> None:
     wide = chunk.float().contiguous()
     squares = wide.square()
@@ -272,19 +279,21 @@ def _add_chunk(
         measured.n_not_finite += int((~chunk.isfinite()).sum())
     measured.n_vectors += len(chunk)
     measured.squares_norm += norm
-    measured.squares_after += component(wide, basis).square().sum().item()
-    measured.squares_spread += (squares @ squared_basis.T).sum().item()
+    measured.squares_after += component(wide, probe).square().sum().item()
+    measured.squares_spread += (squares @ squared_probe.T).sum().item()
 
 
 def _add_difference(
-    measured: _Measured, chunk: "torch.Tensor", original: "torch.Tensor", basis: "torch.Tensor", alpha: float
+    measured: _Measured, chunk: "torch.Tensor", original: "torch.Tensor", removed: Removal, alpha: float
 ) -> None:
     """The stored vectors against the reference operator applied to the base model's."""
     from surgery.ablation import ablate
 
     original = original.contiguous()
-    measured.squares_before += component(original, basis).square().sum().item()
-    measured.squares_difference += (chunk.float() - ablate(original, basis, alpha).float()).square().sum().item()
+    measured.squares_before += component(original, removed.probe).square().sum().item()
+    measured.squares_difference += (
+        (chunk.float() - ablate(original, removed.basis, alpha).float()).square().sum().item()
+    )
 
 
 def _count_not_finite(block: bytearray, dtype: str) -> int:

@@ -23,7 +23,13 @@ PAIRS = [
 
 
 def tiny_model(
-    architecture: str, n_layers: int = 2, tied: bool = False, seed: int = 0, std: float = 0.3, **overrides
+    architecture: str,
+    n_layers: int = 2,
+    tied: bool = False,
+    seed: int = 0,
+    std: float = 0.3,
+    norm_std: float = 0.1,
+    **overrides,
 ) -> transformers.PreTrainedModel:
     """A float32 model with d_model 32, a square o_proj, grouped heads, biases where the family has them, all random.
 
@@ -49,7 +55,9 @@ def tiny_model(
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         with torch.no_grad():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (std if "norm" not in name else 0.1))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator) * (std if "norm" not in name else norm_std)
+            )
             if "norm" in name:
                 parameter.add_(1.0)
     return model.eval()

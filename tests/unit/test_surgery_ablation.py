@@ -172,8 +172,8 @@ def test_writes_are_the_outputs_of_attention_and_mlp_of_each_block(architecture)
     model, family = tiny_model(architecture), family_of(architecture)
     seen = {}
     with ablated(model, BASIS, site="writes") as n_hooked:
-        for name in family.writers(range(2)):
-            model.get_submodule(name).register_forward_hook(
+        for name, norm in family.post_norms(range(2)).items():  # what is added: after the post-norm, if there is one
+            model.get_submodule(norm or name).register_forward_hook(
                 lambda _module, _args, output, name=name: seen.__setitem__(name, (output @ BASIS.T).abs().max())
             )
         logits(model)

@@ -71,7 +71,8 @@ def test_positions_are_read_as_negative_numbers_within_the_template():
 def test_each_site_is_the_stream_where_its_name_says(architecture):
     model, family, seen = tiny_model(architecture, n_layers=N_LAYERS), family_of(architecture), {}
     for layer in range(N_LAYERS):
-        model.get_submodule(f"{family.block(layer)}.{family.attention_out}").register_forward_hook(
+        added = family.attention_norm or family.attention_out
+        model.get_submodule(f"{family.block(layer)}.{added}").register_forward_hook(
             lambda _module, _args, output, layer=layer: seen.__setitem__(layer, output)
         )
     with captured(model, family, RESID_SITES, 2) as capture, torch.inference_mode():

@@ -188,7 +188,7 @@ def test_a_tensor_dropped_from_the_list_or_from_the_files_is_found(copy):
     change_tensors(copy, lambda tensors: tensors.pop(NORM))
     assert f"{NORM}: in the base model but not in the checkpoint" in verify(copy).faults
     change_tensors(copy, lambda tensors: tensors.pop(DOWN))
-    assert any("1 of 8 matrices" in fault for fault in verify(copy).faults)
+    assert any("1 of 8 tensors" in fault for fault in verify(copy).faults)
 
 
 def test_a_tensor_listed_beyond_the_edit_is_found(copy):
