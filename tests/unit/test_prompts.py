@@ -2,7 +2,9 @@
 
 import json
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from surgery.errors import PromptFileError
 from surgery.prompts import Pair, Prompt, load_pairs, load_prompts, load_set, prompts_sha256
@@ -75,7 +77,6 @@ def test_prompts_are_read_from_plain_lines_and_json(write):
 
 
 def test_parquet_equals_jsonl(write, tmp_path):
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist([vars(p) for p in PROMPTS]), tmp_path / "p.parquet")
     assert list(load_prompts(tmp_path / "p.parquet")) == PROMPTS
     assert "cannot be read as Parquet" in fault(load_prompts, write("q.parquet", "id,prompt\n"))

@@ -5,14 +5,21 @@ import re
 from collections import Counter
 
 import pytest
+import torch
 from click.testing import CliRunner
+from tiny_models import write_model
 
 from eval.cli import main
+from eval.manifest import make_manifest
+from eval.plan import PlanBuilder
 from surgery.errors import ArtifactError, OutputExistsError, PromptFileError
+from surgery.models import ModelInfo
 from surgery.prompts import load_pairs, load_prompts, load_set
 from surgery.prompts.builtin import FOLDER
 from surgery.prompts.export import export_builtin
 from surgery.prompts.inspection import inspect_set, overlap
+from surgery.vectors import RefusalVectors
+from vllm_refusal.engine import EngineOptions, Sampling
 
 LONGEST = 20  # words of a single short question
 
@@ -113,3 +120,27 @@ def test_an_export_replaces_only_an_export(tmp_path):
     (out / "mine.txt").write_text("keep")
     with pytest.raises(ArtifactError):
         export_builtin(out, force=True)
+
+
+# ---------------------------------------------------------------- in use
+
+
+def test_extract_fits_on_one_built_in_split_and_holds_out_the_other(tmp_path):
+    model, out = write_model(tmp_path / "m", "Qwen2ForCausalLM", torch.float32, n_layers=2), tmp_path / "r.safetensors"
+    source = ["--pairs", "builtin:tier2", "--held-out", "builtin:tier2"]
+    done = CliRunner().invoke(main, ["extract", str(model), *source, "--batched", "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "built-in, extraction split" in done.stderr and "built-in, evaluation split" in done.stderr
+    header = RefusalVectors.load(out).header
+    assert header["prompts_sha256"] == load_pairs("builtin:tier2").provenance()["sha256"]
+    assert header["held_out_sha256"] == load_pairs("builtin:tier2", "evaluation").provenance()["sha256"]
+
+
+def test_a_run_records_where_its_prompts_came_from():
+    info = ModelInfo("tiny", None, "/tiny", "LlamaForCausalLM", 32, 2, 260, "float32", "f" * 64)
+    sets = {"harmful": load_prompts("builtin", "harmful")[:3], "safe": list(load_prompts("builtin", "safe"))[:3]}
+    files = {"harmful": "builtin", "safe": "safe.csv"}
+    plan = PlanBuilder(2, 32).build()
+    recorded = make_manifest(info, plan, files, sets, Sampling(), EngineOptions())["prompt_sets"]
+    assert recorded["harmful"]["layout"] == "built-in, evaluation split" and recorded["harmful"]["n"] == 3
+    assert "layout" not in recorded["safe"] and recorded["safe"]["path"] == "safe.csv"  # a plain list has no origin
