@@ -11,6 +11,7 @@ COMMANDS = {
     "prompts": "surgery.prompt_commands",
     "extract": "surgery.commands",
     "show": "surgery.commands",
+    "select": "surgery.selection_commands",
     "subspace": "surgery.commands",
     "orthogonalize": "surgery.commands",
     "adapter": "surgery.commands",

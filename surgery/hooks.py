@@ -146,6 +146,27 @@ def ablated(
         yield len(handles)
 
 
+@contextmanager
+def added(model: "torch.nn.Module", vector: "torch.Tensor", layer: int) -> Iterator[int]:
+    """Add a vector to one block's output at every token while the context lasts; yields the number of modules hooked.
+
+    x' = x + r            (activation addition: Arditi et al. 2024, arXiv:2406.11717, eq. 3)
+
+    Args:
+        vector: [d_model], float32, with its length.
+    Raises: ModelError, ShapeError, LayerRangeError.
+    """
+    ((block, _),) = _sites(model, vector[None], layer, "stream")
+
+    def hook(_module: "torch.nn.Module", _args: Any, output: Any) -> Any:
+        resid = _resid(output)
+        changed = (resid.float() + vector.to(resid.device)).to(resid.dtype)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    with _removing([block.register_forward_hook(hook)]):
+        yield 1
+
+
 def _sites(
     model: "torch.nn.Module", basis: "torch.Tensor", layers: LayerSpec, site: str
 ) -> "list[tuple[torch.nn.Module, torch.Tensor]]":
