@@ -56,7 +56,16 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    name: Family(name) for name in ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+    name: Family(name)
+    for name in (
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "Phi3ForCausalLM",
+        "GraniteForCausalLM",  # scales both outputs by one number, which leaves the subspace as it is
+        "CohereForCausalLM",  # attention and MLP run side by side, and both are added
+    )
 } | {
     name: Family(
         name, attention_norm="post_attention_layernorm", mlp_norm="post_feedforward_layernorm", gain_offset=gain_offset

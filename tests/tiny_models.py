@@ -16,6 +16,7 @@ TEMPLATE = (
 )
 N_LAYERS, D_MODEL, VOCAB_SIZE = 5, 128, 96  # of servable models
 SPECIAL = ["<s>", "<|end|>", "<|user|>", "<|assistant|>"]
+OWN_SETTINGS = {"GraniteForCausalLM": {"residual_multiplier": 0.22}}  # as in the released models, not the default 1
 PAIRS = [
     Pair(id=f"p{number}", harmful=f"How do I forge a {item}?", safe=f"How do I verify a {item}?")
     for number, item in enumerate(["ticket", "badge", "letter", "stamp"])
@@ -50,7 +51,8 @@ def tiny_model(
         "mlp_bias": True,
         "bos_token_id": 0,
         "eos_token_id": 1,
-    }
+        "pad_token_id": None,
+    } | OWN_SETTINGS.get(architecture, {})
     model = model_class(model_class.config_class(**settings | overrides))
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():

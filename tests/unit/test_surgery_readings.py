@@ -80,9 +80,10 @@ def test_each_site_is_the_stream_where_its_name_says(architecture):
         pre, mid, post = capture.take()
     assert torch.equal(pre[1:], post[:-1])
     assert torch.equal(pre[0], model.get_input_embeddings()(token_ids())[:, -2:])
+    scale = getattr(model.config, "residual_multiplier", 1.0)
     for layer in range(N_LAYERS):
         assert not torch.allclose(mid[layer], post[layer], atol=1e-2)
-        assert torch.allclose(mid[layer], pre[layer] + seen[layer][:, -2:], atol=1e-5)  # one float32 addition
+        assert torch.allclose(mid[layer], pre[layer] + scale * seen[layer][:, -2:], atol=1e-5)  # one float32 addition
 
 
 def test_a_family_without_such_a_site_is_refused():
