@@ -17,6 +17,7 @@ class Family:
         layers: the list of decoder blocks.
         attention_out, mlp_out: within a block, the linear maps whose outputs are added to the residual stream.
         embedding, unembedding: token embedding and language-model head.
+        stored_unembedding: the head's name in the files, where it is another than the module's.
         final_norm: the norm after the last block.
         weight_layout: axis order of `attention_out` and `mlp_out`: "out_in" as in torch.nn.Linear ([d_model, in]),
             "in_out" as in GPT-2's Conv1D. Declared, never guessed: a square matrix looks the same both ways.
@@ -31,6 +32,7 @@ class Family:
     mlp_out: str = "mlp.down_proj"
     embedding: str = "model.embed_tokens"
     unembedding: str = "lm_head"
+    stored_unembedding: str | None = None
     final_norm: str = "model.norm"
     weight_layout: str = OUT_IN
     attention_norm: str | None = None
@@ -40,6 +42,11 @@ class Family:
     def block(self, layer: int) -> str:
         """Name of decoder block `layer`."""
         return f"{self.layers}.{layer}"
+
+    @property
+    def head_tensor(self) -> str:
+        """Name of the unembedding's tensor in the files."""
+        return f"{self.stored_unembedding or self.unembedding}.weight"
 
     def writers(self, layers: Iterable[int]) -> list[str]:
         """Names of the linear maps of the given blocks that write to the residual stream, block by block."""
@@ -72,6 +79,15 @@ FAMILIES: dict[str, Family] = {
     )
     for name, gain_offset in (("Gemma2ForCausalLM", 1.0), ("Gemma3ForCausalLM", 1.0), ("Olmo2ForCausalLM", 0.0))
 }
+FAMILIES["GPTNeoXForCausalLM"] = Family(
+    "GPTNeoXForCausalLM",
+    layers="gpt_neox.layers",
+    attention_out="attention.dense",
+    mlp_out="mlp.dense_4h_to_h",
+    embedding="gpt_neox.embed_in",
+    stored_unembedding="embed_out",
+    final_norm="gpt_neox.final_layer_norm",
+)
 
 
 def family_of(architecture: str) -> Family:

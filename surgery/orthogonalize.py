@@ -164,12 +164,12 @@ def _plan(info: ModelInfo, basis: "torch.Tensor", alpha: float, layers: LayerSpe
 
 def _head_to_untie(family: Family, tensors: Mapping[str, StoredTensor], tied: bool) -> StoredTensor | None:
     """The embedding, when the unembedding is the same tensor and must be stored on its own before the edit."""
-    embedding, head = (tensors[f"{family.embedding}.weight"], tensors.get(f"{family.unembedding}.weight"))
+    embedding, head = (tensors[f"{family.embedding}.weight"], tensors.get(family.head_tensor))
     if head is None and not tied:
-        raise ModelError(f"{family.unembedding}.weight is not in the model's files, though its config does not tie it")
+        raise ModelError(f"{family.head_tensor} is not in the model's files, though its config does not tie it")
     if head is not None and tied and any(a != b for a, b in zip(blocks(head), blocks(embedding), strict=True)):
         raise ModelError(
-            f"config.json ties {family.unembedding} to the embedding, but the files hold another {family.unembedding}.weight; "
+            f"config.json ties {family.unembedding} to the embedding, but the files hold another {family.head_tensor}; "
             "it is unclear which one the model uses"
         )
     return embedding if head is None else None
@@ -226,7 +226,7 @@ def _write_shard(job: _Job, shard: Shard, target: Path, head: StoredTensor | Non
     position = 0
     with open(shard.path, "rb") as source, open(target, "wb") as out:
         if head is not None:
-            out.write(_header_with_head(shard, head, f"{job.family.unembedding}.weight"))
+            out.write(_header_with_head(shard, head, job.family.head_tensor))
             position = shard.data_start
         for tensor in shard.tensors:
             if tensor.name in job.edits:
@@ -293,7 +293,7 @@ def _untie(job: _Job, folder: Path) -> None:
     if not (folder / INDEX_FILE).is_file():
         return
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-    index["weight_map"][f"{job.family.unembedding}.weight"] = job.shards[-1].path.name
+    index["weight_map"][job.family.head_tensor] = job.shards[-1].path.name
     for key, extra in (("total_size", job.head.n_bytes), ("total_parameters", job.head.shape[0] * job.head.shape[1])):
         if key in index.get("metadata", {}):
             index["metadata"][key] += extra

@@ -185,7 +185,7 @@ class _Check:
         if self.originals is None:
             return None
         name = tensor.name
-        if self.manifest["untied"] and name == f"{self.family.unembedding}.weight":
+        if self.manifest["untied"] and name == self.family.head_tensor:
             name = f"{self.family.embedding}.weight"
         return self.originals.get(name)
 

@@ -8,18 +8,21 @@ from peft import PeftModel
 from tiny_models import logits, tiny_model, write_model
 
 from surgery.adapter import write_adapter
+from surgery.errors import ModelError
 from surgery.families import FAMILIES
 from surgery.hooks import ablated
 from surgery.inplace import orthogonalized
 from surgery.models import describe_model, load_model
 from surgery.orthogonalize import orthogonalize
 from surgery.subspace import random_subspace
+from surgery.verify import verify
 
 ALPHAS = (0.5, 1.0, 1.5)
 BASES = {rank: random_subspace(32, rank, seed=rank).basis for rank in (1, 4)}
 LAYERS = "0,2"
 # Float32: an edit rounds the weights once (6e-8) and sums run in another order, over d_model 32 and three blocks.
 RELATIVE = 5e-5
+ALWAYS_BIASED = {"GPTNeoXForCausalLM"}  # no adapter is possible
 NO_BIASES = {"attention_bias": False, "mlp_bias": False}
 
 
@@ -43,7 +46,7 @@ def family(request, tmp_path_factory):
     return folder, load(folder)
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(FAMILIES.keys() - ALWAYS_BIASED))
 def family_without_biases(request, tmp_path_factory):
     folder = write_model(tmp_path_factory.mktemp(request.param) / "m", request.param, n_layers=3, **NO_BIASES)
     return folder, load(folder)
@@ -79,6 +82,26 @@ def test_the_adapter_in_peft_equals_ablating_the_writes(family_without_biases, t
     assert close(edited, expected)
     assert not close(edited, plain)
     assert not close(edited, hooked_logits(model, BASES[rank], alpha + 0.25))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("architecture", ["GPTNeoXForCausalLM", "CohereForCausalLM", "Gemma2ForCausalLM"])
+def test_edited_embeddings_are_the_same_in_the_files_and_in_place(tmp_path, architecture, tied):
+    folder = write_model(tmp_path / "m", architecture, tied=tied)
+    manifest = orthogonalize(describe_model(folder), BASES[4], 1.0, tmp_path / "out", embeddings=True)
+    model, edited = load(folder), logits(load(tmp_path / "out"))
+    with orthogonalized(model, BASES[4], embeddings=True):
+        assert close(logits(model), edited)
+    with orthogonalized(model, BASES[4]):
+        assert not close(logits(model), edited)
+    assert manifest["untied"] is tied and verify(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize("architecture", sorted(ALWAYS_BIASED))
+def test_a_family_that_always_has_biases_gets_no_adapter(tmp_path, architecture):
+    folder = write_model(tmp_path / "m", architecture, **NO_BIASES)
+    with pytest.raises(ModelError, match="have biases"):
+        write_adapter(describe_model(folder), BASES[1], 1.0, tmp_path / "out")
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
