@@ -10,6 +10,7 @@ import click
 from surgery.errors import RefusalError
 from surgery.models import describe_model
 from vllm_refusal.config import KEY, check_architecture, load_module
+from vllm_refusal.startup import ending_on_signals
 
 
 class ServerError(RefusalError):
@@ -76,7 +77,6 @@ async def _serve(args: Any) -> None:
     from vllm.entrypoints.launchers.api_server.entry import build_and_serve, build_async_engine_client
     from vllm.entrypoints.launchers.launcher import setup_server
 
-    _interrupt_on_sigterm()
     try:
         address, sock = setup_server(args, reuse_port=False)
     except OSError as err:
@@ -85,8 +85,9 @@ async def _serve(args: Any) -> None:
         ) from err
     try:
         async with AsyncExitStack() as stack:
-            client = await _started_engine(stack, build_async_engine_client(args), args.model)
-            await prove_ablations(client)
+            with ending_on_signals():
+                client = await _started_engine(stack, build_async_engine_client(args), args.model)
+                await prove_ablations(client)
             shutdown = await build_and_serve(client, address, sock, args)
         await shutdown
     finally:
@@ -100,16 +101,6 @@ async def _started_engine(stack: AsyncExitStack, engine: Any, model: str) -> Any
         return await stack.enter_async_context(engine)
     except START_FAULTS as err:
         raise ServerError(start_fault(model, err)) from err
-
-
-def _interrupt_on_sigterm() -> None:
-    """Until the HTTP server installs its own handler, SIGTERM ends the start-up like Ctrl-C."""
-    import signal
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
 
 
 async def prove_ablations(client: Any) -> None:

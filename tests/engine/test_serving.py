@@ -166,6 +166,25 @@ def test_a_module_that_does_not_fit_stops_the_server_in_one_line(rvs):
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_start_up_ends_every_process(rvs, number):
+    command = [sys.executable, REFUSAL, "serve", rvs.parent / "model", "--port", _free_port(), "--enforce-eager"]
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment()
+    )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not (children := _children(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert children, "the engine's process never appeared"
+        time.sleep(1)  # the main thread now waits for it
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
+        assert [child for child in children if Path(f"/proc/{child}").exists()] == []
+    finally:
+        process.kill()
+
+
 def test_zz_sigterm_stops_the_server_and_its_processes(server):
     """Last in this file: it ends the shared server."""
     _, process, log = server
