@@ -3,7 +3,8 @@
 import functools
 from typing import Any
 
-from vllm_refusal.request import RESOLVED, resolve
+from vllm_refusal.config import NONE
+from vllm_refusal.request import NAME, RESOLVED, resolve
 
 _installed = False
 
@@ -30,9 +31,35 @@ def _loading_settings(original: Any) -> Any:
         from vllm_refusal.config import load_config
 
         self.ablation = load_config(vllm_config)
+        if self.ablation is not None:
+            _refuse_beam_search()
         original(self, vllm_config, *args, **kwargs)
 
     return __init__
+
+
+@functools.cache
+def _refuse_beam_search() -> None:
+    """Beam search drops a request's extra keys, so one that asks for an ablation would be answered without it."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    for request_class in (ChatCompletionRequest, CompletionRequest):
+        request_class.to_beam_search_params = _refusing_ablation(request_class.to_beam_search_params)
+
+
+def _refusing_ablation(original: Any) -> Any:
+    @functools.wraps(original)
+    def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from vllm.exceptions import VLLMValidationError
+
+        asked = (self.vllm_xargs or {}).get(NAME, NONE)
+        if asked != NONE:
+            message = f"beam search cannot apply ablation {asked!r}; use sampling or greedy decoding"
+            raise VLLMValidationError(message, parameter="vllm_xargs")
+        return original(self, *args, **kwargs)
+
+    return to_beam_search_params
 
 
 def _resolving_ablation(original: Any) -> Any:

@@ -158,3 +158,17 @@ def test_a_request_that_cannot_be_honoured_is_refused_and_the_engine_goes_on(ser
         with pytest.raises(VLLMClientError, match=reason):
             answer(engine, [Request("refused", token_ids, keys)])
     assert len(answer(engine, [Request("accepted", token_ids, {"ablation": "one"})])) == 1
+
+
+def test_a_beam_search_that_names_an_ablation_is_refused_and_others_are_not(served):
+    """Behind any front end, stock `vllm serve` included: vLLM's beam search would drop the keys."""
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.exceptions import VLLMClientError
+
+    def beams(**vllm_xargs):
+        request = CompletionRequest(model="m", prompt="p", use_beam_search=True, vllm_xargs=vllm_xargs or None)
+        return request.to_beam_search_params(4, {})
+
+    with pytest.raises(VLLMClientError, match="beam search cannot apply ablation 'one'"):
+        beams(ablation="one")
+    assert beams().max_tokens == beams(ablation="none").max_tokens == 4
