@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.artifacts import file_sha256, package_versions, save_artifact
+from surgery.edits import Edit, plan_edits
 from surgery.errors import ModelError
 from surgery.families import IN_OUT, Family
 from surgery.folders import check_folder, replacing_folder
@@ -22,7 +23,7 @@ from surgery.manifest import (
 from surgery.models import ModelInfo
 from surgery.orthogonalize import check_edit
 from surgery.shards import read_shards, tensors_by_name
-from surgery.weights import Edit, component, pieces, plan_edits, removal_of
+from surgery.weights import component, pieces, removal_of
 
 if TYPE_CHECKING:
     import torch

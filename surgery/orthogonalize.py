@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.ablation import check_alpha
 from surgery.artifacts import file_sha256, package_versions
+from surgery.edits import Edit, plan_edits
 from surgery.errors import AlphaError, ArtifactError, DiskError, ModelError, ShapeError
 from surgery.families import Family, family_of
 from surgery.folders import check_folder, replacing_folder
@@ -27,7 +28,7 @@ from surgery.shards import (
     tensors_by_name,
 )
 from surgery.subspace import Subspace
-from surgery.weights import Edit, EditRecord, plan_edits, write_edited
+from surgery.weights import EditRecord, write_edited
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from surgery.commands import PATH, _bar, _on_gpu_if_any
+from surgery.command_options import PATH, on_gpu_if_any, progress_bar
 from surgery.prompt_commands import SOURCE_HELP, say_origin
 
 
@@ -60,8 +60,8 @@ def select(
     info = describe_model(model, revision)
     check_same_model(vectors.header, info, str(rvs), allow_other_model)
     tokenizer = load_tokenizer(info)
-    weights = _on_gpu_if_any(load_model(info, dtype, device_map), device_map)
-    with _bar("selecting", "vector") as progress:
+    weights = on_gpu_if_any(load_model(info, dtype, device_map), device_map)
+    with progress_bar("selecting", "vector") as progress:
         found = select_vector(weights, tokenizer, vectors, loaded, vectors.header.get("template_options"), progress)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else render_selection(found))
     if output is not None and found.chosen is None:

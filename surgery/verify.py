@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.artifacts import file_sha256
+from surgery.edits import Edit, plan_edits
 from surgery.errors import ArtifactError, MismatchError, RefusalError
 from surgery.families import family_of
 from surgery.gains import Removal
@@ -16,7 +17,7 @@ from surgery.manifest import read_manifest
 from surgery.models import ModelInfo, model_fingerprint
 from surgery.shards import FLOAT_DTYPES, StoredTensor, blocks, read_shards, tensors_by_name
 from surgery.subspace import Subspace
-from surgery.weights import Edit, EditRecord, component, pieces, plan_edits, removal_of
+from surgery.weights import EditRecord, component, pieces, removal_of
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from surgery import commands
+from eval.cli import main
 from surgery.activations import LayerActivations
 from surgery.angles import compare, principal_angles, render_comparison
 from surgery.errors import ArtifactError, MismatchError, ShapeError
@@ -182,7 +182,7 @@ def test_two_files_are_compared_by_what_they_hold(rvs, tmp_path):
 
 def test_show_compares_prints_json_and_draws(rvs, tmp_path):
     def show(*arguments):
-        return CliRunner().invoke(commands.show, [str(argument) for argument in arguments])
+        return CliRunner().invoke(main.get_command(None, "show"), [str(argument) for argument in arguments])
 
     path, folder = tmp_path / "rvs", tmp_path / "figures"
     rvs.save(path)

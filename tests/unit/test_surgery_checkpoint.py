@@ -12,6 +12,7 @@ from tiny_models import logits, write_model
 
 from surgery import orthogonalize as module
 from surgery import shards
+from surgery.edits import plan_edits
 from surgery.errors import (
     AlphaError,
     ArtifactError,
@@ -29,7 +30,6 @@ from surgery.orthogonalize import orthogonalize
 from surgery.shards import read_shard, read_shards, tensors_by_name
 from surgery.subspace import random_subspace
 from surgery.verify import verify
-from surgery.weights import plan_edits
 
 LLAMA = "LlamaForCausalLM"
 BASIS = random_subspace(32, 4, seed=4).basis

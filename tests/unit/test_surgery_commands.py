@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from tiny_models import PAIRS, write_model
 
-from surgery import commands
+from eval.cli import main
 from surgery.errors import (
     AlphaError,
     ArtifactError,
@@ -47,7 +47,7 @@ def rvs(model, pairs, tmp_path_factory):
 
 def run(name: str, *arguments) -> object:
     """Run one command; usage errors give exit code 2, user faults are raised for bin/refusal to print."""
-    return CliRunner().invoke(getattr(commands, name), [str(argument) for argument in arguments])
+    return CliRunner().invoke(main.get_command(None, name), [str(argument) for argument in arguments])
 
 
 def fault(name: str, *arguments) -> Exception:
@@ -190,7 +190,7 @@ def test_organism_writes_by_name_and_passes_its_options(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["extract", "show", "subspace", "orthogonalize", "verify", "organism"])
 def test_every_command_explains_itself_with_an_example(name):
-    command = getattr(commands, name)
+    command = main.get_command(None, name)
     assert isinstance(command, click.Command)
     text = run(name, "--help").stdout
     assert f"refusal {name}" in text and "Example" in text
@@ -198,7 +198,10 @@ def test_every_command_explains_itself_with_an_example(name):
 
 
 def test_importing_the_commands_loads_nothing_heavy():
-    script = "import sys, surgery.commands; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
-    root = Path(commands.__file__).parent.parent
+    script = (
+        "import sys; from eval.cli import COMMANDS, main; [main.get_command(None, name) for name in COMMANDS];"
+        "print([m for m in ('torch', 'transformers', 'numpy', 'vllm') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True)
     assert result.stdout.strip() == "[]"

@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 from tiny_models import PAIRS, write_model
 
-from surgery import commands
+from eval.cli import main
 from surgery.errors import ModelError, PositionError, PromptFileError
 from surgery.vectors import RefusalVectors
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def run(name, *arguments):
-    return CliRunner().invoke(getattr(commands, name), [str(argument) for argument in arguments])
+    return CliRunner().invoke(main.get_command(None, name), [str(argument) for argument in arguments])
 
 
 def extract(folder, out, *options):

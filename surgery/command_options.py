@@ -1,0 +1,59 @@
+"""What several offline commands share: options, the progress bar, and the check that a model and a basis belong together."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+SITES = ("resid_pre", "resid_mid", "resid_post")
+force_option = click.option("--force", is_flag=True, help="Replace the output if it is already there.")
+revision_option = click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
+allow_other_option = click.option(
+    "--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape."
+)
+source_layers_option = click.option(
+    "--source-layer", "--source-layers", "source_layers", help="For refusal vectors: 9, or several (QR): 7-10."
+)
+
+
+def model_and_basis(
+    model: str, revision: str | None, file: Path, source_layers: str | None, allow_other_model: bool
+) -> tuple[Any, Any, dict[str, Any]]:
+    """(the model's description, the basis, its source), once it is sure that they belong together."""
+    from surgery.errors import MismatchError
+    from surgery.models import check_same_model, describe_model
+    from surgery.subspace import load_basis
+
+    basis, source = load_basis(file, source_layers)
+    info = describe_model(model, revision)
+    check_same_model(source["header"], info, str(file), allow_other_model)
+    if source["n_layers"] not in (None, info.n_layers):
+        raise MismatchError(
+            f"{file} has RVs of {source['n_layers']} layers but {model} has {info.n_layers}; extract vectors from this model"
+        )
+    return info, basis, source
+
+
+def on_gpu_if_any(model: Any, device_map: str | None) -> Any:
+    import torch
+
+    return model.to("cuda") if device_map is None and torch.cuda.is_available() else model
+
+
+@contextmanager
+def progress_bar(label: str, unit: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr, where that is a terminal: call it with (done, total[, label])."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, unit_scale=unit == "B", disable=None) as bar:
+
+        def update(done: int, total: int, label: str | None = None) -> None:
+            if label is not None:
+                bar.set_description(label, refresh=False)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

@@ -1,0 +1,73 @@
+"""Which stored tensors write to the residual stream, and along which axis."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from surgery.errors import ModelError
+from surgery.families import IN_OUT, Family
+from surgery.shards import FLOAT_DTYPES, StoredTensor
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A tensor to be edited.
+
+    Attributes:
+        output_axis: the axis that runs along the residual stream: 0 for a torch.nn.Linear weight [d_model, in] and for
+            a bias, 1 for an embedding [vocab_size, d_model] and for Conv1D [in, d_model].
+        gain: weight of the norm that the output passes before it is added; None without one.
+        gain_offset: added to that weight to give the gain.
+    """
+
+    tensor: StoredTensor
+    output_axis: int
+    gain: StoredTensor | None = None
+    gain_offset: float = 0.0
+
+
+def plan_edits(
+    family: Family, tensors: Mapping[str, StoredTensor], layers: tuple[int, ...], d_model: int, embeddings: bool
+) -> dict[str, Edit]:
+    """The tensors to edit: in each chosen block what attention and MLP write with, biases where stored; embeddings if asked.
+
+    Names are matched whole, so layer 1 is not layer 10. The axis comes from the family's declared layout, never from the
+    shape: o_proj is often square.
+    Raises: ModelError naming the first matrix that is not there, has another shape, or is not float32/bf16/fp16.
+    """
+    axis = 1 if family.weight_layout == IN_OUT else 0
+    wanted: dict[str, tuple[int, str | None]] = {}
+    for name, norm in family.post_norms(layers).items():
+        gain = norm and f"{norm}.weight"
+        wanted[f"{name}.weight"] = (axis, gain)
+        if f"{name}.bias" in tensors:
+            wanted[f"{name}.bias"] = (0, gain)
+    if embeddings:
+        wanted[f"{family.embedding}.weight"] = (1, None)
+    needed = {*wanted, *(gain for _, gain in wanted.values() if gain)}
+    missing = sorted(needed - tensors.keys())
+    if missing:
+        raise ModelError(
+            f"{len(missing)} of {len(needed)} tensors that the edit needs are not in the model's files, e.g. {missing[0]}; "
+            f"expected the names of {family.architecture}"
+        )
+    edits = {
+        name: Edit(tensors[name], axis, tensors[gain] if gain else None, family.gain_offset)
+        for name, (axis, gain) in wanted.items()
+    }
+    for edit in edits.values():
+        _check_editable(edit, d_model)
+        if edit.gain is not None:
+            _check_editable(Edit(edit.gain, 0), d_model)
+    return edits
+
+
+def _check_editable(edit: Edit, d_model: int) -> None:
+    tensor = edit.tensor
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise ModelError(
+            f"{tensor.name} is stored as {tensor.dtype}; only {', '.join(FLOAT_DTYPES)} can be edited, not quantized weights"
+        )
+    if len(tensor.shape) > 2 or tensor.shape[edit.output_axis] != d_model:
+        raise ModelError(
+            f"{tensor.name} has shape {list(tensor.shape)}; expected {d_model} (d_model) along axis {edit.output_axis}"
+        )
