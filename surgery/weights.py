@@ -121,15 +121,18 @@ def edit_rows(rows: "torch.Tensor", removed: Removal, alpha: float) -> tuple[flo
 def pieces(edit: Edit) -> Iterator[tuple[bytearray, "torch.Tensor"]]:
     """One tensor in pieces: (its bytes, a view of them as output vectors [n, d_model] that edits them in place).
 
-    A tensor whose output runs along its last axis comes in row blocks of about 16 MiB, any other whole.
+    A tensor that holds the matrix of every expert comes matrix by matrix. A matrix whose output runs along its last axis
+    comes in row blocks of about 16 MiB, any other whole.
     """
     import torch
 
     tensor = edit.tensor
     dtype = getattr(torch, FLOAT_DTYPES[tensor.dtype])
-    step = max(tensor.n_bytes, 1)
-    if edit.output_axis == 1:
-        row_bytes = tensor.shape[1] * dtype.itemsize
+    matrix = tensor.shape[-2:]
+    along_rows = edit.output_axis == len(tensor.shape) - 1 and len(tensor.shape) > 1
+    step = max(math.prod(matrix) * dtype.itemsize, 1)
+    if along_rows and len(tensor.shape) == 2:
+        row_bytes = matrix[1] * dtype.itemsize
         step = max(_PIECE_BYTES // row_bytes, 1) * row_bytes
     with open(tensor.path, "rb") as handle:
         for start in range(tensor.start, tensor.end, step):
@@ -137,10 +140,10 @@ def pieces(edit: Edit) -> Iterator[tuple[bytearray, "torch.Tensor"]]:
             values = torch.frombuffer(buffer, dtype=dtype)
             if len(tensor.shape) == 1:
                 yield buffer, values.unsqueeze(0)
-            elif edit.output_axis == 0:
-                yield buffer, values.view(tensor.shape).T
+            elif along_rows:
+                yield buffer, values.view(-1, matrix[1])
             else:
-                yield buffer, values.view(-1, tensor.shape[1])
+                yield buffer, values.view(matrix).T
 
 
 def component(rows: "torch.Tensor", basis: "torch.Tensor") -> "torch.Tensor":

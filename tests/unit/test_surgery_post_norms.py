@@ -1,6 +1,7 @@
 """Families whose attention and MLP outputs pass a norm with a gain: what counts is what reaches the residual stream."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -82,9 +83,10 @@ def test_bfloat16_checkpoints_are_written_and_verified(tmp_path):
 
 
 def test_the_gain_is_one_plus_the_weight_only_where_the_family_says_so(folder):
-    offset = family_of(describe_model(folder).architecture).gain_offset
+    family = family_of(describe_model(folder).architecture)
+    offset = family.gain_offset
     model = load_model(describe_model(folder))
-    norm = model.model.layers[0].post_attention_layernorm
+    norm = model.model.layers[0].get_submodule(family.attention_norm)
     unit = torch.ones(32)
     assert torch.allclose(norm(unit), norm.weight + offset, atol=1e-5)
     assert not torch.allclose(norm(unit), norm.weight + (1 - offset), atol=0.5)
@@ -104,10 +106,11 @@ def test_an_even_gain_changes_nothing_and_one_that_hides_the_subspace_is_refused
 
 def test_a_missing_gain_and_an_offset_before_a_norm_are_refused(folder, tmp_path):
     damaged = write_model(tmp_path / "m", describe_model(folder).architecture)
+    gain = f"model.layers.1.{family_of(describe_model(folder).architecture).attention_norm}.weight"
     tensors = load_file(damaged / "model.safetensors")
-    del tensors["model.layers.1.post_attention_layernorm.weight"]
+    del tensors[gain]
     save_file(tensors, damaged / "model.safetensors")
-    with pytest.raises(ModelError, match=r"1 of .* e\.g\. model\.layers\.1\.post_attention_layernorm\.weight"):
+    with pytest.raises(ModelError, match=rf"1 of .* e\.g\. {re.escape(gain)}"):
         orthogonalize(describe_model(damaged), BASIS, 1.0, tmp_path / "out", embeddings=False)
     model = load_model(describe_model(folder))
     with pytest.raises(ModelError, match="offset is not defined"):
