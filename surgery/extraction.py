@@ -108,6 +108,7 @@ def extract_from(
             fit([store.layer(index, layer) for layer in range(info.n_layers)], plan.estimator, index > 0)
             for index in range(len(readings))
         ]
+        ran = source.header()  # of the fitted prompts; the held-out ones may share another beginning
         extras = statistics([store.layer(0, layer) for layer in range(info.n_layers)], tags, plan.n_components)
     for name, other in zip(readings.names[1:], others, strict=True):
         extras |= {f"{name}/{key}": tensor for key, tensor in other.items()}
@@ -116,7 +117,7 @@ def extract_from(
     header = {
         "model": info.to_json(),
         **readings.header(),
-        **source.header(),
+        **ran,
         "dtype": source.dtype,
         "estimator": plan.estimator,
         "method": f"{_ESTIMATOR_NAMES.get(plan.estimator, plan.estimator)}, {source.order}",

@@ -135,8 +135,9 @@ def test_batched_equals_sequential_and_batches_are_full_of_tokens(model):
     sequential, n_alone = read(model, MANY), len(lengths)
     batched = extract(model, tiny_tokenizer(), MANY, INFO, lambda *done: calls.append(done), Plan(batch_size=3))
     handle.remove()
-    assert n_alone == 16 and len(lengths) - n_alone < 16
-    assert sum(rows for rows, _ in lengths[n_alone:]) == 16 and max(rows for rows, _ in lengths) == 3
+    prefix, *batches = lengths[n_alone:]
+    assert n_alone == 16 and len(batches) < 16 and prefix == (1, batched.header["shared_prefix_tokens"])
+    assert sum(rows for rows, _ in batches) == 16 and max(rows for rows, _ in batches) == 3
     assert calls == [(done, 16) for done in range(1, 17)]
     for name in ("vectors", "mean_safe", "projections_harmful", "projections_safe"):
         a, b = getattr(sequential, name), getattr(batched, name)
