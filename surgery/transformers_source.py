@@ -49,6 +49,7 @@ class TransformersSource:
         """See `ActivationSource`."""
         return {
             "engine": "transformers",
+            "devices": devices(self._model),
             "batch_size": self._batch_size,
             "shared_prefix_tokens": self._prefix.n_tokens,
             "whole_prompts_because": self._prefix.why_not,
@@ -63,6 +64,12 @@ def input_device(model: "PreTrainedModel") -> "torch.device":
     hook = getattr(embedding, "_hf_hook", None)
     running = getattr(hook, "execution_device", None)
     return torch.device(running) if running is not None else embedding.weight.device
+
+
+def devices(model: "PreTrainedModel") -> list[str]:
+    """Where the weights rest: "cpu", "cuda:0", "disk" …"""
+    placed = getattr(model, "hf_device_map", None) or {"": model.device}
+    return sorted({f"cuda:{device}" if isinstance(device, int) else str(device) for device in placed.values()})
 
 
 def equal_lengths(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
