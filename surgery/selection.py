@@ -144,7 +144,7 @@ def refusal_tokens(on_harmful: "torch.Tensor", on_safe: "torch.Tensor") -> "torc
 
 
 def refusal_score(log_probs: "torch.Tensor", tokens: "torch.Tensor") -> "torch.Tensor":
-    """log p - log(1 - p) of the refusal tokens' probability p (Arditi et al. 2024, appendix C.1).
+    """log p - log(1 - p) of the refusal tokens' probability p (Arditi et al. 2024, appendix B).
 
     Args:
         log_probs: [n_prompts, vocab_size].

@@ -18,6 +18,7 @@ from surgery.fitting import project, split_half_cosines, tagged_means
 from surgery.models import ModelInfo
 from surgery.prompts import Pair, Prompt, load_pairs
 from surgery.separability import analysis, cohens_d, cohens_d_interval
+from surgery.subspace import Subspace
 from surgery.summary import render, summarize
 from surgery.vectors import RefusalVectors
 
@@ -218,6 +219,15 @@ def test_the_command_takes_unmatched_prompts_and_show_says_so_and_where_they_com
     assert refusal("extract", folder / "m", "--pairs", folder / "pairs.jsonl", "-o", tmp_path / "m").exit_code == 0
     shown = render(summarize(tmp_path / "m"))
     assert "contrast          matched, 4 pairs" in shown and "unmatched" not in shown
+
+
+def test_a_subspace_says_which_prompts_its_vectors_come_from(model, tmp_path):
+    for name, prompts, text in (
+        ("unmatched", UNMATCHED, "unmatched, 4 harmful and 6 safe prompts"),
+        ("matched", PAIRS, "matched, 4 pairs"),
+    ):
+        Subspace.from_vectors(read(model, prompts), "1-2").save(tmp_path / name)
+        assert f"contrast          {text}" in render(summarize(tmp_path / name))
 
 
 def test_contradictory_prompt_options_are_usage_errors_and_overlap_is_one_line(folder, tmp_path):
