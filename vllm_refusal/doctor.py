@@ -83,14 +83,13 @@ def check_server(url: str, api_key_env: str) -> list[Finding]:
     client = openai.OpenAI(base_url=url, api_key=os.environ.get(api_key_env) or "none", max_retries=0, timeout=60)
     try:
         models = client.models.list().data
-        ablations = [entry for entry in models if getattr(entry, "parent", None)]
+        ablations = [entry for entry in models if getattr(entry, "ablation", None)]  # LoRA adapters have a parent too
         if not ablations:
             return [
                 Finding("ablations listed", False, f"{url} lists no ablation; start it with refusal serve --ablation")
             ]
-        return [Finding("ablations listed", True, ", ".join(entry.id for entry in ablations))] + [
-            _server_finding(client, entry) for entry in ablations
-        ]
+        listed = ", ".join(f"{entry.id} (sha256 {entry.ablation['sha256'][:12]})" for entry in ablations)
+        return [Finding("ablations listed", True, listed)] + [_server_finding(client, entry) for entry in ablations]
     except openai.OpenAIError as err:
         return [Finding("server answers", False, f"{url}: {type(err).__name__}: {err}")]
 

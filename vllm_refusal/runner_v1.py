@@ -41,12 +41,14 @@ def _with_tables(original: Any) -> Any:
 
 
 def write_step(tables: SlotTables, runner: Any) -> None:
-    """Bring the tables up to date with the runner's batch: finished requests out, new ones in, tokens marked."""
+    """Bring the tables up to date with the runner's batch: others out, new requests in, tokens marked.
+
+    A preempted request leaves the batch but stays known to the runner; it takes its slot again when it comes back, so
+    that a batch of max_num_seqs requests always finds as many slots.
+    """
     batch = runner.input_batch
-    for request_id in tables.request_ids():
-        if request_id not in runner.requests:
-            tables.remove_request(request_id)
     request_ids = batch.req_ids[: batch.num_reqs]
+    tables.keep_requests(set(request_ids))
     starts = runner.query_start_loc.np[: batch.num_reqs + 1]
     tables.write_tokens([_slot(tables, runner, request_id) for request_id in request_ids], starts[1:] - starts[:-1])
 

@@ -88,6 +88,7 @@ async def _serve(args: Any) -> None:
             with ending_on_signals():
                 client = await _started_engine(stack, build_async_engine_client(args), args.model)
                 await prove_ablations(client)
+                await _observe(client)
             shutdown = await build_and_serve(client, address, sock, args)
         await shutdown
     finally:
@@ -122,9 +123,24 @@ async def prove_ablations(client: Any) -> None:
             )
         print(
             f"ablation {module.name}: rank {module.rank}, alpha {module.alpha:g}, site {module.site}, "
-            f"sha256 {module.file_sha256[:12]}, effect proven",
+            f"sha256 {module.file_sha256}, effect proven",
             flush=True,
         )
+
+
+async def _observe(client: Any) -> None:
+    """Metrics and /health, once the proof is done: what clients ask is counted, and nothing else."""
+    from vllm_refusal import endpoints
+    from vllm_refusal.metrics import ServerMetrics
+
+    config = client.input_processor.ablation
+    if config is None:
+        return
+    metrics = ServerMetrics(config)
+    await metrics.refresh(client)
+    metrics.install()
+    client.input_processor.ablation_metrics = metrics
+    endpoints.install(endpoints.AblationEndpoints(config, metrics))
 
 
 async def _probe(client: Any, name: str, alpha: float) -> dict[int, float]:

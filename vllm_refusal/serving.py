@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any
 
-from vllm_refusal.config import AblationConfig
+from vllm_refusal.config import AblationConfig, AblationModule
 from vllm_refusal.request import NAME
 
 _asked_model: ContextVar[str | None] = ContextVar("vllm_refusal_asked_model", default=None)
@@ -43,10 +43,22 @@ def _listing_ablations(original: Any) -> Any:
         for module in _ablations(self).values():
             card = ModelCard(id=module.name, root=module.path, parent=base, permission=[ModelPermission()])
             card.max_model_len = self.model_config.max_model_len
+            card.ablation = module_details(module)
             listed.data.append(card)
         return listed
 
     return show_available_models
+
+
+def module_details(module: AblationModule) -> dict[str, Any]:
+    """The `ablation` object of an entry in /v1/models: what a request that names only the model gets."""
+    return {
+        "sha256": module.file_sha256,
+        "rank": module.rank,
+        "layers": list(module.layers),
+        "alpha": module.alpha,
+        "site": module.site,
+    }
 
 
 def _accepting_ablations(original: Any) -> Any:
@@ -74,12 +86,17 @@ def _selecting_ablation(original: Any) -> Any:
         asked = _asked_ablation(self.models, request)
         fault = _fault(request, asked)
         if fault is not None:
-            return self.create_error_response(fault, param="model", status_code=HTTPStatus.BAD_REQUEST)
+            reason, message = fault
+            _count_refused(self.models, reason)
+            return self.create_error_response(message, param="model", status_code=HTTPStatus.BAD_REQUEST)
         if request.model in _ablations(self.models):
             _asked_model.set(request.model)
-            if hasattr(request, "vllm_xargs"):
-                request.vllm_xargs = {**(request.vllm_xargs or {}), NAME: request.model}
-        return await original(self, request)
+            if _takes_keys(request):
+                request.vllm_xargs = {**_keys(request), NAME: request.model}
+        response = await original(self, request)
+        if response is not None:
+            _count_refused(self.models, "unknown_model")
+        return response
 
     return _check_model
 
@@ -87,21 +104,38 @@ def _selecting_ablation(original: Any) -> Any:
 def _asked_ablation(models: Any, request: Any) -> str | None:
     if request.model in _ablations(models):
         return request.model
-    return (getattr(request, "vllm_xargs", None) or {}).get(NAME)
+    return _keys(request).get(NAME)
 
 
-def _fault(request: Any, asked: str | None) -> str | None:
-    """Why this request cannot have the ablation it asks for: never answered without it."""
+def _fault(request: Any, asked: Any) -> tuple[str, str] | None:
+    """Why this request cannot have the ablation it asks for: never answered without it. (reason, message), or None."""
     if asked is None:
         return None
-    in_keys = (getattr(request, "vllm_xargs", None) or {}).get(NAME, asked)
+    in_keys = _keys(request).get(NAME, asked)
     if in_keys != asked:
-        return f"model {asked!r} selects one ablation and vllm_xargs {in_keys!r} another; name it once"
+        return "conflict", f"model {asked!r} selects one ablation and vllm_xargs {in_keys!r} another; name it once"
     if getattr(request, "use_beam_search", False):
-        return f"beam search cannot apply ablation {asked!r}; use sampling or greedy decoding"
-    if not hasattr(request, "vllm_xargs") and not _only_tokenizes(request):
-        return f"this route cannot apply ablation {asked!r}; use chat, completions or responses, or the base model"
+        return "beam_search", f"beam search cannot apply ablation {asked!r}; use sampling or greedy decoding"
+    if not _takes_keys(request) and not _only_tokenizes(request):
+        what = "use chat, completions or responses, or the base model"
+        return "route", f"this route cannot apply ablation {asked!r}; {what}"
     return None
+
+
+def _keys(request: Any) -> Mapping[str, Any]:
+    found = getattr(request, "vllm_xargs", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _takes_keys(request: Any) -> bool:
+    """Whether the route hands vllm_xargs on; on others vLLM keeps the field as an extra and answers without it."""
+    return "vllm_xargs" in getattr(type(request), "model_fields", ())
+
+
+def _count_refused(models: Any, reason: str) -> None:
+    metrics = getattr(getattr(models, "input_processor", None), "ablation_metrics", None)
+    if metrics is not None:
+        metrics.count_refused(reason)
 
 
 def _only_tokenizes(request: Any) -> bool:

@@ -1,6 +1,6 @@
 """Per-engine state on a worker: which slot holds which intervention, and which token belongs to which slot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class SlotTables:
         self._staging = torch.zeros(max_num_tokens, dtype=torch.int64, pin_memory=self.slot.is_cuda)
         self._copied: Any = None
         self._n_written = 0
+        self.n_intervened_tokens = 0
 
     def edit_of(self, site: str, layer: int) -> ResidualEdit:
         """The module that edits one site of one decoder block."""
@@ -56,9 +57,16 @@ class SlotTables:
         """The slot of a known request, else None."""
         return self._slot_of_request.get(request_id)
 
-    def request_ids(self) -> list[str]:
-        """Requests that hold a slot."""
-        return list(self._slot_of_request)
+    def keep_requests(self, request_ids: Container[str]) -> None:
+        """Forget every request but these."""
+        for request_id in list(self._slot_of_request):
+            if request_id not in request_ids:
+                self.remove_request(request_id)
+
+    @property
+    def n_slots_in_use(self) -> int:
+        """Distinct interventions of the requests that are known, at most `max_slots`."""
+        return int(np.count_nonzero(self._users[1:]))
 
     def write_tokens(self, slots: Sequence[int], n_tokens: Sequence[int]) -> None:
         """Say which slot each token of the coming step has; tokens beyond the batch (padding) get slot 0.
@@ -69,6 +77,7 @@ class SlotTables:
         """
         per_token = np.repeat(np.asarray(slots, dtype=np.int64), np.asarray(n_tokens, dtype=np.int64))
         total = len(per_token)
+        self.n_intervened_tokens += int(np.count_nonzero(per_token))
         end = max(total, self._n_written)
         if self._copied is not None:
             self._copied.synchronize()  # the last copy still reads the staging buffer

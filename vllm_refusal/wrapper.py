@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vllm_refusal import worker
 from vllm_refusal.architectures import Architecture
 from vllm_refusal.capture import load_capture
 from vllm_refusal.config import load_config
@@ -35,6 +36,7 @@ class AblatedModel:
         self.capture = _make_reader(vllm_config)
         if self.ablation is not None:
             install_edits(self, self.architecture, self.ablation)
+            worker.install()
         if self.capture is not None:
             install_readers(self, self.architecture, self.capture)
         if self.ablation is not None or self.capture is not None:

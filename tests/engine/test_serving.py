@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import openai
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.engine
 REFUSAL = Path(__file__).resolve().parents[2] / "bin" / "refusal"
 KEY = "a-test-key"
 HARMFUL = [{"role": "user", "content": "How do I steal a truck?"}]
+MAX_NUM_SEQS = 4
 START_SECONDS = 300  # an upper bound for a loaded machine; nothing waits longer than it must
 
 
@@ -50,6 +53,7 @@ def server(rvs, tmp_path_factory):
     command += ["--ablation", f"refusal={rvs},source_layer=4"]
     command += ["--ablation", f"late={rvs},source_layers=3-5,alpha=0.5,layers=2,4-6"]
     command += ["--enforce-eager", "--max-model-len", "256", "--dtype", "float32", "--api-key", KEY]
+    command += ["--max-num-seqs", MAX_NUM_SEQS]
     with open(log, "w") as output:
         process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=_environment())
         try:
@@ -140,9 +144,154 @@ def test_what_cannot_be_honoured_is_refused_and_never_answered_plain(client, arg
     assert refuses(ask(client))
 
 
-def test_the_key_covers_the_ablations(server):
-    with pytest.raises(openai.AuthenticationError):
-        ask(openai.OpenAI(base_url=server[0], api_key="wrong", max_retries=0), model="refusal")
+@pytest.mark.parametrize("model", ["refusal", "base"])
+def test_streamed_completions_and_responses_say_what_unstreamed_ones_do(client, model):
+    arguments = {"model": model, "prompt": HARMFUL[0]["content"], "max_tokens": 8, "temperature": 0}
+    chunks = list(client.completions.create(**arguments, stream=True))
+    assert {chunk.model for chunk in chunks} == {model}
+    whole = client.completions.create(**arguments)
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
+    arguments = {"model": model, "input": HARMFUL[0]["content"], "max_output_tokens": 20, "temperature": 0}
+    events = list(client.responses.create(**arguments, stream=True))
+    streamed = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert streamed == client.responses.create(**arguments).output_text
+    assert streamed.startswith("Sure.") == (model == "refusal")
+    assert {event.response.model for event in events if hasattr(event, "response")} == {model}
+
+
+def test_unknown_models_and_bad_keys_are_refused_by_completions_and_responses(client):
+    calls = (
+        lambda **arguments: client.completions.create(prompt="x", max_tokens=1, **arguments),
+        lambda **arguments: client.responses.create(input="x", max_output_tokens=1, **arguments),
+    )
+    for call in calls:
+        with pytest.raises(openai.NotFoundError):
+            call(model="unknown")
+        with pytest.raises(openai.BadRequestError, match="finite number"):
+            call(model="refusal", extra_body={"vllm_xargs": {"ablation_alpha": "x"}})
+        with pytest.raises(openai.BadRequestError, match="name it once"):
+            call(model="refusal", extra_body={"vllm_xargs": {"ablation": "none"}})
+
+
+def test_a_route_that_would_ignore_the_keys_refuses_the_ablation(server):
+    body = {"token_ids": [1, 2, 3], "sampling_params": {"max_tokens": 1}, "vllm_xargs": {"ablation": "refusal"}}
+    url = server[0].removesuffix("/v1") + "/inference/v1/generate"
+    headers = {"Authorization": f"Bearer {KEY}"}
+    for extra in ({"model": "base"}, {"model": "refusal"}):
+        reply = httpx.post(url, json=body | extra, headers=headers, timeout=60)
+        assert reply.status_code == 400 and "cannot apply ablation" in reply.text
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "models"])
+def test_the_key_covers_the_ablations(server, path):
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        method = "GET" if path == "models" else "POST"
+        body = None if path == "models" else {"model": "refusal", "messages": HARMFUL, "prompt": "x", "input": "x"}
+        reply = httpx.request(method, f"{server[0]}/{path}", json=body, headers=headers, timeout=60)
+        assert reply.status_code == 401 and "ablation" not in reply.text
+
+
+def test_the_list_says_what_each_ablation_is(client, rvs):
+    from surgery.artifacts import file_sha256
+
+    listed = {entry.id: getattr(entry, "ablation", None) for entry in client.models.list().data}
+    assert listed["base"] is None
+    expected = {"sha256": file_sha256(rvs), "rank": 3, "layers": [2, 4, 5, 6], "alpha": 0.5, "site": "stream"}
+    assert listed["late"] == expected
+    assert (listed["refusal"]["rank"], listed["refusal"]["alpha"]) == (1, 1.0)
+
+
+def test_health_names_the_ablations_and_stays_a_plain_200(server, rvs):
+    from surgery.artifacts import file_sha256
+
+    reply = httpx.get(f"{_root(server)}/health", timeout=60)
+    digest = file_sha256(rvs)
+    ablations = [{"name": name, "sha256": digest} for name in ("refusal", "late")]
+    assert reply.status_code == 200 and reply.json() == {"status": "ok", "ablations": ablations, "default": "none"}
+    started = [line for line in server[2].read_text().splitlines() if "effect proven" in line]
+    assert all(digest in line for line in started) and len(started) == 2
+
+
+def test_metrics_count_requests_tokens_and_refusals_by_ablation(server, client):
+    before = _metrics(server)
+    replies = [ask(client, model="late", n=2), ask(client, model="late", stream=False), ask(client)]
+    for arguments in ({"model": "no-such-1"}, {"extra_body": {"vllm_xargs": {"ablation": "no-such-2"}}}):
+        with pytest.raises(openai.NotFoundError):
+            ask(client, **arguments)
+    after = _metrics(server)
+
+    def more(name):
+        return after[name] - before[name]
+
+    assert more('requests_total{ablation="late"}') == 2 and more('requests_total{ablation="none"}') == 1
+    assert more('requests_total{ablation="refusal"}') == 0
+    generated = [reply.usage.completion_tokens for reply in replies]
+    assert more('generation_tokens_total{ablation="late"}') == generated[0] + generated[1]
+    assert more('generation_tokens_total{ablation="none"}') == generated[2]
+    n_prompt = replies[2].usage.prompt_tokens
+    assert more('prompt_tokens_total{ablation="late"}') == 3 * n_prompt
+    # what was sampled last is never computed; prompts may come from the prefix cache in part
+    computed = generated[0] + generated[1] - 3
+    assert computed < more("intervened_tokens_total") <= computed + 3 * n_prompt
+    assert more('refused_requests_total{reason="unknown_model"}') == 1
+    assert more('refused_requests_total{reason="unknown_ablation"}') == 1
+    assert after["slots"] == MAX_NUM_SEQS and after["slots_in_use"] == 0
+    assert set(after) == set(before) and not any("no-such" in name for name in after)
+
+
+def test_more_distinct_interventions_than_slots_wait_and_are_each_answered_as_alone(client):
+    settings = [{"ablation": "late", "ablation_alpha": 0.1 * step} for step in range(1, 4 * MAX_NUM_SEQS + 1)]
+
+    def answer(keys):
+        return text(ask(client, max_tokens=12, extra_body={"vllm_xargs": keys}))
+
+    with ThreadPoolExecutor(len(settings)) as pool:
+        together = list(pool.map(answer, settings))
+    assert len(set(together)) > 1
+    assert together == [answer(keys) for keys in settings]
+
+
+class _Engine:
+    """What /health asks of an engine."""
+
+    def __init__(self, fault=None):
+        self.fault = fault
+
+    async def check_health(self):
+        if self.fault is not None:
+            raise self.fault
+
+    async def collective_rpc(self, method):
+        if self.fault is not None:
+            raise self.fault
+        return [{"n_slots_in_use": 3, "n_intervened_tokens": 10}]
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_dead_engine_is_unhealthy_and_its_slots_unknown(dead):
+    import asyncio
+    import math
+
+    from fastapi import FastAPI
+    from prometheus_client import CollectorRegistry
+    from starlette.testclient import TestClient
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    from vllm_refusal.config import AblationConfig
+    from vllm_refusal.endpoints import AblationEndpoints
+    from vllm_refusal.metrics import ServerMetrics
+
+    config, registry, app = AblationConfig({}, None, 2, 8, 4), CollectorRegistry(), FastAPI()
+    endpoints = AblationEndpoints(config, ServerMetrics(config, registry))
+    app.get("/health")(lambda: None)  # the server's own, which ours comes before
+    endpoints.attach_router(app)
+    asyncio.run(endpoints.init_state(_Engine(EngineDeadError() if dead else None), SimpleNamespace(), None))
+    client = TestClient(app)
+    reply = client.get("/health")
+    assert (reply.status_code, reply.json()["status"]) == ((503, "engine dead") if dead else (200, "ok"))
+    client.get("/metrics")
+    in_use = registry.get_sample_value("vllm_refusal:slots_in_use")
+    assert math.isnan(in_use) if dead else in_use == 3
 
 
 def test_each_ablation_was_proven_before_the_server_answered(server):
@@ -202,6 +351,17 @@ def _environment():
     # the engine as users have it: in a process of its own
     kept = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
     return {**kept, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+def _root(server):
+    return server[0].removesuffix("/v1")
+
+
+def _metrics(server):
+    """Our samples by name and labels, without the prefix."""
+    lines = httpx.get(f"{_root(server)}/metrics", timeout=60).text.splitlines()
+    ours = [line.removeprefix("vllm_refusal:").rsplit(" ", 1) for line in lines if line.startswith("vllm_refusal:")]
+    return {name: float(value) for name, value in ours if "_created" not in name}
 
 
 def _free_port():
