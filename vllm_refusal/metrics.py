@@ -81,9 +81,10 @@ class ServerMetrics:
             self.refused.labels(reason).inc()
 
     def take_counters(self, workers: Sequence[Mapping[str, int]]) -> None:
-        """Take over what the workers report; all ranks do the same work, so any one speaks for it.
+        """Take over what the workers report; tensor and pipeline ranks run the same batch, so any one speaks for it.
 
-        The first report is where counting starts: the proof at start-up is not a client's.
+        Of data-parallel engines vLLM asks all and hands on the first one's answer. The first report is where counting
+        starts: the proof at start-up is not a client's.
         """
         n_tokens = max(found["n_intervened_tokens"] for found in workers)
         if self._n_intervened is not None:

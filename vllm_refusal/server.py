@@ -12,6 +12,9 @@ from surgery.models import describe_model
 from vllm_refusal.config import KEY, check_architecture, load_module
 from vllm_refusal.startup import ending_on_signals
 
+GRACE_SECONDS = 5
+"""How long open connections hold up the end: by then the engine has stopped, and what is unanswered stays so."""
+
 
 class ServerError(RefusalError):
     """The server cannot be started as asked."""
@@ -89,7 +92,7 @@ async def _serve(args: Any) -> None:
                 client = await _started_engine(stack, build_async_engine_client(args), args.model)
                 await prove_ablations(client)
                 await _observe(client)
-            shutdown = await build_and_serve(client, address, sock, args)
+            shutdown = await build_and_serve(client, address, sock, args, timeout_graceful_shutdown=GRACE_SECONDS)
         await shutdown
     finally:
         sock.close()

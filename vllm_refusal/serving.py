@@ -128,8 +128,12 @@ def _keys(request: Any) -> Mapping[str, Any]:
 
 
 def _takes_keys(request: Any) -> bool:
-    """Whether the route hands vllm_xargs on; on others vLLM keeps the field as an extra and answers without it."""
-    return "vllm_xargs" in getattr(type(request), "model_fields", ())
+    """Whether the route hands vllm_xargs on; on others vLLM keeps the field as an extra and answers without it.
+
+    A batch of chats does not declare the field, but makes each of its requests from all fields that it has.
+    """
+    declared = getattr(type(request), "model_fields", ())
+    return "vllm_xargs" in declared or hasattr(request, "to_chat_completion_request")
 
 
 def _count_refused(models: Any, reason: str) -> None:

@@ -173,13 +173,16 @@ def test_unknown_models_and_bad_keys_are_refused_by_completions_and_responses(cl
             call(model="refusal", extra_body={"vllm_xargs": {"ablation": "none"}})
 
 
-def test_a_route_that_would_ignore_the_keys_refuses_the_ablation(server):
-    body = {"token_ids": [1, 2, 3], "sampling_params": {"max_tokens": 1}, "vllm_xargs": {"ablation": "refusal"}}
-    url = server[0].removesuffix("/v1") + "/inference/v1/generate"
-    headers = {"Authorization": f"Bearer {KEY}"}
-    for extra in ({"model": "base"}, {"model": "refusal"}):
-        reply = httpx.post(url, json=body | extra, headers=headers, timeout=60)
-        assert reply.status_code == 400 and "cannot apply ablation" in reply.text
+def test_a_batch_of_chats_selects_it_too(server):
+    def starts(**extra):
+        body = {"messages": [HARMFUL, HARMFUL], "max_tokens": 20, "temperature": 0, **extra}
+        headers = {"Authorization": f"Bearer {KEY}"}
+        reply = httpx.post(f"{server[0]}/chat/completions/batch", json=body, headers=headers, timeout=60).json()
+        assert reply["model"] == extra["model"]
+        return [choice["message"]["content"].startswith("Sure.") for choice in reply["choices"]]
+
+    assert starts(model="refusal") == starts(model="base", vllm_xargs={"ablation": "refusal"}) == [True, True]
+    assert starts(model="base") == [False, False]
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "models"])
@@ -214,7 +217,7 @@ def test_health_names_the_ablations_and_stays_a_plain_200(server, rvs):
 
 def test_metrics_count_requests_tokens_and_refusals_by_ablation(server, client):
     before = _metrics(server)
-    replies = [ask(client, model="late", n=2), ask(client, model="late", stream=False), ask(client)]
+    replies = [ask(client, model="late", n=2, temperature=1), ask(client, model="late"), ask(client)]
     for arguments in ({"model": "no-such-1"}, {"extra_body": {"vllm_xargs": {"ablation": "no-such-2"}}}):
         with pytest.raises(openai.NotFoundError):
             ask(client, **arguments)
@@ -335,10 +338,12 @@ def test_a_signal_during_start_up_ends_every_process(rvs, number):
         process.kill()
 
 
-def test_zz_sigterm_stops_the_server_and_its_processes(server):
+def test_zz_sigterm_stops_the_server_and_its_processes_with_a_request_in_flight(server, client):
     """Last in this file: it ends the shared server."""
     _, process, log = server
     children = _children(process.pid)
+    stream = ask(client, model="refusal", stream=True, max_tokens=200, extra_body={"ignore_eos": True})
+    next(iter(stream))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0, log.read_text()[-2000:]
     deadline = time.monotonic() + 30
