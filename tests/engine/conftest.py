@@ -1,12 +1,15 @@
-"""Real vLLM engines for tests: in this process, eager, float32, tiny models."""
+"""Real vLLM engines for tests, eager, float32, tiny models: in this process, and one server that tests share."""
 
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 import pytest  # noqa: E402
+from served import KEY, MAX_NUM_SEQS, REFUSAL, environment, free_port, wait_until_healthy  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +24,51 @@ def start_engine():
         return Engine(describe_model(folder), modules or {}, options)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def rvs(tmp_path_factory):
+    """Refusal vectors of the organism, made by the command."""
+    folder = tmp_path_factory.mktemp("rvs")
+    from surgery.organisms.release import write_organism
+
+    model = write_organism("single", folder / "model")
+    command = [
+        sys.executable,
+        REFUSAL,
+        "extract",
+        model,
+        "--pairs",
+        model / "pairs.jsonl",
+        "-o",
+        folder / "rvs.safetensors",
+    ]
+    subprocess.run([*map(str, command), "--dtype", "float32"], check=True, capture_output=True)
+    return folder / "rvs.safetensors"
+
+
+@pytest.fixture(scope="session")
+def server(rvs, tmp_path_factory):
+    """(base URL, process, log file) of a server with two ablations behind an API key."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    command = [sys.executable, REFUSAL, "serve", rvs.parent / "model", "--port", port, "--served-model-name", "base"]
+    command += ["--ablation", f"refusal={rvs},source_layer=4"]
+    command += ["--ablation", f"late={rvs},source_layers=3-5,alpha=0.5,layers=2,4-6"]
+    command += ["--enforce-eager", "--max-model-len", "256", "--dtype", "float32", "--api-key", KEY]
+    command += ["--max-num-seqs", MAX_NUM_SEQS]
+    with open(log, "w") as output:
+        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment())
+        try:
+            wait_until_healthy(port, process, log)
+            yield f"http://127.0.0.1:{port}/v1", process, log
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def client(server):
+    import openai
+
+    return openai.OpenAI(base_url=server[0], api_key=KEY, max_retries=0, timeout=120)
