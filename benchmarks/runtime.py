@@ -54,9 +54,9 @@ class Workload:
 
 
 WORKLOADS = {
-    "decode-1": Workload(1, 4, 24),
-    "decode-64": Workload(64, 2, 8),
-    "decode-256": Workload(256, 2, 3),
+    "decode-1": Workload(1, 2, 16),
+    "decode-64": Workload(64, 1, 5),
+    "decode-256": Workload(256, 1, 3),
     "prefill-32x64": Workload(32, 64, 1),
 }
 
@@ -170,13 +170,15 @@ def overhead(arguments: argparse.Namespace, model: Path, folder: Path) -> None:
 def compare(
     rank: int, name: str, stock: Engine, ablating: Engine, arguments: argparse.Namespace, reference: Any
 ) -> None:
-    """Alternating rounds of one workload; the first round warms up and is not counted."""
+    """Alternating rounds of one workload, each run warmed up on few tokens."""
     workload = WORKLOADS[name]
     runs: dict[str, Callable[[], None]] = {"stock": lambda: answer(stock, workload, "unused")}
     runs |= {case: lambda case=case: answer(ablating, workload, case) for case in arguments.cases}
     if reference is not None:
         runs["hf"] = lambda: hf_generate(reference, workload, rank)
-    rounds = [{run: seconds(work) for run, work in runs.items()} for _ in range(arguments.rounds + 1)][1:]
+    for engine in (stock, ablating):
+        answer(engine, Workload(min(workload.n_requests, 8), 2, 2), "unused")
+    rounds = [{run: seconds(work) for run, work in runs.items()} for _ in range(arguments.rounds)]
     stock_ms = 1000 * statistics.median(times["stock"] for times in rounds)
     for run in [run for run in runs if run != "stock"]:
         ratios = [times[run] / times["stock"] for times in rounds]

@@ -60,10 +60,12 @@ def _edit_row(
             if IS_SUM:
                 addend = residual + row * residual_row + column * residual_column
                 x += tl.load(addend, mask=inside, other=0.0).to(tl.float32)
-                tl.store(addend, tl.zeros([BLOCK], tl.float32), mask=inside)
             b = tl.load(basis + column[None, :], mask=(k < RANK)[:, None] & inside[None, :], other=0.0)
             x += strength * tl.sum(missing[:, None] * b, axis=0)
+            tl.debug_barrier()  # another warp may hold a copy of these columns: it must have read them, here and above
             tl.store(target, x, mask=inside)  # rounds to the dtype of the stream
+            if IS_SUM:
+                tl.store(addend, tl.zeros([BLOCK], tl.float32), mask=inside)
 
 
 def _launch(hidden: torch.Tensor, residual: torch.Tensor, *tables: torch.Tensor) -> None:

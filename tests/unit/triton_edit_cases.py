@@ -1,6 +1,7 @@
-"""The Triton kernel in Triton's interpreter against the plain form. Run by test_triton_edit.py in a process of its own:
+"""The Triton kernel against the plain form, in a process of its own: in Triton's interpreter, or on a GPU.
 
-the interpreter must be chosen (TRITON_INTERPRET=1) before anything imports Triton.
+The interpreter must be chosen (TRITON_INTERPRET=1) before anything imports Triton, hence the process; test_triton_edit.py
+starts it.
 """
 
 import os
@@ -8,7 +9,8 @@ import os
 import pytest
 import torch
 
-assert os.environ.get("TRITON_INTERPRET") == "1", "run with TRITON_INTERPRET=1"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
 
 from surgery.subspace import random_subspace  # noqa: E402
 from vllm_refusal.edit import ResidualEdit, load_kernel  # noqa: E402
@@ -26,18 +28,21 @@ def edits(rank, d_model, offsets=True):
     generator = torch.Generator().manual_seed(rank)
     c = torch.randn(N_MODULES + 1, rank, generator=generator) * offsets
     c[0] = 0
-    slot = torch.tensor([1, 0, 2, 3, 4, 5, 0] * 6)
-    module_of_slot = torch.tensor([0, 1, 2, 3, 1, 2])
-    alpha = torch.tensor([0.0, 1.0, 0.5, 1.5, 0.0, -1.0])  # slot 4 has an intervention, but not at this site
+    bases, c = bases.to(DEVICE), c.to(DEVICE)
+    slot = torch.tensor([1, 0, 2, 3, 4, 5, 0] * 6, device=DEVICE)
+    module_of_slot = torch.tensor([0, 1, 2, 3, 1, 2], device=DEVICE)
+    alpha = torch.tensor(
+        [0.0, 1.0, 0.5, 1.5, 0.0, -1.0], device=DEVICE
+    )  # slot 4 has an intervention, but not at this site
     plain = ResidualEdit(slot, module_of_slot, bases, c, alpha)
     fused = ResidualEdit(slot, module_of_slot, bases, c, alpha)
     assert load_kernel()
-    fused.in_kernel = True
+    plain.in_kernel, fused.in_kernel = False, True
     return plain, fused
 
 
 def stream(n_tokens, d_model, dtype, seed):
-    return torch.randn(n_tokens, d_model, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(n_tokens, d_model, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
 def active_rows(edit, n_tokens):
@@ -75,14 +80,14 @@ def test_a_single_tensor_equals_the_plain_form(rank, dtype):
 def assert_rounded_once(got, expected, dtype):
     """Equal but for the last bits of float32, whose sums of up to 384 terms run in another order.
 
-    In float16 these tip a few numbers in a thousand to the neighbour; rounding twice would tip a tenth of them. In
-    bfloat16 every number may be the neighbour: the interpreter cuts off where a GPU rounds to nearest.
+    In half precision these tip a few numbers in a thousand to the neighbour; rounding twice would tip a tenth of them.
+    In bfloat16 the interpreter may give every number's neighbour: it cuts off where a GPU rounds to nearest.
     """
     if dtype == torch.float32:
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
         return
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=torch.finfo(dtype).eps)
-    if dtype == torch.float16:
+    if dtype == torch.float16 or not INTERPRETED:
         assert (got != expected).float().mean() < 0.02
 
 
@@ -119,7 +124,7 @@ def test_rows_without_an_intervention_keep_even_what_is_no_number():
 
 def test_no_tokens_are_no_error():
     _, fused = edits(4, 64)
-    assert fused.on_single(torch.zeros(0, 64)).shape == (0, 64)
+    assert fused.on_single(torch.zeros(0, 64, device=DEVICE)).shape == (0, 64)
 
 
 def test_a_row_does_not_depend_on_its_batch():
