@@ -8,8 +8,9 @@
 
 Weights are random. Times are process CPU time on a CPU (one thread, so that waiting threads count for nothing) and wall
 time on a GPU. Each ratio is the median over rounds of (this run / the stock run of the same round), with the lowest and
-the highest. "unused": modules loaded, no request uses one. "same": every request intervened at all layers by one module.
-"distinct": every request by an intervention of its own (64 modules x 4 strengths).
+the highest; the order of the runs rotates. Rank 0 is the control, a second stock engine.
+"unused": modules loaded, no request uses one. "same": every request intervened at all layers by one module. "distinct":
+every request by an intervention of its own (64 modules x 4 strengths).
 """
 
 import argparse
@@ -77,7 +78,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compiled", action="store_true", help="compile; otherwise eager")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[0, 1, 4, 16])
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--cases", nargs="+", choices=["unused", "same", "distinct"], default=["unused", "same"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -161,7 +162,7 @@ def overhead(arguments: argparse.Namespace, model: Path, folder: Path) -> None:
     reference = load_reference(model, arguments) if arguments.hf else None
     with start(model, {}, arguments) as stock:
         for rank in arguments.ranks:
-            modules = write_modules(folder, SIZES[arguments.size]["hidden_size"], rank)
+            modules = write_modules(folder, SIZES[arguments.size]["hidden_size"], rank) if rank else {}
             with start(model, modules, arguments) as ablating:
                 for name in arguments.workloads:
                     compare(rank, name, stock, ablating, arguments, reference)
@@ -173,12 +174,15 @@ def compare(
     """Alternating rounds of one workload, each run warmed up on few tokens."""
     workload = WORKLOADS[name]
     runs: dict[str, Callable[[], None]] = {"stock": lambda: answer(stock, workload, "unused")}
-    runs |= {case: lambda case=case: answer(ablating, workload, case) for case in arguments.cases}
+    cases = arguments.cases if rank else ["unused"]
+    runs |= {case: lambda case=case: answer(ablating, workload, case) for case in cases}
     if reference is not None:
         runs["hf"] = lambda: hf_generate(reference, workload, rank)
     for engine in (stock, ablating):
         answer(engine, Workload(min(workload.n_requests, 8), 2, 2), "unused")
-    rounds = [{run: seconds(work) for run, work in runs.items()} for _ in range(arguments.rounds)]
+    names = list(runs)
+    orders = (names[number % len(names) :] + names[: number % len(names)] for number in range(arguments.rounds))
+    rounds = [{run: seconds(runs[run]) for run in order} for order in orders]
     stock_ms = 1000 * statistics.median(times["stock"] for times in rounds)
     for run in [run for run in runs if run != "stock"]:
         ratios = [times[run] / times["stock"] for times in rounds]
@@ -211,7 +215,7 @@ def hf_generate(
 
 def sweep(arguments: argparse.Namespace, model: Path, folder: Path) -> None:
     """Conditions x 64 prompts as one batch, against stock on as many requests and HF condition by condition."""
-    rank, n_prompts = arguments.ranks[0], 64
+    rank, n_prompts = max(arguments.ranks), 64
     workload = Workload(arguments.conditions * n_prompts, 16, arguments.new_tokens)
     modules = write_modules(folder, SIZES[arguments.size]["hidden_size"], rank)
     reference = load_reference(model, arguments)
