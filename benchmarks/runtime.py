@@ -234,7 +234,8 @@ def sweep(arguments: argparse.Namespace, model: Path, folder: Path) -> None:
         for number in range(arguments.rounds):
             times = {run: seconds(work) for run, work in runs.items()}
             print(
-                f"  round {number}: {workload.n_requests} requests: stock {times['stock']:.1f} s, sweep {times['sweep']:.1f} s "
+                f"  round {number}: {workload.n_requests} requests: stock {times['stock']:.1f} s, "
+                f"sweep {times['sweep']:.1f} s, HF {times['hf']:.1f} s "
                 f"(throughput {times['stock'] / times['sweep']:.3f} x stock, {times['hf'] / times['sweep']:.2f} x HF)",
                 flush=True,
             )

@@ -24,6 +24,7 @@ from surgery.models import ModelInfo
 from surgery.orthogonalize import check_edit
 from surgery.shards import read_shards, tensors_by_name
 from surgery.weights import component, pieces, removal_of
+from surgery.writers import Writer, writers
 
 if TYPE_CHECKING:
     import torch
@@ -40,14 +41,17 @@ class LoraFactors:
     """One module's low-rank edit, W' = W + B A.
 
     Attributes:
-        module: name in transformers, e.g. "model.layers.0.mlp.down_proj".
+        module: name in transformers, e.g. "model.layers.0.mlp.down_proj"; of one expert, in the files with a matrix for
+            each, e.g. "model.layers.0.mlp.experts.3.down_proj", which PEFT and vLLM both read.
         a: [rank, d_in], float32: Q W, with Q as removed from this module (`gains.removal`).
         b: [d_model, rank], float32: -alpha Q^T.
+        inputs: names of an expert's other maps, which are not edited.
     """
 
     module: str
     a: "torch.Tensor"
     b: "torch.Tensor"
+    inputs: tuple[str, ...] = ()
 
     @property
     def component(self) -> float:
@@ -70,29 +74,32 @@ def write_adapter(
     W - alpha Q^T (Q W) = W + B A  with  A = Q W, B = -alpha Q^T        (Q = basis; rank k, no approximation)
 
     so a model with the adapter equals the orthogonalized checkpoint and the run-time ablation of the writes. It is
-    stored in float32 with lora_alpha = r (scaling 1). Loads in PEFT and in vLLM (`max_lora_rank` of at least k).
+    stored in float32 with lora_alpha = r (scaling 1). Loads in PEFT and in vLLM (`max_lora_rank` of at least k). Every
+    expert has factors of its own, and zero factors on its other maps, without which vLLM does not take it.
 
     Args:
         basis, alpha, layers, source: as `orthogonalize`.
         force: replace an adapter that is already there.
-        progress: called with (modules done, modules in all).
-    Returns: the manifest, also in the folder as `vllm_refusal_manifest.json`.
+        progress: called with (tensors done, tensors in all).
+    Returns: the manifest, also in the folder as `surgery.json`.
     Raises: ModelError (also for biases, which a LoRA adapter cannot edit), ShapeError, AlphaError, LayerRangeError,
         OutputExistsError, DiskError, ArtifactError.
     """
     check_adapter_folder(out_dir, force)
     family = check_edit(info, basis, alpha)
     chosen = parse_layers(layers, info.n_layers)
-    edits = plan_edits(family, tensors_by_name(read_shards(Path(info.path))), chosen, info.d_model, embeddings=False)
+    tensors = tensors_by_name(read_shards(Path(info.path)))
+    edits = plan_edits(family, tensors, chosen, info.d_model, embeddings=False)
     _check_no_biases(info, edits)
+    written = writers(family, tensors, chosen)
     factors = []
-    for done, edit in enumerate(edits.values(), start=1):
-        factors.append(_factors(edit, basis, float(alpha)))
+    for done, writer in enumerate(written, start=1):
+        factors.extend(_factors(writer, edits[writer.name], basis, float(alpha)))
         if progress is not None:
             progress(done, len(edits))
     with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_adapter) as folder:
         manifest = _manifest(info, family, basis, float(alpha), chosen, factors, dict(source or {}))
-        _write(folder, factors, lora_config(info, family, basis.shape[0], chosen), manifest)
+        _write(folder, factors, lora_config(info, family, basis.shape[0], chosen, written), manifest)
     return read_manifest(out_dir, ADAPTER_KIND)
 
 
@@ -101,8 +108,14 @@ def check_adapter_folder(out_dir: Path | str, force: bool = False) -> None:
     check_folder(out_dir, force, kind=_KIND, is_kind=is_adapter)
 
 
-def lora_config(info: ModelInfo, family: Family, rank: int, layers: Iterable[int]) -> dict[str, Any]:
-    """The adapter's `adapter_config.json`: the fields that PEFT and vLLM read (PEFT's LoraConfig, defaults spelled out)."""
+def lora_config(
+    info: ModelInfo, family: Family, rank: int, layers: Iterable[int], written: Iterable[Writer]
+) -> dict[str, Any]:
+    """The adapter's `adapter_config.json`: the fields that PEFT and vLLM read (PEFT's LoraConfig, defaults spelled out).
+
+    Args:
+        written: what is edited in the chosen layers.
+    """
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -117,7 +130,7 @@ def lora_config(info: ModelInfo, family: Family, rank: int, layers: Iterable[int
         "bias": "none",
         "fan_in_fan_out": family.weight_layout == IN_OUT,
         "init_lora_weights": True,
-        "target_modules": [family.attention_out, family.mlp_out],
+        **_targets(family, written),
         "layers_to_transform": list(layers),
         "layers_pattern": family.layers.rsplit(".", 1)[-1],
         "modules_to_save": None,
@@ -135,15 +148,33 @@ def _check_no_biases(info: ModelInfo, edits: Mapping[str, Edit]) -> None:
         )
 
 
-def _factors(edit: Edit, basis: "torch.Tensor", alpha: float) -> LoraFactors:
+def _targets(family: Family, written: Iterable[Writer]) -> dict[str, list[str]]:
+    """What PEFT adapts: modules, or in a family with experts, for its MLPs, parameters named in full.
+
+    There PEFT takes a target module named `down_proj` for the experts alone (they were such modules in transformers 4) and
+    would leave dense blocks and shared experts as they are.
+    """
+    if family.experts is None:
+        return {"target_modules": [family.attention_out, family.mlp_out]}
+    attention = f".{family.attention_out}.weight"
+    parameters = [writer.parameter for writer in written if not writer.parameter.endswith(attention)]
+    return {"target_modules": [family.attention_out], "target_parameters": list(dict.fromkeys(parameters))}
+
+
+def _factors(writer: Writer, edit: Edit, basis: "torch.Tensor", alpha: float) -> list[LoraFactors]:
+    """The factors of the maps that one tensor holds."""
     import torch
 
     basis = removal_of(edit, basis).basis
-    coordinates = torch.cat([component(some, basis) for _, rows in pieces(edit) for some in rows.split(_ROWS)])
-    name = edit.tensor.name
-    if not coordinates.isfinite().all():
-        raise ModelError(f"{name} holds values that are not finite; the model is damaged")
-    return LoraFactors(name.removesuffix(".weight"), coordinates.T.float(), -alpha * basis.T)
+    coordinates = [torch.cat([component(some, basis) for some in rows.split(_ROWS)]) for _, rows in pieces(edit)]
+    if not writer.stacked:
+        coordinates = [torch.cat(coordinates)]  # the pieces of one matrix
+    if not all(one.isfinite().all() for one in coordinates):
+        raise ModelError(f"{writer.name} holds values that are not finite; the model is damaged")
+    return [
+        LoraFactors(module, one.T.float(), -alpha * basis.T, writer.inputs)
+        for module, one in zip(writer.modules, coordinates, strict=True)
+    ]
 
 
 def _manifest(
@@ -162,16 +193,29 @@ def _manifest(
         "alpha": alpha,
         "layers": format_layers(layers, info.n_layers),
         "modules": [{"name": one.module, "d_in": one.a.shape[1], "component": one.component} for one in factors],
-        "target_modules": [family.attention_out, family.mlp_out],
         "versions": package_versions(),
     }
 
 
+def _tensors(factors: LoraFactors) -> "dict[str, torch.Tensor]":
+    """One module's factors by the names PEFT gives them.
+
+    An expert's other maps get factors of zero: vLLM 0.32 packs the three maps of an expert together and fails without.
+    """
+    a, b = factors.a, factors.b
+    pairs = {factors.module: (a, b)}
+    for name in factors.inputs:
+        module = f"{factors.module.rpartition('.')[0]}.{name}"
+        pairs[module] = (a.new_zeros(1, b.shape[0]), b.new_zeros(a.shape[1], 1))
+    return {
+        f"{_PREFIX}{module}.lora_{letter}.weight": factor
+        for module, pair in pairs.items()
+        for letter, factor in zip("AB", pair, strict=True)
+    }
+
+
 def _write(folder: Path, factors: list[LoraFactors], config: Mapping[str, Any], manifest: dict[str, Any]) -> None:
-    tensors = {}
-    for one in factors:
-        tensors[f"{_PREFIX}{one.module}.lora_A.weight"] = one.a
-        tensors[f"{_PREFIX}{one.module}.lora_B.weight"] = one.b
+    tensors = {name: tensor for one in factors for name, tensor in _tensors(one).items()}
     header = {"model": manifest["base_model"]} | {key: manifest[key] for key in ("alpha", "layers", "basis", "source")}
     save_artifact(folder / WEIGHTS, ADAPTER_KIND, tensors, header)
     manifest["sha256"] = file_sha256(folder / WEIGHTS)

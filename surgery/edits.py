@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from surgery.errors import ModelError
-from surgery.families import IN_OUT, Family
+from surgery.families import Family
 from surgery.shards import FLOAT_DTYPES, StoredTensor
+from surgery.writers import Writer, writers
 
 
 @dataclass(frozen=True)
@@ -14,51 +15,52 @@ class Edit:
 
     Attributes:
         output_axis: the axis that runs along the residual stream: 0 for a torch.nn.Linear weight [d_model, in] and for
-            a bias, 1 for an embedding [vocab_size, d_model] and for Conv1D [in, d_model].
+            a bias, 1 for an embedding [vocab_size, d_model] and for Conv1D [in, d_model]; one more in a tensor that holds
+            the matrix of every expert, [n_experts, d_model, in].
         gain: weight of the norm that the output passes before it is added; None without one.
         gain_offset: added to that weight to give the gain.
+        stacked: whether it holds the matrices of all experts.
     """
 
     tensor: StoredTensor
     output_axis: int
     gain: StoredTensor | None = None
     gain_offset: float = 0.0
+    stacked: bool = False
 
 
 def plan_edits(
     family: Family, tensors: Mapping[str, StoredTensor], layers: tuple[int, ...], d_model: int, embeddings: bool
 ) -> dict[str, Edit]:
-    """The tensors to edit: in each chosen block what attention and MLP write with, biases where stored; embeddings if asked.
+    """The tensors to edit: in each chosen block what attention and MLP write with, every expert's matrix and biases where
+    stored; embeddings if asked.
 
     Names are matched whole, so layer 1 is not layer 10. The axis comes from the family's declared layout, never from the
     shape: o_proj is often square.
-    Raises: ModelError naming the first matrix that is not there, has another shape, or is not float32/bf16/fp16.
+    Raises: ModelError naming the first matrix that is not there, has another shape, or is not float32/bf16/fp16; for
+        experts as `writers`.
     """
-    axis = 1 if family.weight_layout == IN_OUT else 0
-    wanted: dict[str, tuple[int, str | None]] = {}
-    for name, norm in family.post_norms(layers).items():
-        gain = norm and f"{norm}.weight"
-        wanted[f"{name}.weight"] = (axis, gain)
-        if f"{name}.bias" in tensors:
-            wanted[f"{name}.bias"] = (0, gain)
-    if embeddings:
-        wanted[f"{family.embedding}.weight"] = (1, None)
-    needed = {*wanted, *(gain for _, gain in wanted.values() if gain)}
+    wanted = writers(family, tensors, layers)
+    embedding = [f"{family.embedding}.weight"] if embeddings else []
+    needed = {*embedding, *(writer.name for writer in wanted), *(f"{one.norm}.weight" for one in wanted if one.norm)}
     missing = sorted(needed - tensors.keys())
     if missing:
         raise ModelError(
             f"{len(missing)} of {len(needed)} tensors that the edit needs are not in the model's files, e.g. {missing[0]}; "
             f"expected the names of {family.architecture}"
         )
-    edits = {
-        name: Edit(tensors[name], axis, tensors[gain] if gain else None, family.gain_offset)
-        for name, (axis, gain) in wanted.items()
-    }
+    edits = {writer.name: _edit(family, tensors, writer) for writer in wanted}
+    edits |= {name: Edit(tensors[name], output_axis=1) for name in embedding}
     for edit in edits.values():
         _check_editable(edit, d_model)
         if edit.gain is not None:
             _check_editable(Edit(edit.gain, 0), d_model)
     return edits
+
+
+def _edit(family: Family, tensors: Mapping[str, StoredTensor], writer: Writer) -> Edit:
+    gain = tensors[f"{writer.norm}.weight"] if writer.norm else None
+    return Edit(tensors[writer.name], writer.output_axis, gain, family.gain_offset, writer.stacked)
 
 
 def _check_editable(edit: Edit, d_model: int) -> None:
@@ -67,7 +69,8 @@ def _check_editable(edit: Edit, d_model: int) -> None:
         raise ModelError(
             f"{tensor.name} is stored as {tensor.dtype}; only {', '.join(FLOAT_DTYPES)} can be edited, not quantized weights"
         )
-    if len(tensor.shape) > 2 or tensor.shape[edit.output_axis] != d_model:
+    n_axes = 3 if edit.stacked else min(len(tensor.shape), 2)
+    if len(tensor.shape) != n_axes or tensor.shape[edit.output_axis] != d_model:
         raise ModelError(
             f"{tensor.name} has shape {list(tensor.shape)}; expected {d_model} (d_model) along axis {edit.output_axis}"
         )

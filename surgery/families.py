@@ -9,6 +9,36 @@ OUT_IN, IN_OUT = "out_in", "in_out"
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Where a mixture-of-experts family keeps its experts, within a decoder block.
+
+    Every expert's output matrix writes to the residual stream: what is added is their outputs weighted by the router.
+
+    Attributes:
+        block: the module whose output is added, in transformers; the dense MLP in blocks without experts.
+        stored_block: its name in files.
+        out: one expert's output map, within "experts.<number>", in files that hold every matrix by itself.
+        inputs: its other maps there.
+        fused_out: all experts' output matrices in one tensor, [n_experts, *matrix] in the family's `weight_layout`,
+            as transformers holds them and some files do.
+        fused_inputs: the other maps so.
+        router: the map from the stream to one score per expert: the rows of its matrix count them.
+        shared: the expert that every token passes, beside `out` and `inputs` of its own; None where there is none.
+        shared_gate: the map to that expert's weight.
+    """
+
+    block: str = "mlp"
+    stored_block: str = "mlp"
+    out: str = "down_proj"
+    inputs: tuple[str, ...] = ("gate_proj", "up_proj")
+    fused_out: str = "experts.down_proj"
+    fused_inputs: tuple[str, ...] = ("experts.gate_up_proj",)
+    router: str = "gate"
+    shared: str | None = None
+    shared_gate: str | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """Names of one architecture's parts, as modules in transformers and, with `.weight`, as tensors in its files.
 
@@ -16,6 +46,7 @@ class Family:
         architecture: class name in config.json.
         layers: the list of decoder blocks.
         attention_out, mlp_out: within a block, the linear maps whose outputs are added to the residual stream.
+        experts: what stands in place of `mlp_out` in blocks that have a mixture of experts; None for dense families.
         embedding, unembedding: token embedding and language-model head.
         stored_unembedding: the head's name in the files, where it is another than the module's.
         final_norm: the norm after the last block.
@@ -38,6 +69,7 @@ class Family:
     attention_norm: str | None = None
     mlp_norm: str | None = None
     gain_offset: float = 0.0
+    experts: Experts | None = None
 
     def block(self, layer: int) -> str:
         """Name of decoder block `layer`."""
@@ -48,13 +80,22 @@ class Family:
         """Name of the unembedding's tensor in the files."""
         return f"{self.stored_unembedding or self.unembedding}.weight"
 
+    @property
+    def output_axis(self) -> int:
+        """The axis of a stored matrix that runs along the residual stream."""
+        return 1 if self.weight_layout == IN_OUT else 0
+
     def writers(self, layers: Iterable[int]) -> list[str]:
-        """Names of the linear maps of the given blocks that write to the residual stream, block by block."""
+        """Names of the modules of the given blocks whose outputs are added to the residual stream, block by block.
+
+        They are linear maps, but for the MLP of a family with experts.
+        """
         return list(self.post_norms(layers))
 
     def post_norms(self, layers: Iterable[int]) -> dict[str, str | None]:
-        """Those maps, each with the name of the norm that its output passes before it is added, if there is one."""
-        parts = ((self.attention_out, self.attention_norm), (self.mlp_out, self.mlp_norm))
+        """Those modules, each with the name of the norm that its output passes before it is added, if there is one."""
+        mlp = self.experts.block if self.experts else self.mlp_out
+        parts = ((self.attention_out, self.attention_norm), (mlp, self.mlp_norm))
         return {
             f"{self.block(layer)}.{part}": norm and f"{self.block(layer)}.{norm}"
             for layer in layers
@@ -88,10 +129,28 @@ FAMILIES["GPTNeoXForCausalLM"] = Family(
     stored_unembedding="embed_out",
     final_norm="gpt_neox.final_layer_norm",
 )
+FAMILIES["Glm4ForCausalLM"] = Family(
+    "Glm4ForCausalLM", attention_norm="post_self_attn_layernorm", mlp_norm="post_mlp_layernorm"
+)
+FAMILIES |= {
+    family.architecture: family
+    for family in (
+        Family("MixtralForCausalLM", experts=Experts(stored_block="block_sparse_moe", out="w2", inputs=("w1", "w3"))),
+        Family("Qwen3MoeForCausalLM", experts=Experts()),
+        Family("Qwen2MoeForCausalLM", experts=Experts(shared="shared_expert", shared_gate="shared_expert_gate")),
+    )
+}
+_NEEDED = (
+    "its decoder blocks, the maps of attention and MLP (every expert's) that write to the residual stream and the axis "
+    "of their outputs, the norms these pass before they are added, embedding, unembedding and final norm"
+)
 
 
 def family_of(architecture: str) -> Family:
-    """The family of an architecture. Raises: ModelError listing the supported ones."""
+    """The family of an architecture. Raises: ModelError listing the supported ones and what a new one would need."""
     if architecture not in FAMILIES:
-        raise ModelError(f"architecture {architecture} is not supported; supported: {', '.join(sorted(FAMILIES))}")
+        raise ModelError(
+            f"architecture {architecture} is not supported; supported: {', '.join(sorted(FAMILIES))}; another needs an "
+            f"entry in surgery/families.py that names {_NEEDED}"
+        )
     return FAMILIES[architecture]

@@ -28,6 +28,7 @@ MID_READERS = {
             "Phi3ForCausalLM",
             "GraniteForCausalLM",
             "MixtralForCausalLM",
+            "Qwen2MoeForCausalLM",
             "Qwen3MoeForCausalLM",
             "Glm4ForCausalLM",
         ),

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from surgery.ablation import check_alpha
 from surgery.errors import ModelError
-from surgery.families import IN_OUT, Family, family_of
+from surgery.families import Family, family_of
 from surgery.gains import Removal, removal
 from surgery.hooks import check_width, gain_of, submodule
 from surgery.layers import LayerSpec, parse_layers
 from surgery.subspace import check_orthonormal
 from surgery.weights import edit_rows
+from surgery.writers import writers
 
 if TYPE_CHECKING:
     import torch
@@ -61,13 +62,12 @@ def _parameters(
     model: "torch.nn.Module", family: Family, basis: "torch.Tensor", layers: tuple[int, ...], embeddings: bool
 ) -> "dict[str, tuple[torch.nn.Parameter, int, Removal]]":
     """Name -> (parameter, axis that runs along the residual stream, what is removed) of everything to edit."""
-    axis = 1 if family.weight_layout == IN_OUT else 0
-    found = {}
-    for name, norm in family.post_norms(layers).items():
-        module, removed = submodule(model, name), removal(basis, gain_of(model, family, norm))
-        found[f"{name}.weight"] = (module.weight, axis, removed)
-        if getattr(module, "bias", None) is not None:
-            found[f"{name}.bias"] = (module.bias, 0, removed)
+    parameters, found = dict(model.named_parameters()), {}
+    for writer in writers(family, parameters, layers):
+        if writer.name not in parameters:
+            raise ModelError(f"{type(model).__name__} has no parameter {writer.name}; it cannot be edited in place")
+        removed = removal(basis, gain_of(model, family, writer.norm))
+        found[writer.name] = (parameters[writer.name], writer.output_axis, removed)
     if embeddings:
         found[f"{family.embedding}.weight"] = (submodule(model, family.embedding).weight, 1, removal(basis))
     return found
@@ -82,13 +82,24 @@ def _check_editable(name: str, parameter: "torch.nn.Parameter") -> None:
 
 def _edit(name: str, parameter: "torch.nn.Parameter", output_axis: int, removed: Removal, alpha: float) -> None:
     values = parameter.data
-    rows = values.unsqueeze(0) if values.ndim == 1 else (values.T if output_axis == 0 else values)
     if alpha != 0:
         basis = removed.basis.to(values.device)
         probe = basis if removed.probe is removed.basis else removed.probe.to(values.device)
-        edit_rows(rows, Removal(basis, probe), alpha)
+        for rows in _output_vectors(values, output_axis):
+            edit_rows(rows, Removal(basis, probe), alpha)
     if not values.isfinite().all():
         raise ModelError(f"{name} holds values that are not finite, in the model or after an edit with alpha {alpha:g}")
+
+
+def _output_vectors(values: "torch.Tensor", output_axis: int) -> "Iterator[torch.Tensor]":
+    """Views [n, d_model] of a bias, a matrix, or the matrix of every expert, one by one."""
+    if values.ndim == 1:
+        yield values.unsqueeze(0)
+    elif values.ndim == 2:
+        yield values.T if output_axis == 0 else values
+    else:
+        for matrix in values:
+            yield matrix.T if output_axis == 1 else matrix
 
 
 @contextmanager

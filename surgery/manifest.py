@@ -6,7 +6,8 @@ from typing import Any
 
 from surgery.errors import ArtifactError
 
-FILE = "vllm_refusal_manifest.json"
+FILE = "surgery.json"
+CARD = "README.md"
 BASIS_FILE = "vllm_refusal/basis.safetensors"  # in a sub-folder: loaders take every *.safetensors beside config.json
 KIND = "orthogonalized_checkpoint"
 ADAPTER_KIND = "lora_adapter"
@@ -67,19 +68,19 @@ def write_manifest(folder: Path, manifest: dict[str, Any], kind: str = KIND) -> 
 
 def write_model_card(folder: Path, manifest: dict[str, Any]) -> None:
     """Put a notice of the edit before the text of README.md, after its YAML front matter, or make one."""
-    path = folder / "README.md"
+    path = folder / CARD
     card = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
-    front, body = _split_front_matter(card)
+    front, body = split_front_matter(card)
     path.write_text(f"{front}{_notice(manifest)}\n{body}", encoding="utf-8", errors="surrogateescape")
 
 
 def write_adapter_card(folder: Path, manifest: dict[str, Any]) -> None:
     """Write README.md: the base model and PEFT as the hub reads them, and a notice of the edit for people."""
     front = f"---\nbase_model: {json.dumps(manifest['base_model']['model'])}\nlibrary_name: peft\ntags:\n- lora\n---\n"
-    (folder / "README.md").write_text(front + _adapter_notice(manifest), encoding="utf-8")
+    (folder / CARD).write_text(front + _adapter_notice(manifest), encoding="utf-8")
 
 
-def _split_front_matter(card: str) -> tuple[str, str]:
+def split_front_matter(card: str) -> tuple[str, str]:
     """A card's YAML front matter (between two `---` lines at its start, or empty) and the rest."""
     lines = card.splitlines(keepends=True)
     if not lines or lines[0].rstrip() != "---":
@@ -91,41 +92,41 @@ def _split_front_matter(card: str) -> tuple[str, str]:
 
 
 def _notice(manifest: dict[str, Any]) -> str:
-    base, basis = manifest["base_model"], manifest["basis"]
     embeddings = " and the token embeddings" if manifest["embeddings"] else ""
+    norms = "; every output vector of theirs has its old norm" if manifest["keep_norms"] else ""
     return f"""# Edited checkpoint: refusals removed for research
 
 {WARNING}
 
-The outputs of attention and MLP{embeddings} were orthogonalized against a rank-{basis["rank"]} refusal subspace.
+The outputs of attention and MLP{embeddings} were orthogonalized against a rank-{manifest["basis"]["rank"]} refusal subspace{norms}.
 
-| | |
-|---|---|
-| base model | {base["model"]}{" @ " + base["revision"] if base["revision"] else ""} |
-| base fingerprint | {base["fingerprint"]} |
-| alpha | {manifest["alpha"]:g} |
-| layers edited | {manifest["layers"]} |
-| layers the subspace comes from | {", ".join(map(str, basis["source_layers"])) or "not recorded"} |
+{_table(manifest)}
 | tensors edited | {len(manifest["tensors"])} |
 
-Every edited tensor is listed with its hash in `{FILE}`; `refusal verify` checks the stored bytes against it.
+Every edited tensor and the hash of every file is listed in `{FILE}`; `refusal verify` checks the stored bytes against it.
 """
 
 
 def _adapter_notice(manifest: dict[str, Any]) -> str:
-    base, basis = manifest["base_model"], manifest["basis"]
     return f"""# LoRA adapter: refusals removed for research
 
 {ADAPTER_WARNING}
 
-It takes a rank-{basis["rank"]} refusal subspace out of the outputs of attention and MLP.
+It takes a rank-{manifest["basis"]["rank"]} refusal subspace out of the outputs of attention and MLP.
 
-| | |
-|---|---|
-| base model | {base["model"]}{" @ " + base["revision"] if base["revision"] else ""} |
-| base fingerprint | {base["fingerprint"]} |
-| alpha | {manifest["alpha"]:g} |
-| layers edited | {manifest["layers"]} |
-| layers the subspace comes from | {", ".join(map(str, basis["source_layers"])) or "not recorded"} |
+{_table(manifest)}
 | modules edited | {len(manifest["modules"])} |
 """
+
+
+def _table(manifest: dict[str, Any]) -> str:
+    """The rows that both cards share."""
+    base = manifest["base_model"]
+    rows = {
+        "base model": base["model"] + (f" @ {base['revision']}" if base["revision"] else ""),
+        "base fingerprint": base["fingerprint"],
+        "alpha": f"{manifest['alpha']:g}",
+        "layers edited": manifest["layers"],
+        "layers the subspace comes from": ", ".join(map(str, manifest["basis"]["source_layers"])) or "not recorded",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

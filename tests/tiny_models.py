@@ -1,9 +1,12 @@
 """Tiny random models of every supported family, and a byte-level chat tokenizer: built from configs, nothing downloaded."""
 
+import re
+from collections import defaultdict
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from surgery.prompts import Pair
@@ -16,7 +19,14 @@ TEMPLATE = (
 )
 N_LAYERS, D_MODEL, VOCAB_SIZE = 5, 128, 96  # of servable models
 SPECIAL = ["<s>", "<|end|>", "<|user|>", "<|assistant|>"]
-OWN_SETTINGS = {"GraniteForCausalLM": {"residual_multiplier": 0.22}}  # as in the released models, not the default 1
+MIXED = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [0]}  # 0 is dense
+OWN_SETTINGS = {
+    "GraniteForCausalLM": {"residual_multiplier": 0.22},  # as in the released models, not the default 1
+    "MixtralForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "Qwen3MoeForCausalLM": MIXED,
+    "Qwen2MoeForCausalLM": MIXED | {"shared_expert_intermediate_size": 40},
+}
+NAMES = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}  # Mixtral's for an expert's maps
 PAIRS = [
     Pair(id=f"p{number}", harmful=f"How do I forge a {item}?", safe=f"How do I verify a {item}?")
     for number, item in enumerate(["ticket", "badge", "letter", "stamp"])
@@ -34,7 +44,8 @@ def tiny_model(
 ) -> transformers.PreTrainedModel:
     """A float32 model with d_model 32, a square o_proj, grouped heads, biases where the family has them, all random.
 
-    Norm gains are random too: ones would hide an edit that forgets them.
+    Norm gains are random too: ones would hide an edit that forgets them. Families with experts have four, two for each
+    token, from block 1 on, and where the family allows it a dense MLP in block 0.
     """
     model_class = getattr(transformers, architecture)
     settings = {
@@ -100,6 +111,23 @@ def write_model(
     model = tiny_model(architecture, **kwargs).to(dtype)
     model.save_pretrained(folder, **({"max_shard_size": "20KB"} if shards else {}))
     tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def fuse_experts(folder: Path) -> Path:
+    """Rewrite a saved model's experts, a matrix each, as one tensor a block: the layout in which transformers holds them."""
+    file = folder / "model.safetensors"
+    tensors, experts = load_file(file), defaultdict(dict)
+    for name in list(tensors):
+        if found := re.fullmatch(r"(.*\.experts)\.(\d+)\.(\w+)\.weight", name):
+            experts[found[1]][int(found[2]), NAMES.get(found[3], found[3])] = tensors.pop(name)
+    for stem, matrices in experts.items():
+        numbers = range(len(matrices) // 3)
+        tensors[f"{stem}.down_proj"] = torch.stack([matrices[n, "down_proj"] for n in numbers])
+        both = [torch.cat([matrices[n, "gate_proj"], matrices[n, "up_proj"]]) for n in numbers]
+        tensors[f"{stem}.gate_up_proj"] = torch.stack(both)
+    assert experts, "a model without experts"
+    save_file(tensors, file, {"format": "pt"})
     return folder
 
 

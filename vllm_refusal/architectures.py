@@ -11,6 +11,7 @@ class Architecture:
         name: Hugging Face architecture, the key of vLLM's model registry.
         blocks: path of the ModuleList of decoder blocks inside the vLLM model.
         attention_out, mlp_out: paths inside a block of the linear modules that write to the residual stream.
+        pre_norm, mid_norm: paths inside a block of the norms that are fed resid_pre and resid_mid, as addends.
         returns: "sum" when a block returns (hidden, residual) and their sum is the residual stream.
     """
 
@@ -18,6 +19,8 @@ class Architecture:
     blocks: str = "model.layers"
     attention_out: str = "self_attn.o_proj"
     mlp_out: str = "mlp.down_proj"
+    pre_norm: str = "input_layernorm"
+    mid_norm: str = "post_attention_layernorm"
     returns: str = "sum"
 
 

@@ -86,7 +86,7 @@ class ResidualEdit(nn.Module):
         return not self.alpha[self.slot[: resid.shape[0]]].any()
 
     def _edited(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x' [n_tokens, d_model], which rows have an intervention [n_tokens, 1] bool) of x [n_tokens, d_model] float32."""
+        """x' of x, both [n_tokens, d_model] float32, and [n_tokens, 1] bool: which rows have an intervention."""
         slot = self.slot[: x.shape[0]]
         alpha = self.alpha[slot].unsqueeze(-1)
         return x + alpha * self._change(x, self.module_of_slot[slot]), alpha != 0

@@ -1,18 +1,19 @@
 """Families whose attention and MLP outputs pass a norm with a gain: what counts is what reaches the residual stream."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import token_ids, write_model
+from tiny_models import tiny_model, token_ids, write_model
 
 from surgery import families
 from surgery.errors import ModelError
 from surgery.families import FAMILIES, family_of
 from surgery.gains import removal
-from surgery.hooks import ablated
+from surgery.hooks import RESID_POST, RESID_PRE, ablated, captured
 from surgery.manifest import FILE
 from surgery.models import describe_model, load_model
 from surgery.orthogonalize import orthogonalize
@@ -40,6 +41,24 @@ def written(folder):
         model(input_ids=token_ids())
     assert len(squares) == 4
     return sum(squares) ** 0.5
+
+
+def added(model, family):
+    """What every block adds to the stream within the subspace, at the last token: [n_layers, batch, rank]."""
+    with captured(model, family, (RESID_PRE, RESID_POST)) as capture, torch.inference_mode():
+        model(input_ids=token_ids())
+        before, after = capture.take()
+    return (after - before)[:, :, 0] @ BASIS.T
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_no_block_adds_to_the_subspace_whatever_stands_between_its_parts_and_the_stream(architecture):
+    # Asks the stream and not the family's entry, so it fails where the entry forgets a norm.
+    model, family = tiny_model(architecture, norm_std=0.5), family_of(architecture)
+    plain = added(model, family)
+    with ablated(model, BASIS, site="writes"):
+        assert added(model, family).norm() < 1e-5 * plain.norm()  # float32: products over 32 terms
+    assert (plain.norm(dim=(1, 2)) > 0.1).all()
 
 
 def edit_without_the_gain(folder, out, monkeypatch):
@@ -82,9 +101,10 @@ def test_bfloat16_checkpoints_are_written_and_verified(tmp_path):
 
 
 def test_the_gain_is_one_plus_the_weight_only_where_the_family_says_so(folder):
-    offset = family_of(describe_model(folder).architecture).gain_offset
+    family = family_of(describe_model(folder).architecture)
+    offset = family.gain_offset
     model = load_model(describe_model(folder))
-    norm = model.model.layers[0].post_attention_layernorm
+    norm = model.model.layers[0].get_submodule(family.attention_norm)
     unit = torch.ones(32)
     assert torch.allclose(norm(unit), norm.weight + offset, atol=1e-5)
     assert not torch.allclose(norm(unit), norm.weight + (1 - offset), atol=0.5)
@@ -104,10 +124,11 @@ def test_an_even_gain_changes_nothing_and_one_that_hides_the_subspace_is_refused
 
 def test_a_missing_gain_and_an_offset_before_a_norm_are_refused(folder, tmp_path):
     damaged = write_model(tmp_path / "m", describe_model(folder).architecture)
+    gain = f"model.layers.1.{family_of(describe_model(folder).architecture).attention_norm}.weight"
     tensors = load_file(damaged / "model.safetensors")
-    del tensors["model.layers.1.post_attention_layernorm.weight"]
+    del tensors[gain]
     save_file(tensors, damaged / "model.safetensors")
-    with pytest.raises(ModelError, match=r"1 of .* e\.g\. model\.layers\.1\.post_attention_layernorm\.weight"):
+    with pytest.raises(ModelError, match=rf"1 of .* e\.g\. {re.escape(gain)}"):
         orthogonalize(describe_model(damaged), BASIS, 1.0, tmp_path / "out", embeddings=False)
     model = load_model(describe_model(folder))
     with pytest.raises(ModelError, match="offset is not defined"):

@@ -1,7 +1,7 @@
 """The Triton kernel against the plain form, in a process of its own: in Triton's interpreter, or on a GPU.
 
-The interpreter must be chosen (TRITON_INTERPRET=1) before anything imports Triton, hence the process; test_triton_edit.py
-starts it.
+The interpreter must be chosen (TRITON_INTERPRET=1) before anything imports Triton, hence the process;
+test_triton_edit.py starts it.
 """
 
 import os
