@@ -7,7 +7,8 @@ from tiny_models import D_MODEL, VOCAB_SIZE, servable_model
 from surgery.artifacts import save_artifact
 from surgery.hooks import ablated
 from surgery.subspace import random_subspace
-from vllm_refusal.engine import EngineError, Request, Sampling
+from vllm_refusal.config import ConfigError
+from vllm_refusal.engine import Request, Sampling
 
 pytestmark = pytest.mark.engine
 
@@ -93,5 +94,5 @@ def test_every_rank_answers_in_a_batch_as_alone_bit_for_bit(served):
 
 def test_a_rank_above_the_bound_stops_the_engine(tmp_path, start_engine):
     servable_model("LlamaForCausalLM").save_pretrained(tmp_path / "model")
-    with pytest.raises((EngineError, ValueError), match="rank 65 but max_rank is 64"):
+    with pytest.raises(ConfigError, match="rank 65 but max_rank is 64"):
         start_engine(tmp_path / "model", write_modules(tmp_path, (65,)), skip_tokenizer_init=True)
