@@ -119,7 +119,7 @@ def start(model: Path, modules: dict[str, dict[str, Any]], arguments: argparse.N
     """An engine; no modules starts one on which the plugin is without effect."""
     settings = {"max_model_len": 256, "skip_tokenizer_init": True, "enable_prefix_caching": False}
     settings |= {"max_num_batched_tokens": 4096}
-    options = EngineOptions(arguments.dtype, not arguments.compiled, 256, settings)
+    options = EngineOptions(dtype=arguments.dtype, eager=not arguments.compiled, max_num_seqs=256, vllm=settings)
     begun = time.perf_counter()
     engine = Engine(describe_model(model), modules, options)
     print(f"  {len(modules)} modules: started in {time.perf_counter() - begun:.0f} s", flush=True)
