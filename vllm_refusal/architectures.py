@@ -11,7 +11,8 @@ class Architecture:
         name: Hugging Face architecture, the key of vLLM's model registry.
         blocks: path of the ModuleList of decoder blocks inside the vLLM model.
         attention_out, mlp_out: paths inside a block of the linear modules that write to the residual stream.
-        pre_norm, mid_norm: paths inside a block of the norms that are fed resid_pre and resid_mid, as addends.
+        pre_norm, mid_norm: paths inside a block of the norms that are fed resid_pre and resid_mid, as addends; None where
+            no norm is (attention and MLP side by side have no resid_mid).
         returns: "sum" when a block returns (hidden, residual) and their sum is the residual stream.
     """
 
@@ -19,9 +20,15 @@ class Architecture:
     blocks: str = "model.layers"
     attention_out: str = "self_attn.o_proj"
     mlp_out: str = "mlp.down_proj"
-    pre_norm: str = "input_layernorm"
-    mid_norm: str = "post_attention_layernorm"
+    pre_norm: str | None = "input_layernorm"
+    mid_norm: str | None = "post_attention_layernorm"
     returns: str = "sum"
+
+    @property
+    def norms(self) -> dict[str, str]:
+        """Path of the norm that is fed each capture site but the block's output, where there is one."""
+        paths = {"resid_pre": self.pre_norm, "resid_mid": self.mid_norm}
+        return {site: path for site, path in paths.items() if path is not None}
 
 
 ARCHITECTURES = {

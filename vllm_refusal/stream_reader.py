@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.hooks import RESID_MID, RESID_POST, RESID_PRE
+from surgery.hooks import RESID_POST
 from vllm_refusal.architectures import Architecture
 from vllm_refusal.capture import CaptureConfig, CaptureError, CaptureRequest
 
@@ -135,7 +135,7 @@ def install_readers(model: nn.Module, architecture: Architecture, reader: Stream
         if isinstance(block, PPMissingLayer):
             continue
         _install(block, reader, layer, _block_class(type(block)))
-        for site, path in ((RESID_PRE, architecture.pre_norm), (RESID_MID, architecture.mid_norm)):
+        for site, path in architecture.norms.items():
             norm = block.get_submodule(path)
             _install(norm, reader, layer, _norm_class(type(norm), site))
         n_installed += 1

@@ -135,7 +135,7 @@ def test_a_model_that_was_changed_meanwhile_starts_anew(model, tmp_path, out, mo
     assert len(calls) == 8 and verify(out).ok
 
 
-@pytest.mark.parametrize("damage", ["shorter", "other bytes", "gone", "journal"])
+@pytest.mark.parametrize("damage", ["shorter", "other bytes", "gone", "journal", "zeros"])
 def test_a_finished_file_that_is_not_what_it_was_is_written_again(model, tmp_path, out, monkeypatch, damage):
     interrupt(model, out, monkeypatch)
     journal = scratch_of(out) / JOURNAL
@@ -145,6 +145,8 @@ def test_a_finished_file_that_is_not_what_it_was_is_written_again(model, tmp_pat
         file.unlink()
     elif damage == "journal":  # its last line was cut off by the kill
         journal.write_bytes(journal.read_bytes()[:-20])
+    elif damage == "zeros":  # as a machine that lost power may leave it
+        journal.write_bytes(bytes(100) + b"\n")
     else:
         file.write_bytes(data[:-1] if damage == "shorter" else data[:-1] + bytes([data[-1] ^ 1]))
     write(model, out)
