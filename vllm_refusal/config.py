@@ -1,6 +1,6 @@
 """The engine's ablation settings: `--additional-config '{"ablation": {...}}'`, read, checked against the model, loaded."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 KEY = "ablation"
 NONE = "none"
 SITES = ("stream", "writes")
+MAX_RANK = 64
 _SETTINGS = {"modules", "default", "max_rank", "max_slots"}
 _MODULE_SETTINGS = {"path", "alpha", "layers", "site", "source_layer", "source_layers", "allow_other_model"}
 
@@ -107,6 +108,7 @@ def load_config(vllm_config: Any) -> AblationConfig | None:
         raise ConfigError("additional_config['ablation'] names no modules; give {'modules': {NAME: {'path': FILE}}}")
     model = _served_model(vllm_config.model_config)
     modules = {name: load_module(name, spec, model) for name, spec in named.items()}
+    _check_ranks(modules.values(), settings.get("max_rank", MAX_RANK))
     default = check_default(settings.get("default"), modules)
     return AblationConfig(modules, default, model.n_layers, model.d_model, _max_slots(settings, vllm_config))
 
@@ -232,6 +234,18 @@ def _served_model(config: Any) -> ModelInfo:
     """The model in the shape that the engine gives it (its --hf-overrides may differ from the files)."""
     model = describe_model(config.model, config.revision)
     return replace(model, n_layers=config.get_total_num_hidden_layers(), d_model=config.get_hidden_size())
+
+
+def _check_ranks(modules: Iterable[AblationModule], largest: Any) -> None:
+    """Every token of an engine pays for the largest rank among its modules, so the operator may bound it."""
+    if isinstance(largest, bool) or not isinstance(largest, int) or not 1 <= largest <= MAX_RANK:
+        raise ConfigError(f"max_rank must be a whole number from 1 to {MAX_RANK}, found {largest!r}")
+    for module in modules:
+        if module.rank > largest:
+            raise ConfigError(
+                f"ablation {module.name!r}: {module.path} has rank {module.rank} but max_rank is {largest}; "
+                f"use a smaller subspace{' or raise max_rank' if module.rank <= MAX_RANK else ''}"
+            )
 
 
 def _max_slots(settings: Mapping[str, Any], vllm_config: Any) -> int:

@@ -9,6 +9,7 @@ import torch
 from vllm_refusal.config import AblationConfig
 from vllm_refusal.edit import ResidualEdit
 from vllm_refusal.request import NAME, RESOLVED, Intervention, make_intervention
+from vllm_refusal.staging import StagedTensor
 
 
 class SlotTables:
@@ -30,9 +31,7 @@ class SlotTables:
         self._slot_of_digest: dict[str, int] = {}
         self._users = np.zeros(n_slots, dtype=np.int64)
         self._slot_of_request: dict[str, int] = {}
-        self._staging = torch.zeros(max_num_tokens, dtype=torch.int64, pin_memory=self.slot.is_cuda)
-        self._copied: Any = None
-        self._n_written = 0
+        self._staged = StagedTensor(self.slot)
 
     def edit_of(self, site: str, layer: int) -> ResidualEdit:
         """The module that edits one site of one decoder block."""
@@ -67,18 +66,7 @@ class SlotTables:
             slots: [n_requests], slot of each request in batch order.
             n_tokens: [n_requests], tokens scheduled for each.
         """
-        per_token = np.repeat(np.asarray(slots, dtype=np.int64), np.asarray(n_tokens, dtype=np.int64))
-        total = len(per_token)
-        end = max(total, self._n_written)
-        if self._copied is not None:
-            self._copied.synchronize()  # the last copy still reads the staging buffer
-        self._staging[:total] = torch.from_numpy(per_token)
-        self._staging[total:end] = 0
-        self.slot[:end].copy_(self._staging[:end], non_blocking=True)
-        if self.slot.is_cuda:
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        self._n_written = total
+        self._staged.write(np.repeat(np.asarray(slots, dtype=np.int64), np.asarray(n_tokens, dtype=np.int64)))
 
     def clear_tokens(self) -> None:
         """No token of the coming (dummy) step has an intervention."""
