@@ -43,20 +43,20 @@ class ResidualEdit(nn.Module):
         """Edit a residual stream or a write to it.
 
         Args:
-            resid: [n_tokens, d_model], the model's dtype; not modified.
-        Returns: (x' [n_tokens, d_model] in resid's dtype, float32 inside and rounded once; [n_tokens, 1] bool, which
-            rows have an intervention here).
+            resid: [..., d_model], the model's dtype, with one row for each token of the batch; not modified.
+        Returns: (x' like resid, float32 inside and rounded once; [..., 1] bool, which rows have an intervention here).
         """
-        slot = self.slot[: resid.shape[0]]
+        x = resid.flatten(0, -2).float()
+        slot = self.slot[: x.shape[0]]
         module = self.module_of_slot[slot]
         alpha = self.alpha[slot].unsqueeze(-1)
-        x = resid.float()
         change = torch.zeros_like(x)
         for k in range(self.rank):  # unrolled in the compiled graph
             direction = self.bases[module, k]
             projection = (x * direction).sum(-1, keepdim=True)
             change = change + (self.offsets[module, k].unsqueeze(-1) - projection) * direction
-        return (x + alpha * change).to(resid.dtype), alpha != 0
+        edited = (x + alpha * change).to(resid.dtype).view_as(resid)
+        return edited, (alpha != 0).view(*resid.shape[:-1], 1)
 
     def on_sum(self, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Edit a stream that vLLM holds as two addends.
