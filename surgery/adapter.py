@@ -81,7 +81,7 @@ def write_adapter(
         basis, alpha, layers, source: as `orthogonalize`.
         force: replace an adapter that is already there.
         progress: called with (tensors done, tensors in all).
-    Returns: the manifest, also in the folder as `vllm_refusal_manifest.json`.
+    Returns: the manifest, also in the folder as `surgery.json`.
     Raises: ModelError (also for biases, which a LoRA adapter cannot edit), ShapeError, AlphaError, LayerRangeError,
         OutputExistsError, DiskError, ArtifactError.
     """

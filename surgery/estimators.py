@@ -1,4 +1,4 @@
-"""Estimators of a refusal vector from the activations of matched prompts at one layer."""
+"""Estimators of a refusal vector from the activations of harmful and of safe prompts at one layer."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -17,11 +17,11 @@ def group_means(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
     """Mean activation on the harmful and on the safe prompts, each [d_model] float64, summed in float64."""
     import torch
 
-    harmful, safe = torch.zeros(2, layer.d_model, dtype=torch.float64)
-    for _, harmful_rows, safe_rows in layer.chunks():
-        harmful += harmful_rows.sum(0, dtype=torch.float64)
-        safe += safe_rows.sum(0, dtype=torch.float64)
-    return harmful / layer.n_pairs, safe / layer.n_pairs
+    sums = torch.zeros(2, layer.d_model, dtype=torch.float64)
+    for group in (HARMFUL, SAFE):
+        for _, rows in layer.rows(group):
+            sums[group] += rows.sum(0, dtype=torch.float64)
+    return sums[HARMFUL] / layer.sizes[HARMFUL], sums[SAFE] / layer.sizes[SAFE]
 
 
 def mean(layer: LayerActivations) -> "torch.Tensor":
@@ -34,23 +34,18 @@ def mean(layer: LayerActivations) -> "torch.Tensor":
 
 
 def median_of_means(layer: LayerActivations, n_blocks: int = N_BLOCKS) -> "torch.Tensor":
-    """Geometric median of the mean paired differences of blocks of pairs.
+    """Geometric median of the differences of means of blocks of prompts.
 
-    r = argmin_m sum_b ||m - mean_{n in b}(harmful_n - safe_n)||   (Minsker 2015, Bernoulli 21(4), arXiv:1308.1334)
+    r = argmin_m sum_b ||m - (mean_{n in b} harmful_n - mean_{n in b} safe_n)||
+    (Minsker 2015, Geometric median and robust estimation in Banach spaces, Bernoulli 21(4), arXiv:1308.1334)
 
     Outliers in fewer than half of the blocks cannot carry it away. It turns with the coordinates, as a median taken
-    coordinate by coordinate does not. Pair n belongs to block n mod n_blocks, so that sorted categories are spread.
+    coordinate by coordinate does not. Row n of a group belongs to block n mod n_blocks, so that sorted categories are
+    spread and pairs stay together.
     Returns: [d_model], float64; with as many blocks as pairs the geometric median of the differences.
     """
-    import torch
-
-    n_blocks = min(n_blocks, layer.n_pairs)
-    sums = torch.zeros(n_blocks, layer.d_model, dtype=torch.float64)
-    for start, harmful, safe in layer.chunks():
-        block = torch.arange(start, start + len(harmful)) % n_blocks
-        sums.index_add_(0, block, harmful.double() - safe.double())
-    counts = torch.bincount(torch.arange(layer.n_pairs) % n_blocks).double()
-    return geometric_median(sums / counts[:, None])
+    n_blocks = min(n_blocks, *layer.sizes)
+    return geometric_median(_block_means(layer, HARMFUL, n_blocks) - _block_means(layer, SAFE, n_blocks))
 
 
 def geometric_median(points: "torch.Tensor") -> "torch.Tensor":
@@ -87,12 +82,17 @@ def winsorized(layer: LayerActivations, trim: float = TRIM) -> "torch.Tensor":
     """
     import torch
 
-    g, parts = int(trim * layer.n_pairs), []
+    parts = []
     for columns in _column_blocks(layer):
         groups = [_columns(layer, group, columns).double().sort(dim=0).values for group in (HARMFUL, SAFE)]
-        harmful, safe = (values.clamp(values[g], values[-1 - g]).mean(0) for values in groups)
+        harmful, safe = (_winsorized_mean(values, int(trim * len(values))) for values in groups)
         parts.append(harmful - safe)
     return torch.cat(parts)
+
+
+def _winsorized_mean(ordered: "torch.Tensor", g: int) -> "torch.Tensor":
+    """Of every column of ascending values, [n, n_columns] -> [n_columns]."""
+    return ordered.clamp(ordered[g], ordered[-1 - g]).mean(0)
 
 
 def svd(layer: LayerActivations) -> "torch.Tensor":
@@ -108,7 +108,7 @@ def svd(layer: LayerActivations) -> "torch.Tensor":
 
 
 def singular_directions(layer: LayerActivations, n_directions: int) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Leading right singular vectors of the paired differences, not centred, and the singular values.
+    """Leading right singular vectors of matched pairs' differences, not centred, and the singular values.
 
     A QR that takes in a few rows at a time keeps R^T R = D^T D, whose singular vectors are those of D
     (Demmel et al. 2012, SIAM J. Sci. Comput. 34(1), section 2); memory is at most d_model rows.
@@ -122,7 +122,7 @@ def singular_directions(layer: LayerActivations, n_directions: int) -> "tuple[to
 
     triangle = torch.zeros(0, layer.d_model, dtype=torch.float64)
     total = torch.zeros(layer.d_model, dtype=torch.float64)
-    for _, harmful, safe in layer.chunks():
+    for _, harmful, safe in layer.pairs():
         differences = harmful.double() - safe.double()
         total += differences.sum(0)
         triangle = torch.linalg.qr(torch.cat([triangle, differences]), mode="r").R
@@ -138,11 +138,12 @@ ESTIMATORS: "dict[str, Callable[[LayerActivations], torch.Tensor]]" = {
     "winsorized": winsorized,
     "svd": svd,
 }
+PAIRED = ("svd",)  # estimators that need matched pairs
 
 
 def _column_blocks(layer: LayerActivations) -> Iterator[slice]:
-    """Blocks of coordinates whose values over all pairs fit into memory."""
-    width = max(1, 16 * CHUNK_BYTES // (8 * layer.n_pairs))
+    """Blocks of coordinates whose values over all prompts of a group fit into memory."""
+    width = max(1, 16 * CHUNK_BYTES // (8 * max(layer.sizes)))
     for start in range(0, layer.d_model, width):
         yield slice(start, min(start + width, layer.d_model))
 
@@ -150,4 +151,15 @@ def _column_blocks(layer: LayerActivations) -> Iterator[slice]:
 def _columns(layer: LayerActivations, group: int, columns: slice) -> "torch.Tensor":
     import torch
 
-    return torch.cat([(harmful, safe)[group][:, columns] for _, harmful, safe in layer.chunks()])
+    return torch.cat([rows[:, columns] for _, rows in layer.rows(group)])
+
+
+def _block_means(layer: LayerActivations, group: int, n_blocks: int) -> "torch.Tensor":
+    """Means of the rows n, n + n_blocks, … of a group, [n_blocks, d_model] float64."""
+    import torch
+
+    sums = torch.zeros(n_blocks, layer.d_model, dtype=torch.float64)
+    for start, rows in layer.rows(group):
+        sums.index_add_(0, torch.arange(start, start + len(rows)) % n_blocks, rows.double())
+    counts = torch.bincount(torch.arange(layer.sizes[group]) % n_blocks).double()
+    return sums / counts[:, None]

@@ -1,4 +1,4 @@
-"""Extraction of refusal vectors from a model and matched prompt pairs."""
+"""Extraction of refusal vectors from a model and a contrast set of prompts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.activations import HARMFUL, SAFE, ActivationStore, LayerActivations
+from surgery.contrast import Contrast, as_contrast, check_held_out
 from surgery.errors import MismatchError, ModelError, PromptFileError
-from surgery.estimators import ESTIMATORS
+from surgery.estimators import ESTIMATORS, PAIRED
 from surgery.families import family_of
-from surgery.fitting import fit, statistics
+from surgery.fitting import SEED, fit, statistics
 from surgery.hooks import RESID_POST
 from surgery.models import ModelInfo
-from surgery.prompts import Pair, prompts_sha256
+from surgery.prompts import Pair
 from surgery.readings import Readings, Rendered
 from surgery.sources import ActivationSource
 from surgery.transformers_source import TransformersSource
@@ -38,7 +39,7 @@ class Plan:
         n_components: singular directions of the paired differences kept a layer.
         batch_size: prompts of equal length run together, at most this many; 1 runs every prompt alone, in order.
         template_options: passed to the chat template, e.g. {"enable_thinking": False}.
-        held_out: pairs that are only projected on the result.
+        held_out: prompts that are only projected on the result: pairs, or a contrast set.
         folder: where activations are spilled for a while; None: the system's temporary folder.
     """
 
@@ -50,7 +51,7 @@ class Plan:
     n_components: int = 0
     batch_size: int = 1
     template_options: Mapping[str, Any] = field(default_factory=dict)
-    held_out: Sequence[Pair] = ()
+    held_out: "Contrast | Sequence[Pair]" = ()
     folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -63,12 +64,12 @@ class Plan:
 def extract(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    pairs: Sequence[Pair],
+    prompts: "Contrast | Sequence[Pair]",
     info: ModelInfo,
     progress: Progress | None = None,
     plan: Plan | None = None,
 ) -> RefusalVectors:
-    """Refusal vectors of every layer from the activations on harmful prompts and on their safe counterparts.
+    """Refusal vectors of every layer from the activations on harmful and on safe prompts.
 
     By default resid_post is read at the last token of the rendered prompt, one prompt at a time, so that no padding or
     batching enters, and the vectors are differences of means. Memory does not grow with the number of prompts: see
@@ -76,55 +77,60 @@ def extract(
 
     Args:
         model: as `load_model` gives it, on any device or several.
-        pairs: at least one.
+        prompts: matched pairs, or a contrast set; at least one harmful and one safe prompt.
         progress: called with (prompts done, prompts in all) after each.
-    Raises: PromptFileError (no pairs), ModelError (no chat template or one that ignores an option, unknown
-        architecture, activations not finite), MismatchError (`info` describes another model), PositionError, DiskError.
+    Raises: PromptFileError (no prompts, or a held-out one among those fitted on), ModelError (no chat template or one
+        that ignores an option, unknown architecture, activations not finite, an estimator of paired differences for
+        unmatched prompts), MismatchError (`info` describes another model), PositionError, DiskError.
     """
     plan = plan or Plan()
     source = TransformersSource(model, family_of(info.architecture), plan.batch_size)
-    return extract_from(source, tokenizer, pairs, info, progress, plan)
+    return extract_from(source, tokenizer, prompts, info, progress, plan)
 
 
 def extract_from(
     source: ActivationSource,
     tokenizer: "PreTrainedTokenizerBase",
-    pairs: Sequence[Pair],
+    prompts: "Contrast | Sequence[Pair]",
     info: ModelInfo,
     progress: Progress | None = None,
     plan: Plan | None = None,
 ) -> RefusalVectors:
     """As `extract`, from whatever runs the model; the plan's batch size is the source's own affair."""
     plan = plan or Plan()
-    _check_inputs(source, pairs, info)
+    contrast, others = as_contrast(prompts), as_contrast(plan.held_out)
+    _check_inputs(source, contrast, info)
+    check_pairing(contrast, plan.estimator, plan.n_components)
+    n_near = check_held_out(others, contrast)
     readings = Readings(tokenizer, plan.site, plan.position, plan.sites, plan.positions, plan.template_options)
-    prompts, held_out = readings.render(pairs), readings.render(plan.held_out)
-    report = _counted(progress, len(prompts) + len(held_out))
-    tags = tag_rows(pairs)
-    with ActivationStore(len(readings), info.n_layers, len(pairs), info.d_model, plan.folder) as store:
-        for prompt, resid in _activations(source, readings, prompts, report):
+    rendered, held_out = readings.render(contrast), readings.render(others)
+    report = _counted(progress, len(rendered) + len(held_out))
+    tags = contrast.tags()
+    sizes, matched = contrast.sizes, contrast.matched
+    with ActivationStore(len(readings), info.n_layers, sizes, info.d_model, plan.folder, matched) as store:
+        for prompt, resid in _activations(source, readings, rendered, report):
             store.write(prompt.group, prompt.row, resid)
-        fitted, *others = [
+        fitted, *elsewhere = [
             fit([store.layer(index, layer) for layer in range(info.n_layers)], plan.estimator, index > 0)
             for index in range(len(readings))
         ]
+        ran = source.header()  # of the fitted prompts; the held-out ones may share another beginning
         extras = statistics([store.layer(0, layer) for layer in range(info.n_layers)], tags, plan.n_components)
-    for name, other in zip(readings.names[1:], others, strict=True):
+    for name, other in zip(readings.names[1:], elsewhere, strict=True):
         extras |= {f"{name}/{key}": tensor for key, tensor in other.items()}
     if held_out:
-        extras |= _projected(_activations(source, readings, held_out, report), len(plan.held_out), fitted["vectors"])
+        extras |= _projected(_activations(source, readings, held_out, report), others.sizes, fitted["vectors"])
     header = {
         "model": info.to_json(),
         **readings.header(),
-        **source.header(),
+        **ran,
         "dtype": source.dtype,
         "estimator": plan.estimator,
         "method": f"{_ESTIMATOR_NAMES.get(plan.estimator, plan.estimator)}, {source.order}",
-        "n_held_out": len(plan.held_out),
-        "held_out_sha256": prompts_sha256(plan.held_out) if plan.held_out else None,
-        "prompts_sha256": prompts_sha256(pairs),
-        "n_pairs": len(pairs),
-        "tags": [{"tag": tag, "n_pairs": len(rows)} for tag, rows in tags.items()],
+        "seed": SEED,
+        **contrast.header(),
+        "tags": [{"tag": tag, **_numbers(rows, contrast.matched)} for tag, rows in tags.items()],
+        "held_out": {**others.header(), "n_near_duplicates": n_near} if held_out else None,
     }
     return RefusalVectors(**fitted, header=header, extras=extras)
 
@@ -132,7 +138,7 @@ def extract_from(
 def vectors_from_activations(
     harmful: "torch.Tensor", safe: "torch.Tensor", header: dict, estimator: str = "mean"
 ) -> RefusalVectors:
-    """Refusal vectors from activations in memory.
+    """Refusal vectors from activations of matched pairs in memory.
 
     Args:
         harmful, safe: [n_pairs, n_layers, d_model], float32, the same prompts' counterparts in the same order.
@@ -140,16 +146,6 @@ def vectors_from_activations(
     """
     layers = [LayerActivations.of(harmful[:, layer], safe[:, layer]) for layer in range(harmful.shape[1])]
     return RefusalVectors(**fit(layers, estimator), header=header)
-
-
-def tag_rows(pairs: Sequence[Pair]) -> dict[str, list[int]]:
-    """Row numbers of the pairs of every tier ("tier 2") and category ("category fraud"), where there are several."""
-    found: dict[str, list[int]] = {}
-    for kind, values in (("tier", [pair.tier for pair in pairs]), ("category", [pair.category for pair in pairs])):
-        named = sorted({value for value in values if value not in (None, "")})
-        if len(named) > 1:
-            found |= {f"{kind} {name}": [row for row, value in enumerate(values) if value == name] for name in named}
-    return found
 
 
 def _activations(
@@ -164,16 +160,22 @@ def _activations(
 
 
 def _projected(
-    activations: "Iterator[tuple[Rendered, torch.Tensor]]", n_pairs: int, vectors: "torch.Tensor"
+    activations: "Iterator[tuple[Rendered, torch.Tensor]]", sizes: tuple[int, int], vectors: "torch.Tensor"
 ) -> "dict[str, torch.Tensor]":
     """Projections of prompts that were not fitted on, one prompt at a time."""
     import torch
 
     units = vectors.double() / vectors.double().norm(dim=1, keepdim=True)
-    projections = torch.empty(2, n_pairs, len(vectors))
+    projections = [torch.empty(size, len(vectors)) for size in sizes]
     for prompt, resid in activations:
-        projections[prompt.group, prompt.row] = (resid[0] * units.float()).sum(-1)
-    return {"held_out_harmful": projections[HARMFUL].contiguous(), "held_out_safe": projections[SAFE].contiguous()}
+        projections[prompt.group][prompt.row] = (resid[0] * units.float()).sum(-1)
+    return {"held_out_harmful": projections[HARMFUL], "held_out_safe": projections[SAFE]}
+
+
+def _numbers(rows: tuple[Sequence[int], Sequence[int]], matched: bool) -> dict[str, int]:
+    """How many prompts a tag has, as in a contrast set's header."""
+    n_harmful, n_safe = map(len, rows)
+    return {"n_pairs": n_harmful if matched else 0, "n_harmful": n_harmful, "n_safe": n_safe}
 
 
 def _counted(progress: Progress | None, n_prompts: int) -> Callable[[], None]:
@@ -182,9 +184,17 @@ def _counted(progress: Progress | None, n_prompts: int) -> Callable[[], None]:
     return lambda: None if progress is None else progress(next(done), n_prompts)
 
 
-def _check_inputs(source: ActivationSource, pairs: Sequence[Pair], info: ModelInfo) -> None:
-    if not pairs:
-        raise PromptFileError("no prompt pairs; a refusal vector needs at least one harmful prompt and its counterpart")
+def check_pairing(contrast: Contrast, estimator: str, n_components: int) -> None:
+    """Refuse what is made of paired differences where there are no pairs. Raises: ModelError."""
+    wanted = f"estimator {estimator}" if estimator in PAIRED else "singular directions of the differences"
+    if not contrast.matched and (estimator in PAIRED or n_components):
+        others = ", ".join(name for name in ESTIMATORS if name not in PAIRED)
+        raise ModelError(f"{wanted}: needs matched pairs, found unmatched prompts; give pairs, or estimate by {others}")
+
+
+def _check_inputs(source: ActivationSource, contrast: Contrast, info: ModelInfo) -> None:
+    if 0 in contrast.sizes:
+        raise PromptFileError("no prompt pairs; a refusal vector needs at least one harmful and one safe prompt")
     if (source.d_model, source.n_layers) != (info.d_model, info.n_layers):
         raise MismatchError(
             f"{info.model} has d_model {info.d_model} and {info.n_layers} layers but the loaded model has "

@@ -26,7 +26,7 @@ def fit(
         zero_allowed: keep a zero vector, with projections of zero, where nothing differs: what enters block 0 at a token
             of the template is that token's embedding, whatever the prompt.
     Returns: vectors, mean_harmful, mean_safe [n_layers, d_model]; projections_harmful, projections_safe
-        [n_pairs, n_layers], onto the unit vectors; float32.
+        [n_harmful, n_layers] and [n_safe, n_layers], onto the unit vectors; float32.
     Raises: ModelError when a layer has no direction.
     """
     import torch
@@ -55,82 +55,78 @@ def fit(
 
 
 def project(layer: LayerActivations, vector: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-    """Every prompt's activation on the unit vector along `vector`: harmful and safe, [n_pairs] float32 each."""
+    """Every prompt's activation on the unit vector along `vector`: [n_harmful] and [n_safe] float32."""
     import torch
 
     unit = (vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)).float()
-    on = [(harmful @ unit, safe @ unit) for _, harmful, safe in layer.chunks()]
-    return torch.cat([harmful for harmful, _ in on]), torch.cat([safe for _, safe in on])
+    harmful, safe = (torch.cat([rows @ unit for _, rows in layer.rows(group)]) for group in (HARMFUL, SAFE))
+    return harmful, safe
 
 
 def split_half_cosines(layer: LayerActivations, n_splits: int = N_SPLITS, seed: int = SEED) -> "torch.Tensor":
-    """Cosine of the mean differences of two random halves of the pairs, [n_splits] float64.
+    """Cosine of the differences of means of two random halves of the prompts, [n_splits] float64.
 
-    How well half the pairs reproduce the direction (split-half reliability: Spearman 1910, Br. J. Psychol. 3(3)); a
-    pair is never divided. Needs two pairs.
+    How well half the prompts reproduce the direction (split-half reliability: Spearman 1910, Br. J. Psychol. 3(3)). A
+    matched pair is never divided; unmatched groups are halved each by itself. Needs two prompts a group.
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    order = torch.stack([torch.randperm(layer.n_pairs, generator=generator) for _ in range(n_splits)])
-    first = (order < layer.n_pairs // 2).double()
-    sums, total = torch.zeros(n_splits, layer.d_model, dtype=torch.float64), 0
-    for start, harmful, safe in layer.chunks():
-        differences = harmful.double() - safe.double()
-        sums += first[:, start : start + len(differences)] @ differences
-        total = total + differences.sum(0)
-    return torch.nn.functional.cosine_similarity(sums, total - sums, dim=1)
+    of_harmful = _halves(layer.sizes[HARMFUL], n_splits, generator)
+    of_safe = of_harmful if layer.matched else _halves(layer.sizes[SAFE], n_splits, generator)
+    differences = [
+        _weighted_sums(layer, HARMFUL, of_harmful[half]) - _weighted_sums(layer, SAFE, of_safe[half]) for half in (0, 1)
+    ]
+    return torch.nn.functional.cosine_similarity(*differences, dim=1)
 
 
-def tagged_means(layer: LayerActivations, tags: Mapping[str, Sequence[int]]) -> "torch.Tensor":
-    """Difference of means over some pairs only, [n_tags, d_model] float32.
+def tagged_means(layer: LayerActivations, tags: "Mapping[str, tuple[Sequence[int], Sequence[int]]]") -> "torch.Tensor":
+    """Difference of means over some prompts only, [n_tags, d_model] float32.
 
     Args:
-        tags: name -> row numbers of its pairs, at least one each.
+        tags: name -> row numbers of its harmful and of its safe prompts, at least one each.
     """
-    import torch
-
-    member = torch.zeros(len(tags), layer.n_pairs, dtype=torch.float64)
-    for index, rows in enumerate(tags.values()):
-        member[index, list(rows)] = 1 / len(rows)
-    total = torch.zeros(len(tags), layer.d_model, dtype=torch.float64)
-    for start, harmful, safe in layer.chunks():
-        total += member[:, start : start + len(harmful)] @ (harmful.double() - safe.double())
-    return total.float()
+    harmful, safe = (
+        _weighted_sums(layer, group, _averaging([rows[group] for rows in tags.values()], layer.sizes[group]))
+        for group in (HARMFUL, SAFE)
+    )
+    return (harmful - safe).float()
 
 
 def scatter(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
     """Every prompt on the two leading principal axes of all prompts' activations, for a plot.
 
-    Returns: harmful and safe, [n_pairs, 2] float32 each; the harmful mean is on the positive side of both axes.
+    Returns: harmful [n_harmful, 2] and safe [n_safe, 2], float32; the harmful mean is on the positive side of both axes.
     """
     import torch
 
-    n_rows = min(layer.n_pairs, N_SCATTER)
-    harmful, safe = (layer.read(group, 0, n_rows).double() for group in (HARMFUL, SAFE))
+    harmful, safe = (layer.read(group, 0, min(layer.sizes[group], N_SCATTER)).double() for group in (HARMFUL, SAFE))
     centre = torch.cat([harmful, safe]).mean(0)
     axes = torch.linalg.svd(torch.cat([harmful, safe]) - centre, full_matrices=False).Vh[:2]
     axes = axes * torch.where((harmful.mean(0) - centre) @ axes.T < 0, -1.0, 1.0)[:, None]
-    rows = [((h.double() - centre) @ axes.T, (s.double() - centre) @ axes.T) for _, h, s in layer.chunks()]
-    return torch.cat([h for h, _ in rows]).float(), torch.cat([s for _, s in rows]).float()
+    on_harmful, on_safe = (
+        torch.cat([(rows.double() - centre) @ axes.T for _, rows in layer.rows(group)]).float()
+        for group in (HARMFUL, SAFE)
+    )
+    return on_harmful, on_safe
 
 
 def statistics(
-    layers: Sequence[LayerActivations], tags: Mapping[str, Sequence[int]], n_components: int
+    layers: Sequence[LayerActivations], tags: "Mapping[str, tuple[Sequence[int], Sequence[int]]]", n_components: int
 ) -> "dict[str, torch.Tensor]":
     """What later commands need beyond `fit`, as the extra tensors of a refusal-vector file.
 
     Args:
         tags: as in `tagged_means`; may be empty.
-        n_components: singular directions a layer; 0 for none.
-    Returns: split_half_cosine [n_splits, n_layers] and scatter_harmful, scatter_safe [n_pairs, n_layers, 2] (with two
-        pairs or more), by_tag [n_tags, n_layers, d_model], components [n_layers, n_components, d_model] and
+        n_components: singular directions a layer, of matched pairs only; 0 for none.
+    Returns: split_half_cosine [n_splits, n_layers] and scatter_harmful, scatter_safe [n_prompts, n_layers, 2] (with two
+        prompts a group or more), by_tag [n_tags, n_layers, d_model], components [n_layers, n_components, d_model] and
         singular_values [n_layers, n_components]; float32.
     """
     import torch
 
     extras: dict[str, torch.Tensor] = {}
-    if layers[0].n_pairs > 1:
+    if min(layers[0].sizes) > 1:
         extras["split_half_cosine"] = _stacked(split_half_cosines, layers, 1)
         placed = [scatter(layer) for layer in layers]
         extras["scatter_harmful"] = torch.stack([harmful for harmful, _ in placed], dim=1)
@@ -142,6 +138,35 @@ def statistics(
         extras["components"] = torch.stack([directions for directions, _ in found]).float()
         extras["singular_values"] = torch.stack([values for _, values in found]).float()
     return extras
+
+
+def _halves(n_rows: int, n_splits: int, generator: "torch.Generator") -> "tuple[torch.Tensor, torch.Tensor]":
+    """Random divisions of rows in two: the weights that average either half, [n_splits, n_rows] float64 each."""
+    import torch
+
+    order = torch.stack([torch.randperm(n_rows, generator=generator) for _ in range(n_splits)])
+    first = (order < n_rows // 2).double()
+    return first / first.sum(1, keepdim=True), (1 - first) / (1 - first).sum(1, keepdim=True)
+
+
+def _averaging(rows: Sequence[Sequence[int]], n_rows: int) -> "torch.Tensor":
+    """Weights that average the rows named, [len(rows), n_rows] float64."""
+    import torch
+
+    weights = torch.zeros(len(rows), n_rows, dtype=torch.float64)
+    for index, chosen in enumerate(rows):
+        weights[index, list(chosen)] = 1 / len(chosen)
+    return weights
+
+
+def _weighted_sums(layer: LayerActivations, group: int, weights: "torch.Tensor") -> "torch.Tensor":
+    """Sums over a group's rows, one for each row of weights: [n, n_rows] -> [n, d_model] float64."""
+    import torch
+
+    total = torch.zeros(len(weights), layer.d_model, dtype=torch.float64)
+    for start, rows in layer.rows(group):
+        total += weights[:, start : start + len(rows)] @ rows.double()
+    return total
 
 
 def _stacked(

@@ -6,7 +6,7 @@ from typing import Any
 
 from surgery.errors import ArtifactError
 
-FILE = "vllm_refusal_manifest.json"
+FILE = "surgery.json"
 BASIS_FILE = "vllm_refusal/basis.safetensors"  # in a sub-folder: loaders take every *.safetensors beside config.json
 KIND = "orthogonalized_checkpoint"
 ADAPTER_KIND = "lora_adapter"
@@ -69,7 +69,7 @@ def write_model_card(folder: Path, manifest: dict[str, Any]) -> None:
     """Put a notice of the edit before the text of README.md, after its YAML front matter, or make one."""
     path = folder / "README.md"
     card = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
-    front, body = _split_front_matter(card)
+    front, body = split_front_matter(card)
     path.write_text(f"{front}{_notice(manifest)}\n{body}", encoding="utf-8", errors="surrogateescape")
 
 
@@ -79,7 +79,7 @@ def write_adapter_card(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / "README.md").write_text(front + _adapter_notice(manifest), encoding="utf-8")
 
 
-def _split_front_matter(card: str) -> tuple[str, str]:
+def split_front_matter(card: str) -> tuple[str, str]:
     """A card's YAML front matter (between two `---` lines at its start, or empty) and the rest."""
     lines = card.splitlines(keepends=True)
     if not lines or lines[0].rstrip() != "---":

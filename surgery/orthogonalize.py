@@ -101,7 +101,7 @@ def orthogonalize(
         force: replace an edited checkpoint that is already there.
         source: where the basis came from (path, sha256, …), for the manifest.
         progress: called with (bytes of weights written, bytes in all).
-    Returns: the manifest, also in the folder as `vllm_refusal_manifest.json`.
+    Returns: the manifest, also in the folder as `surgery.json`.
     Raises: ModelError, ShapeError, AlphaError, LayerRangeError, OutputExistsError, DiskError, ArtifactError.
     """
     out_dir = Path(out_dir)

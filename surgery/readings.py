@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from surgery.activations import HARMFUL, SAFE
 from surgery.chat import chat_template_sha256, prompt_token_ids
+from surgery.contrast import Contrast
 from surgery.positions import check_endings, check_template_options, end_of_instruction, parse_positions
-from surgery.prompts import Pair
 
 if TYPE_CHECKING:
     import torch
@@ -62,15 +63,18 @@ class Readings:
     def __len__(self) -> int:
         return len(self._read)
 
-    def render(self, pairs: Sequence[Pair]) -> list[Rendered]:
-        """Every prompt of the pairs: harmful, safe, harmful, safe …
+    def render(self, contrast: Contrast) -> list[Rendered]:
+        """Every prompt of a contrast set, harmful and safe in turn while there are both.
 
         Raises: PositionError where a position read is not the same token in every prompt.
         """
         prompts = [
-            Rendered(row, group, prompt_token_ids(self.tokenizer, text, **self.options), f"{pair.id!r} ({kind})")
-            for row, pair in enumerate(pairs)
-            for group, kind, text in ((HARMFUL, "harmful", pair.harmful), (SAFE, "safe", pair.safe))
+            Rendered(
+                row, group, prompt_token_ids(self.tokenizer, prompt.prompt, **self.options), f"{prompt.id!r} ({kind})"
+            )
+            for row, couple in enumerate(zip_longest(*contrast.groups))
+            for group, kind, prompt in zip((HARMFUL, SAFE), ("harmful", "safe"), couple, strict=True)
+            if prompt is not None
         ]
         check_endings([(prompt.name, prompt.ids) for prompt in prompts], self.ending[-self.depth :])
         return prompts

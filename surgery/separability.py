@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 N_RESAMPLES = 2000
 CAVEATS = (
-    "Cohen's d is in-sample: each direction was fitted on the same pairs it is measured on, which inflates it; --held-out pairs do not.",
+    "Cohen's d is in-sample: each direction was fitted on the prompts it is measured on, which inflates it; --held-out prompts do not.",
     "A large d does not show that a layer's direction causes refusals; ablate it to see.",
 )
 
@@ -48,32 +48,43 @@ def cohens_d_interval(
     level: float = 0.95,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
+    matched: bool = True,
 ) -> "torch.Tensor":
-    """Percentile bootstrap interval of Cohen's d per layer, pairs drawn whole with replacement, the direction held fixed.
+    """Percentile bootstrap interval of Cohen's d per layer, the direction held fixed.
 
-    (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13)
+    Matched pairs are drawn whole with replacement; of unmatched groups each is drawn by itself   (Efron & Tibshirani
+    1993, An Introduction to the Bootstrap, ch. 13 and, for two samples, section 8.3)
     Args:
-        harmful, safe: [n_pairs, n_layers], row n of both from pair n.
+        harmful, safe: [n, n_layers]; of matched pairs, row n of both from pair n.
     Returns: [2, n_layers] float64, low and high; NaN where a resample without variance leaves d undefined.
-    Raises: ShapeError, as `cohens_d`, or when the groups differ in size.
+    Raises: ShapeError, as `cohens_d`, or when matched groups differ in size.
     """
     import torch
 
     cohens_d(harmful, safe)  # its checks
-    if len(harmful) != len(safe):
+    if matched and len(harmful) != len(safe):
         raise ShapeError(f"the bootstrap draws pairs, found {len(harmful)} harmful and {len(safe)} safe prompts")
-    n_pairs = len(harmful)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n_pairs, (n_resamples, n_pairs), generator=generator)
-    counts = torch.zeros(n_resamples, n_pairs, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    of_harmful = _resamples(len(harmful), n_resamples, generator)
+    of_safe = of_harmful if matched else _resamples(len(safe), n_resamples, generator)
     centre = (harmful.double().mean(0) + safe.double().mean(0)) / 2
     groups = [values.double() - centre for values in (harmful, safe)]  # squares of large numbers would cancel
-    means = [counts @ values / n_pairs for values in groups]
-    squares = [counts @ values**2 - n_pairs * mean**2 for values, mean in zip(groups, means, strict=True)]
-    d = (means[0] - means[1]) / ((squares[0] + squares[1]) / (2 * n_pairs - 2)).clamp(min=0).sqrt()
+    drawn = list(zip(groups, (of_harmful, of_safe), strict=True))
+    means = [counts @ values / len(values) for values, counts in drawn]
+    squares = [counts @ values**2 - len(values) * mean**2 for (values, counts), mean in zip(drawn, means, strict=True)]
+    pooled = (squares[0] + squares[1]) / (len(harmful) + len(safe) - 2)
+    d = (means[0] - means[1]) / pooled.clamp(min=0).sqrt()
     tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     return torch.quantile(d, tail, dim=0)
+
+
+def _resamples(n: int, n_resamples: int, generator: "torch.Generator") -> "torch.Tensor":
+    """How often each of n prompts is drawn in each resample, [n_resamples, n] float64."""
+    import torch
+
+    drawn = torch.randint(n, (n_resamples, n), generator=generator)
+    counts = torch.zeros(n_resamples, n, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
 
 
 def auroc(harmful: "torch.Tensor", safe: "torch.Tensor") -> "torch.Tensor":
@@ -132,21 +143,21 @@ def decay_off_diagonal(cosine: "torch.Tensor") -> "torch.Tensor":
 def analysis(rvs: RefusalVectors) -> dict[str, Any]:
     """Per-layer statistics of refusal vectors, in plain JSON types.
 
-    Returns: {n_pairs, n_layers, d_model, cohens_d [n_layers], cohens_d_interval [n_layers][2], auroc [n_layers],
+    Returns: {contrast, n_pairs, n_harmful, n_safe, n_layers, d_model, cohens_d [n_layers], cohens_d_interval [n_layers][2], auroc [n_layers],
         norms [n_layers], split_half_cosine [n_layers], cosine [n_layers][n_layers], cosine_by_distance [n_layers],
-        effective_rank, held_out {n_pairs, cohens_d, cohens_d_interval, auroc} or null, tags {tag: {n_pairs, norms,
-        cosine_to_all}}, tag_cosine {"tier 1 / tier 2": [n_layers]}, readings {"resid_mid@-2": {cohens_d, norms}},
-        caveats}. What cannot be had (no projections in the file, fewer than two pairs) or is not finite is null, and a
+        effective_rank, held_out {contrast, n_pairs, n_harmful, n_safe, cohens_d, cohens_d_interval, auroc} or null,
+        tags {tag: {n_pairs, n_harmful, n_safe, norms, cosine_to_all}}, tag_cosine {"tier 1 / tier 2": [n_layers]}, readings {"resid_mid@-2": {cohens_d, norms}},
+        caveats}. What cannot be had (no projections in the file, fewer than two prompts) or is not finite is null, and a
         caveat says why.
     Raises: ArtifactError when a vector is zero.
     """
     cosine = cosine_matrix(rvs.vectors)
     held_out = _held_out(rvs)
     return {
-        "n_pairs": rvs.n_pairs,
+        **_numbers(rvs.n_harmful, rvs.n_safe, rvs.matched),
         "n_layers": rvs.n_layers,
         "d_model": rvs.d_model,
-        **_separation(rvs.projections_harmful, rvs.projections_safe, rvs.n_layers),
+        **_separation(rvs.projections_harmful, rvs.projections_safe, rvs.n_layers, rvs.matched),
         "norms": rvs.vectors.double().norm(dim=1).tolist(),
         "split_half_cosine": _split_half(rvs),
         "cosine": cosine.tolist(),
@@ -156,18 +167,26 @@ def analysis(rvs: RefusalVectors) -> dict[str, Any]:
         "tags": _tags(rvs),
         "tag_cosine": _tag_cosine(rvs),
         "readings": _readings(rvs),
-        "caveats": [*CAVEATS, *_why_missing(rvs)],
+        "caveats": [*CAVEATS, *_of_the_contrast(rvs), *_why_missing(rvs)],
     }
 
 
-def _separation(harmful: "torch.Tensor | None", safe: "torch.Tensor | None", n_layers: int) -> dict[str, Any]:
+def _numbers(n_harmful: int, n_safe: int, matched: bool) -> dict[str, Any]:
+    """Kind and size of a contrast set, in plain JSON types."""
+    contrast, n_pairs = ("matched", n_harmful) if matched else ("unmatched", 0)
+    return {"contrast": contrast, "n_pairs": n_pairs, "n_harmful": n_harmful, "n_safe": n_safe}
+
+
+def _separation(
+    harmful: "torch.Tensor | None", safe: "torch.Tensor | None", n_layers: int, matched: bool
+) -> dict[str, Any]:
     """d, its interval and AUROC of every layer; null where they cannot be had."""
     missing = [None] * n_layers
     if harmful is None or safe is None:
         return {"cohens_d": missing, "cohens_d_interval": missing, "auroc": missing}
-    if len(harmful) < 2:
+    if min(len(harmful), len(safe)) < 2:
         return {"cohens_d": missing, "cohens_d_interval": missing, "auroc": auroc(harmful, safe).tolist()}
-    ends = [_finite(end) for end in cohens_d_interval(harmful, safe).tolist()]
+    ends = [_finite(end) for end in cohens_d_interval(harmful, safe, matched=matched).tolist()]
     intervals = [None if None in pair else list(pair) for pair in zip(*ends, strict=True)]
     d = _finite(cohens_d(harmful, safe).tolist())
     return {"cohens_d": d, "cohens_d_interval": intervals, "auroc": auroc(harmful, safe).tolist()}
@@ -175,7 +194,10 @@ def _separation(harmful: "torch.Tensor | None", safe: "torch.Tensor | None", n_l
 
 def _held_out(rvs: RefusalVectors) -> dict[str, Any] | None:
     harmful, safe = rvs.extras.get("held_out_harmful"), rvs.extras.get("held_out_safe")
-    return None if harmful is None else {"n_pairs": len(harmful), **_separation(harmful, safe, rvs.n_layers)}
+    if harmful is None or safe is None:
+        return None
+    matched = (rvs.header.get("held_out") or {}).get("contrast") != "unmatched"
+    return _numbers(len(harmful), len(safe), matched) | _separation(harmful, safe, rvs.n_layers, matched)
 
 
 def _split_half(rvs: RefusalVectors) -> list[float | None]:
@@ -188,7 +210,8 @@ def _tags(rvs: RefusalVectors) -> dict[str, Any]:
     for entry, vectors in _tagged(rvs):
         cosines = _rowwise_cosine(vectors, rvs.vectors)
         norms = vectors.double().norm(dim=1).tolist()
-        found[entry["tag"]] = {"n_pairs": entry["n_pairs"], "norms": norms, "cosine_to_all": cosines}
+        numbers = {key: n for key, n in entry.items() if key.startswith("n_")}
+        found[entry["tag"]] = {**numbers, "norms": norms, "cosine_to_all": cosines}
     return found
 
 
@@ -211,7 +234,7 @@ def _readings(rvs: RefusalVectors) -> dict[str, Any]:
     for name in list(rvs.header.get("readings") or ())[1:]:
         site, position = name.split("@")
         other = rvs.at(site, int(position))
-        separation = _separation(other.projections_harmful, other.projections_safe, rvs.n_layers)
+        separation = _separation(other.projections_harmful, other.projections_safe, rvs.n_layers, rvs.matched)
         found[name] = {"cohens_d": separation["cohens_d"], "norms": other.vectors.double().norm(dim=1).tolist()}
     return found
 
@@ -225,11 +248,25 @@ def _finite(values: list[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
+def _of_the_contrast(rvs: RefusalVectors) -> list[str]:
+    """What the kind of prompts and their likeness leave open."""
+    found = []
+    if not rvs.matched:
+        found.append(
+            "The prompts are unmatched: the groups may differ in topic, length and style as well, and so may the vectors."
+        )
+    n_near = (rvs.header.get("held_out") or {}).get("n_near_duplicates", 0)
+    if n_near:
+        found.append(f"{n_near} held-out prompts are near-duplicates of fitted ones, which flatters the held-out d.")
+    return found
+
+
 def _why_missing(rvs: RefusalVectors) -> list[str]:
     if rvs.projections_harmful is None or rvs.projections_safe is None:
         return ["The file holds no projections, so there is no Cohen's d."]
-    if rvs.n_pairs < 2:
-        return [f"Cohen's d needs at least two pairs; there is {rvs.n_pairs}."]
+    if min(rvs.n_harmful, rvs.n_safe) < 2:
+        found = rvs.n_pairs if rvs.matched else f"{rvs.n_harmful} harmful and {rvs.n_safe} safe"
+        return [f"Cohen's d needs at least two pairs, or two prompts a group; there is {found}."]
     d = cohens_d(rvs.projections_harmful, rvs.projections_safe)
     infinite = (~d.isfinite()).nonzero().flatten().tolist()
     return [f"Cohen's d is infinite (no variance within the groups) at layer {infinite}."] if infinite else []

@@ -1,5 +1,6 @@
 """What is in a file or folder of ours: as JSON for programs, as a table for people."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,11 @@ def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
             ("held-out d", 11, _texts(held_out["cohens_d"])),
             ("95 % interval", 16, _intervals(held_out["cohens_d_interval"])),
         ]
-    fitted = f"{summary['n_pairs']} pairs" + (f", {held_out['n_pairs']} held out" if held_out else "")
     return [
-        f"refusal vectors   {summary['n_layers']} layers x {summary['d_model']}, {fitted}",
+        f"refusal vectors   {summary['n_layers']} layers x {summary['d_model']}",
+        f"contrast          {_contrast_text(summary)}",
+        *([f"held out          {_contrast_text(held_out)}"] if held_out else []),
+        *_origin_lines(summary["header"]),
         *_provenance(summary["header"]),
         f"effective rank    {summary['effective_rank']:.2f} of {summary['n_layers']} (1: one direction in all layers)",
         "",
@@ -79,6 +82,31 @@ def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
         "",
         *(f"note: {caveat}" for caveat in summary["caveats"]),
     ]
+
+
+def _contrast_text(found: Mapping[str, Any]) -> str:
+    """Which kind of prompts, and how many."""
+    if found["contrast"] == "matched":
+        return f"matched, {found['n_pairs']} pairs"
+    return f"unmatched, {found['n_harmful']} harmful and {found['n_safe']} safe prompts"
+
+
+def _origin_lines(header: Mapping[str, Any]) -> list[str]:
+    """Where the prompts of a file of refusal vectors come from, and the command that made it."""
+    groups = (("", header.get("prompts")), ("held-out ", (header.get("held_out") or {}).get("prompts")))
+    lines = [
+        f"{kind + name:<17} {origin['source']} ({origin['layout']}{_at(origin)}), {origin['n']}, sha256 {origin['sha256'][:16]}"
+        for kind, origins in groups
+        for name, origin in (origins or {}).items()
+    ]
+    engine = [header[key] for key in ("engine", "devices") if header.get(key)]
+    texts = [part if isinstance(part, str) else ", ".join(part) for part in engine]
+    lines += [f"run by            {' on '.join(texts)}"] if texts else []
+    return [*lines, *([f"command           {shlex.join(header['command'])}"] if header.get("command") else [])]
+
+
+def _at(origin: Mapping[str, Any]) -> str:
+    return f", revision {origin['revision'][:12]}" if origin.get("revision") else ""
 
 
 def _table(columns: list[tuple[str, int, list[Any]]], n_layers: int) -> list[str]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 KIND = "refusal_vectors"
+_UNMATCHED = "unmatched"
 _MEANS = ("mean_harmful", "mean_safe")
 _PROJECTIONS = ("projections_harmful", "projections_safe")
 _CORE = ("vectors", *_MEANS, *_PROJECTIONS)
@@ -40,15 +41,17 @@ class RefusalVectors:
         vectors: [n_layers, d_model], float32, not normalized.
         mean_harmful, mean_safe: [n_layers, d_model], float32, arithmetic means whatever the estimator; None in a file of
             another program.
-        projections_harmful, projections_safe: [n_pairs, n_layers], float32: each prompt's activation on the unit RV of
-            its layer; None in a file of another program.
-        header: provenance: model (ModelInfo as JSON), chat_template_sha256, template_options, prompts_sha256, n_pairs,
-            dtype, site, position, readings, tags, estimator, method.
+        projections_harmful, projections_safe: [n_harmful, n_layers] and [n_safe, n_layers], float32: each prompt's
+            activation on the unit RV of its layer; None in a file of another program. As many of either, unless the
+            header's contrast is "unmatched".
+        header: provenance: model (ModelInfo as JSON), chat_template_sha256, template_options, contrast, n_pairs,
+            n_harmful, n_safe, prompts_sha256, prompts (their origin), held_out, engine, devices, dtype, seed, command,
+            site, position, readings, tags, estimator, method.
         extras: more tensors, float32, by name:
-            split_half_cosine [n_splits, n_layers]; scatter_harmful, scatter_safe [n_pairs, n_layers, 2];
+            split_half_cosine [n_splits, n_layers]; scatter_harmful, scatter_safe [n_prompts, n_layers, 2];
             by_tag [n_tags, n_layers, d_model], in the order of header["tags"];
             components [n_layers, k, d_model] (orthonormal rows), singular_values [n_layers, k];
-            held_out_harmful, held_out_safe [n_held_out, n_layers], projections of pairs that were not fitted on;
+            held_out_harmful, held_out_safe [n_prompts, n_layers], projections of prompts that were not fitted on;
             `SITE@POSITION/NAME` with NAME as the fields above: the same from another site or token position.
     Raises: ShapeError, ArtifactError (not finite) on construction.
     """
@@ -66,8 +69,8 @@ class RefusalVectors:
             raise ShapeError(f"vectors must be [n_layers, d_model], found shape {list(self.vectors.shape)}")
         for name in _MEANS:
             self._check_shape(name, list(self.vectors.shape))
-        for name in _PROJECTIONS:
-            self._check_shape(name, [self.n_pairs, self.n_layers])
+        for name, n_prompts in zip(_PROJECTIONS, (self.n_harmful, self.n_safe), strict=True):
+            self._check_shape(name, [n_prompts, self.n_layers])
         for name, tensor in self._tensors().items():
             _check_values(name, tensor)
 
@@ -83,10 +86,29 @@ class RefusalVectors:
 
     @property
     def n_pairs(self) -> int:
-        """Number of prompt pairs behind the means; 0 when the file does not say."""
+        """Number of matched pairs behind the means; 0 when they were unmatched or the file does not say."""
+        return self.n_harmful if self.matched else 0
+
+    @property
+    def matched(self) -> bool:
+        """Whether row n of both groups is one pair: so unless the file says otherwise."""
+        return self.header.get("contrast") != _UNMATCHED
+
+    @property
+    def n_harmful(self) -> int:
+        """Number of harmful prompts behind the means; 0 when the file does not say."""
         if self.projections_harmful is not None:
-            return self.projections_harmful.shape[0]
-        return int(self.header.get("n_pairs", 0))
+            return len(self.projections_harmful)
+        return int(self.header.get("n_harmful", self.header.get("n_pairs", 0)))
+
+    @property
+    def n_safe(self) -> int:
+        """Number of safe prompts behind the means; 0 when the file does not say."""
+        if self.matched:
+            return self.n_harmful
+        if self.projections_safe is not None:
+            return len(self.projections_safe)
+        return int(self.header.get("n_safe", 0))
 
     def direction(self, layer: int) -> "torch.Tensor":
         """The unit vector along the RV of one layer, [d_model] float32.
@@ -121,15 +143,16 @@ class RefusalVectors:
         return RefusalVectors(**found, header=header)
 
     def of_tag(self, tag: str) -> "RefusalVectors":
-        """The refusal vectors of the pairs of one tier or category, e.g. "tier 2".
+        """The refusal vectors of the prompts of one tier or category, e.g. "tier 2".
 
         Raises: ArtifactError naming the tags that the file holds.
         """
         tags = [entry["tag"] for entry in self.header.get("tags", ())]
         if tag not in tags or "by_tag" not in self.extras:
             raise ArtifactError(f"no refusal vectors of {tag!r}; the file holds {', '.join(tags) or 'no tags'}")
-        n_pairs = self.header["tags"][tags.index(tag)]["n_pairs"]
-        header = {**self.header, "tag": tag, "n_pairs": n_pairs, "tags": []}
+        numbers = {key: n for key, n in self.header["tags"][tags.index(tag)].items() if key.startswith("n_")}
+        header = {**self.header, "n_harmful": numbers["n_pairs"], "n_safe": numbers["n_pairs"], **numbers}
+        header |= {"tag": tag, "tags": []}
         return replace(
             self,
             vectors=self.extras["by_tag"][tags.index(tag)].contiguous(),
@@ -142,7 +165,8 @@ class RefusalVectors:
 
     def save(self, path: Path | str, force: bool = False) -> Path:
         """Write as safetensors; see `save_artifact` for errors."""
-        return save_artifact(path, KIND, self._tensors(), {**self.header, "n_pairs": self.n_pairs}, force)
+        numbers = {"n_pairs": self.n_pairs, "n_harmful": self.n_harmful, "n_safe": self.n_safe}
+        return save_artifact(path, KIND, self._tensors(), {**self.header, **numbers}, force)
 
     @classmethod
     def load(cls, path: Path | str) -> "RefusalVectors":

@@ -43,7 +43,7 @@ def orthogonalize(
     """Write a copy of MODEL whose attention and MLP outputs are orthogonalized against the subspace in FILE.
 
     FILE holds a subspace, or refusal vectors together with --source-layer. The copy is a plain safetensors
-    checkpoint; its folder records every edited tensor in vllm_refusal_manifest.json.
+    checkpoint; its folder records every edited tensor in surgery.json.
 
     \b
     Examples:

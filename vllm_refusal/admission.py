@@ -1,8 +1,10 @@
-"""Where requests enter vLLM: settings are loaded, ablation keys checked and resolved, cache keys kept apart."""
+"""Where requests enter vLLM: settings are loaded, our keys checked and resolved, cache keys kept apart."""
 
 import functools
 from typing import Any
 
+from vllm_refusal.capture import RESOLVED as CAPTURE_RESOLVED
+from vllm_refusal.capture import asks_for_capture, resolve_capture
 from vllm_refusal.config import NONE
 from vllm_refusal.request import NAME, RESOLVED, resolve
 
@@ -18,7 +20,7 @@ def install() -> None:
     from vllm.v1.request import Request
 
     InputProcessor.__init__ = _loading_settings(InputProcessor.__init__)
-    InputProcessor.process_inputs = _resolving_ablation(InputProcessor.process_inputs)
+    InputProcessor.process_inputs = _resolving_keys(InputProcessor.process_inputs)
     Request.from_engine_core_request = classmethod(_salting_cache(Request.from_engine_core_request.__func__))
     _installed = True
 
@@ -28,11 +30,14 @@ def _loading_settings(original: Any) -> Any:
 
     @functools.wraps(original)
     def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        from vllm_refusal.capture import load_capture
         from vllm_refusal.config import load_config
 
-        self.ablation = load_config(vllm_config)
+        self.ablation, self.capture = load_config(vllm_config), load_capture(vllm_config)
         if self.ablation is not None:
             _refuse_beam_search()
+        if self.capture is not None:
+            _refuse_online_capture()
         original(self, vllm_config, *args, **kwargs)
 
     return __init__
@@ -62,32 +67,56 @@ def _refusing_ablation(original: Any) -> Any:
     return to_beam_search_params
 
 
-def _resolving_ablation(original: Any) -> Any:
-    """The client's keys are replaced, on the engine's own copy, by one resolved record with a content digest."""
+@functools.cache
+def _refuse_online_capture() -> None:
+    """Only an offline caller can fetch activations from the workers; a server would gather them for nobody."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    AsyncLLM.add_request = _refusing_capture(AsyncLLM.add_request)
+
+
+def _refusing_capture(original: Any) -> Any:
+    @functools.wraps(original)
+    async def add_request(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        from vllm.exceptions import VLLMValidationError
+
+        if asks_for_capture(getattr(params, "extra_args", None)):
+            message = "capture is offline only (vllm.LLM): no reply over HTTP carries activations"
+            raise VLLMValidationError(message, parameter="vllm_xargs")
+        return await original(self, request_id, prompt, params, *args, **kwargs)
+
+    return add_request
+
+
+def _resolving_keys(original: Any) -> Any:
+    """What the client's keys amount to is added, on the engine's own copy, as resolved records for the workers."""
 
     @functools.wraps(original)
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-        intervention = _resolve_or_refuse(params, self.ablation)
+        resolved = _resolve_or_refuse(request_id, params, self.ablation, self.capture)
         request = original(self, request_id, prompt, params, *args, **kwargs)
-        if intervention is not None:
-            kept = dict(request.sampling_params.extra_args or {})
-            request.sampling_params.extra_args = {**kept, RESOLVED: intervention.to_wire()}
+        if resolved:
+            request.sampling_params.extra_args = {**(request.sampling_params.extra_args or {}), **resolved}
         return request
 
     return process_inputs
 
 
-def _resolve_or_refuse(params: Any, config: Any) -> Any:
-    """The request's intervention; a fault is the client's: 404 for an unknown name over HTTP, else 400."""
+def _resolve_or_refuse(request_id: str, params: Any, ablation: Any, capture: Any) -> dict[str, Any]:
+    """The request's records by key; a fault is the client's: 404 for an unknown name over HTTP, else 400."""
     from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 
     from surgery.errors import RefusalError
     from vllm_refusal.request import UnknownAblationError
 
     if not hasattr(params, "extra_args"):  # pooling requests generate nothing
-        return None
+        return {}
     try:
-        return resolve(params.extra_args, config)
+        found = {
+            RESOLVED: resolve(params.extra_args, ablation),
+            CAPTURE_RESOLVED: resolve_capture(request_id, params.extra_args, capture),
+        }
+        return {key: record.to_wire() for key, record in found.items() if record is not None}
     except UnknownAblationError as err:
         raise VLLMNotFoundError(str(err)) from err
     except RefusalError as err:

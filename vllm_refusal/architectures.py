@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from surgery.families import Family, family_of
+from surgery.hooks import MID_READERS
 
 SUM, SINGLE, STALE_RESIDUAL = "sum", "single", "stale_residual"
 
@@ -16,6 +17,7 @@ class Architecture:
         blocks: path of the ModuleList of decoder blocks inside the vLLM model.
         attention_out, mlp_out: paths inside a block of the modules whose outputs are added to the residual stream: linear
             maps, or a mixture of experts as a whole.
+        pre_reader: path inside a block of what is fed resid_pre first: a norm, or attention where inputs pass none.
         returns: what a block returns: SUM, (hidden, residual) whose sum is the residual stream; SINGLE, the stream;
             STALE_RESIDUAL, (stream, residual) where the residual is what entered the block and is not used again.
         scales_writes: whether those outputs are multiplied by a number before they are added.
@@ -26,6 +28,7 @@ class Architecture:
     blocks: str = "model.layers"
     attention_out: str = "self_attn.o_proj"
     mlp_out: str = "mlp.down_proj"
+    pre_reader: str = "input_layernorm"
     returns: str = SUM
     scales_writes: bool = False
     partial_writes: bool = False
@@ -39,6 +42,11 @@ class Architecture:
     def writers(self) -> tuple[tuple[str, str | None], ...]:
         """Paths of `attention_out` and `mlp_out`, each with that of the norm that its output passes, if there is one."""
         return (self.attention_out, self.family.attention_norm), (self.mlp_out, self.family.mlp_norm)
+
+    @property
+    def mid_reader(self) -> str | None:
+        """Path inside a block of what is fed resid_mid; None where attention and MLP run side by side."""
+        return MID_READERS.get(self.name)
 
 
 ARCHITECTURES = {
@@ -58,7 +66,7 @@ ARCHITECTURES = {
         Architecture("Qwen2MoeForCausalLM", mlp_out="mlp"),  # dense in some blocks
         Architecture("Qwen3MoeForCausalLM", mlp_out="mlp"),
         # vLLM runs the next two through its backend for models of transformers.
-        Architecture("Olmo2ForCausalLM", returns=SINGLE),
+        Architecture("Olmo2ForCausalLM", pre_reader="self_attn", returns=SINGLE),
         Architecture(
             "GPTNeoXForCausalLM", attention_out="attention.dense", mlp_out="mlp.dense_4h_to_h", returns=SINGLE
         ),

@@ -100,8 +100,8 @@ def load_config(vllm_config: Any) -> AblationConfig | None:
     settings = settings_of(vllm_config)
     if settings is None:
         return None
-    _check_engine(vllm_config)
-    _check_keys(settings, _SETTINGS, "additional_config['ablation']")
+    check_engine(vllm_config)
+    check_keys(settings, _SETTINGS, "additional_config['ablation']")
     named = settings.get("modules")
     if not isinstance(named, dict) or not named:
         raise ConfigError("additional_config['ablation'] names no modules; give {'modules': {NAME: {'path': FILE}}}")
@@ -137,20 +137,40 @@ def check_default(default: str | None, modules: Collection[str]) -> str | None:
     return default
 
 
-def check_architecture(architecture: str) -> None:
-    """Raises: ConfigError when modules cannot be applied to this architecture."""
+def check_architecture(architecture: str, what: str = KEY) -> None:
+    """Raises: ConfigError when this architecture's blocks are not known to the plugin; `what` cannot be done then."""
     from vllm_refusal.architectures import ARCHITECTURES
 
     if architecture not in ARCHITECTURES:
         raise ConfigError(
-            f"ablation is not supported for architecture {architecture}; supported: {', '.join(ARCHITECTURES)}"
+            f"{what} is not supported for architecture {architecture}; supported: {', '.join(ARCHITECTURES)}"
         )
+
+
+def check_engine(vllm_config: Any, what: str = KEY) -> None:
+    """Raises: ConfigError naming the part of the engine together with which `what` does not work."""
+    check_architecture(vllm_config.model_config.architecture, what)
+    if vllm_config.speculative_config is not None:
+        raise ConfigError(f"{what} together with speculative decoding is not supported; remove --speculative-config")
+    if vllm_config.parallel_config.enable_dbo:
+        raise ConfigError(
+            f"{what} together with micro-batching is not supported: it splits the batch; remove --enable-dbo"
+        )
+
+
+def check_keys(settings: Any, known: set[str], where: str) -> None:
+    """Raises: ConfigError when settings are not an object, or have a key that is not known."""
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{where}: expected a JSON object, found {settings!r}")
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ConfigError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
 
 
 def _read_module(name: str, spec: Any, model: ModelInfo) -> AblationModule:
     if not isinstance(spec, dict) or not isinstance(spec.get("path"), str):
         raise ConfigError(f"expected {{'path': FILE, ...}}, found {spec!r}")
-    _check_keys(spec, _MODULE_SETTINGS, "module")
+    check_keys(spec, _MODULE_SETTINGS, "module")
     site = spec.get("site", "stream")
     if site not in SITES:
         raise ConfigError(f"site must be one of {', '.join(SITES)}, found {site!r}")
@@ -214,30 +234,12 @@ def _served_model(config: Any) -> ModelInfo:
     return replace(model, n_layers=config.get_total_num_hidden_layers(), d_model=config.get_hidden_size())
 
 
-def _check_engine(vllm_config: Any) -> None:
-    check_architecture(vllm_config.model_config.architecture)
-    if vllm_config.speculative_config is not None:
-        raise ConfigError("ablation together with speculative decoding is not supported; remove --speculative-config")
-    if vllm_config.parallel_config.enable_dbo:
-        raise ConfigError(
-            "ablation together with micro-batching is not supported: it splits the batch; remove --enable-dbo"
-        )
-
-
 def _max_slots(settings: Mapping[str, Any], vllm_config: Any) -> int:
     needed = vllm_config.scheduler_config.max_num_seqs
     slots = settings.get("max_slots", needed)
     if isinstance(slots, bool) or not isinstance(slots, int) or slots < needed:
         raise ConfigError(f"max_slots must be a whole number of at least max_num_seqs ({needed}), found {slots!r}")
     return slots
-
-
-def _check_keys(settings: Any, known: set[str], where: str) -> None:
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{where}: expected a JSON object, found {settings!r}")
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise ConfigError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
 
 
 def _tensors_sha256(basis: "torch.Tensor", offset: "torch.Tensor | None") -> str:

@@ -4,12 +4,14 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.errors import RefusalError
 from surgery.models import ModelInfo
+from vllm_refusal.capture import capture_arguments
+from vllm_refusal.captured import Captured, take_captured
 
 _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -50,11 +52,13 @@ class Request:
         id: unique in the stream of requests.
         token_ids: the rendered prompt.
         ablation: keys merged into extra_args ("ablation", "ablation_alpha", "ablation_layers"); empty for none.
+        capture: keys merged into extra_args ("capture_layers", "capture_sites"); empty for none.
     """
 
     id: str
     token_ids: list[int]
     ablation: Mapping[str, Any] = field(default_factory=dict)
+    capture: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Response:
         finish_reason: the engine's word ("stop", "length").
         n_cached_tokens: prompt tokens whose keys and values came from the prefix cache.
         logprobs: for each generated token, token id -> natural log probability; empty unless asked for.
+        captured: the residual stream at the last prompt token, when the request asked for it.
     """
 
     id: str
@@ -75,6 +80,7 @@ class Response:
     n_cached_tokens: int = 0
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[Mapping[int, float], ...] = ()
+    captured: Captured | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,14 @@ class EngineOptions:
         dtype: "auto", "float32", "bfloat16" or "float16".
         eager: True skips compilation; None chooses eager on CPU, where compilation takes longer than most jobs.
         max_num_seqs: requests in one batch, None for vLLM's default.
+        capture: requests may read the residual stream; on a GPU vLLM then runs its V1 model runner.
         vllm: further keyword arguments of `vllm.LLM`.
     """
 
     dtype: str = "auto"
     eager: bool | None = None
     max_num_seqs: int | None = None
+    capture: bool = False
     vllm: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -114,6 +122,7 @@ class Engine:
         except START_FAULTS as err:
             raise EngineError(start_fault(info.model, err)) from err
         self.info = info
+        self._capturing: set[str] = set()
         self.description = {
             "vllm": _vllm_version(),
             "dtype": str(self._llm.llm_engine.model_config.dtype).removeprefix("torch."),
@@ -159,7 +168,14 @@ class Engine:
                     self._add(request, sampling)
             if exhausted and not engine.has_unfinished_requests():
                 return
-            yield from (_response(output) for output in engine.step() if output.finished)
+            yield from self._responses([output for output in engine.step() if output.finished])
+
+    def _responses(self, outputs: Sequence[Any]) -> Iterator[Response]:
+        """Finished requests, with what was captured for those that asked."""
+        asked = [output.request_id for output in outputs if output.request_id in self._capturing]
+        captured = take_captured(self._llm, asked) if asked else {}
+        self._capturing.difference_update(asked)
+        yield from (_response(output, captured.get(output.request_id)) for output in outputs)
 
     def _add(self, request: Request, sampling: Sampling) -> None:
         from vllm import SamplingParams
@@ -171,10 +187,12 @@ class Engine:
             temperature=sampling.temperature,
             seed=sampling.seed if sampling.temperature > 0 else None,
             logprobs=sampling.logprobs,
-            extra_args=dict(request.ablation) or None,
+            extra_args={**request.ablation, **request.capture} or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self._llm.llm_engine.add_request(request.id, tokens_input(request.token_ids), params)
+        if request.capture:
+            self._capturing.add(request.id)
 
 
 def start_fault(model: str, err: BaseException) -> str:
@@ -209,8 +227,12 @@ def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], option
         arguments["distributed_executor_backend"] = "uni"
     if options.max_num_seqs is not None:
         arguments["max_num_seqs"] = options.max_num_seqs
+    if options.capture:
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+        arguments |= capture_arguments()
     if modules:
-        arguments["additional_config"] = {"ablation": {"modules": {name: dict(spec) for name, spec in modules.items()}}}
+        settings = {"modules": {name: dict(spec) for name, spec in modules.items()}}
+        arguments["additional_config"] = {**arguments.get("additional_config", {}), "ablation": settings}
     return {**arguments, **options.vllm}
 
 
@@ -237,7 +259,7 @@ def _vllm_version() -> str:
     return vllm.__version__
 
 
-def _response(output: Any) -> Response:
+def _response(output: Any, captured: Captured | None) -> Response:
     completion = output.outputs[0]
     return Response(
         id=output.request_id,
@@ -248,4 +270,5 @@ def _response(output: Any) -> Response:
         n_cached_tokens=output.num_cached_tokens or 0,
         token_ids=tuple(completion.token_ids),
         logprobs=tuple({token: item.logprob for token, item in step.items()} for step in completion.logprobs or ()),
+        captured=captured,
     )

@@ -1,8 +1,9 @@
-"""Model Runner V1: before each real step, tell the tables which slot every token has."""
+"""Model Runner V1: before each real step, tell the tables which slot every token has, and the reader what to read."""
 
 import functools
 from typing import Any
 
+from vllm_refusal.capture import RESOLVED, CaptureRequest
 from vllm_refusal.tables import SlotTables
 
 _installed = False
@@ -18,17 +19,23 @@ def install() -> None:
         return
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    GPUModelRunner._model_forward = _writing_slots(GPUModelRunner._model_forward)
+    GPUModelRunner._model_forward = _with_tables(GPUModelRunner._model_forward)
     _installed = True
 
 
-def _writing_slots(original: Any) -> Any:
+def _with_tables(original: Any) -> Any:
     @functools.wraps(original)
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        tables = getattr(self.get_model(), "ablation", None)
+        model = self.get_model()
+        tables, reader = getattr(model, "ablation", None), getattr(model, "capture", None)
         if tables is not None:
             write_step(tables, self)
-        return original(self, *args, **kwargs)
+        captures = [] if reader is None else captures_of_step(self)
+        if not captures:
+            return original(self, *args, **kwargs)
+        _run_uncompiled()
+        with reader.reading(*zip(*captures, strict=True), self.device):
+            return original(self, *args, **kwargs)
 
     return _model_forward
 
@@ -50,3 +57,36 @@ def _slot(tables: SlotTables, runner: Any, request_id: str) -> int:
         return slot
     params = runner.requests[request_id].sampling_params
     return tables.add_request(request_id, params.extra_args if params is not None else None)
+
+
+def captures_of_step(runner: Any) -> list[tuple[CaptureRequest, int]]:
+    """The requests whose last prompt token is computed in this step, each with that token's row of the batch.
+
+    Prompts come in chunks, a cached prefix is left out, and a preempted request comes again with what it has generated:
+    the row follows from the prompt's length and what was computed before.
+    """
+    batch = runner.input_batch
+    found = []
+    for index, request_id in enumerate(batch.req_ids[: batch.num_reqs]):
+        request = runner.requests[request_id]
+        wire = (getattr(request.sampling_params, "extra_args", None) or {}).get(RESOLVED)
+        if wire is None:
+            continue
+        start, end = runner.query_start_loc.np[index : index + 2]
+        row = start + request.num_prompt_tokens - 1 - batch.num_computed_tokens_cpu[index]
+        if start <= row < end:
+            found.append((CaptureRequest.from_wire(wire), int(row)))
+    return found
+
+
+def _run_uncompiled() -> None:
+    """This step runs the model's own forward: a compiled graph holds no reader, a CUDA graph runs no Python.
+
+    vLLM has the switch for encoder-decoder models, whose first pass cannot be compiled.
+    """
+    from vllm.config import CUDAGraphMode
+    from vllm.forward_context import get_forward_context
+
+    context = get_forward_context()
+    context.skip_compiled = True
+    context.cudagraph_runtime_mode = CUDAGraphMode.NONE

@@ -1,4 +1,4 @@
-"""The model class that vLLM builds: the in-tree model with an edit behind every decoder block."""
+"""The model class that vLLM builds: the in-tree model with an edit behind every decoder block, and readers of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,27 +9,35 @@ import torch
 from torch import nn
 
 from vllm_refusal.architectures import SINGLE, STALE_RESIDUAL, SUM, Architecture
+from vllm_refusal.capture import load_capture
 from vllm_refusal.config import load_config
+from vllm_refusal.stream_reader import CaptureStore, StreamReader, install_readers
 from vllm_refusal.tables import SlotTables
 
 
 class AblatedModel:
-    """Mixin in front of an in-tree vLLM model. Without "ablation" settings it changes nothing.
+    """Mixin in front of an in-tree vLLM model. Without "ablation" or "capture" settings it changes nothing.
 
     Attributes:
         architecture: how this model is laid out, set by `vllm_refusal.models`.
         ablation: the engine's slot tables, or None.
+        capture: what reads the residual stream, or None.
     """
 
     architecture: Architecture
     ablation: SlotTables | None
+    capture: StreamReader | None
 
     def __init__(self, *, vllm_config: Any, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.ablation = _make_tables(vllm_config)
         self.engine_config = vllm_config
+        self.capture = _make_reader(vllm_config)
         if self.ablation is not None:
             install_edits(self, self.architecture, self.ablation)
+        if self.capture is not None:
+            install_readers(self, self.architecture, self.capture)
+        if self.ablation is not None or self.capture is not None:
             _hook_runner(vllm_config)
 
     def process_weights_after_loading(self) -> None:
@@ -137,6 +145,16 @@ def _make_tables(vllm_config: Any) -> SlotTables | None:
         largest = max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
         captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
         return SlotTables(config, max(largest, captured), vllm_config.device_config.device)
+
+
+def _make_reader(vllm_config: Any) -> StreamReader | None:
+    """Tensor-parallel ranks hold the same stream: the first stores it."""
+    from vllm.distributed import get_tensor_model_parallel_rank
+
+    config = load_capture(vllm_config)
+    if config is None:
+        return None
+    return StreamReader(CaptureStore(config) if get_tensor_model_parallel_rank() == 0 else None)
 
 
 @contextmanager

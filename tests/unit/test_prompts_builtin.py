@@ -133,7 +133,7 @@ def test_extract_fits_on_one_built_in_split_and_holds_out_the_other(tmp_path):
     assert "built-in, extraction split" in done.stderr and "built-in, evaluation split" in done.stderr
     header = RefusalVectors.load(out).header
     assert header["prompts_sha256"] == load_pairs("builtin:tier2").provenance()["sha256"]
-    assert header["held_out_sha256"] == load_pairs("builtin:tier2", "evaluation").provenance()["sha256"]
+    assert header["held_out"]["prompts_sha256"] == load_pairs("builtin:tier2", "evaluation").provenance()["sha256"]
 
 
 def test_a_run_records_where_its_prompts_came_from():

@@ -35,7 +35,7 @@ def rvs():
     """Vectors with everything a file can hold."""
     harmful, safe = activations()
     layers = [LayerActivations.of(harmful[:, layer], safe[:, layer]) for layer in range(N_LAYERS)]
-    tags = {"tier 1": list(range(0, 15)), "tier 2": list(range(15, 30))}
+    tags = {"tier 1": (range(0, 15), range(0, 15)), "tier 2": (range(15, 30), range(15, 30))}
     held_harmful, held_safe = activations(seed=1, n_pairs=8)
     made = vectors_from_activations(harmful, safe, {})
     units = made.vectors / made.vectors.norm(dim=1, keepdim=True)
@@ -47,7 +47,7 @@ def rvs():
         "resid_mid@-1/projections_safe": made.projections_safe.clone(),
     }
     header = {
-        "tags": [{"tag": tag, "n_pairs": len(rows)} for tag, rows in tags.items()],
+        "tags": [{"tag": tag, "n_pairs": len(harmful)} for tag, (harmful, _) in tags.items()],
         "reading": "resid_post@-1",
         "readings": ["resid_post@-1", "resid_mid@-1"],
     }

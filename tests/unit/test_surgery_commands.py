@@ -117,7 +117,7 @@ def test_verify_prints_one_line_per_fault_and_exits_with_one(rvs, model, tmp_pat
     run("orthogonalize", model, rvs, "--source-layer", "2", "-o", out)
     manifest = read_manifest(out)
     manifest["alpha"] = 0.5
-    (out / "vllm_refusal_manifest.json").write_text(json.dumps(manifest))
+    (out / "surgery.json").write_text(json.dumps(manifest))
     result = run("verify", out)
     assert result.exit_code == 1 and "FAULTY" in result.stdout
     assert result.stderr.count("Error: ") == len(result.stderr.splitlines()) == 16  # eight tensors, two faults each

@@ -119,13 +119,13 @@ def test_one_pair_is_enough_for_every_estimator():
 def test_a_store_gives_back_what_was_written_in_any_order(tmp_path):
     generator = torch.Generator().manual_seed(0)
     resid = torch.randn(2, 5, 3, 4, 8, generator=generator)  # group, pair, reading, layer, d_model
-    with ActivationStore(3, 4, 5, 8, tmp_path) as store:
+    with ActivationStore(3, 4, (5, 5), 8, tmp_path) as store:
         for row in (4, 0, 3, 1, 2):
             for group in (SAFE, HARMFUL):
                 store.write(group, row, resid[group, row])
         for reading in range(3):
             for layer in range(4):
-                ((start, harmful, safe),) = store.layer(reading, layer).chunks()
+                ((start, harmful, safe),) = store.layer(reading, layer).pairs()
                 assert start == 0 and torch.equal(harmful, resid[HARMFUL, :, reading, layer])
                 assert torch.equal(safe, resid[SAFE, :, reading, layer])
         assert not list(tmp_path.iterdir())  # it has no name, so nothing can be left behind
@@ -136,7 +136,7 @@ def test_a_store_gives_back_what_was_written_in_any_order(tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_named_before_the_work(tmp_path):
-    with pytest.raises(DiskError, match="need .* GB for a while"), ActivationStore(3, 10**6, 10**6, 4096, tmp_path):
+    with pytest.raises(DiskError, match="need .* GB for a while"), ActivationStore(3, 10**6, (10**6, 10**6), 4096, tmp_path):
         pass
 
 
@@ -147,5 +147,5 @@ def test_chunks_are_bounded_however_many_prompts_there_are():
         asked.append(stop - start)
         return torch.zeros(stop - start, 4096)
 
-    group_means(LayerActivations(5000, 4096, read))
+    group_means(LayerActivations((5000, 5000), 4096, read))
     assert max(asked) * 4096 * 4 <= CHUNK_BYTES and sum(asked) == 2 * 5000

@@ -7,8 +7,9 @@ import torch
 from tiny_models import PAIRS, TEMPLATE, tiny_model, tiny_tokenizer, token_ids
 
 from surgery.chat import prompt_token_ids
+from surgery.contrast import tag_rows
 from surgery.errors import ArtifactError, ModelError, PositionError
-from surgery.extraction import Plan, extract, tag_rows
+from surgery.extraction import Plan, extract
 from surgery.families import FAMILIES, family_of
 from surgery.hooks import MID_READERS, RESID_SITES, captured
 from surgery.models import ModelInfo
@@ -135,8 +136,9 @@ def test_batched_equals_sequential_and_batches_are_full_of_tokens(model):
     sequential, n_alone = read(model, MANY), len(lengths)
     batched = extract(model, tiny_tokenizer(), MANY, INFO, lambda *done: calls.append(done), Plan(batch_size=3))
     handle.remove()
-    assert n_alone == 16 and len(lengths) - n_alone < 16
-    assert sum(rows for rows, _ in lengths[n_alone:]) == 16 and max(rows for rows, _ in lengths) == 3
+    prefix, *batches = lengths[n_alone:]
+    assert n_alone == 16 and len(batches) < 16 and prefix == (1, batched.header["shared_prefix_tokens"])
+    assert sum(rows for rows, _ in batches) == 16 and max(rows for rows, _ in batches) == 3
     assert calls == [(done, 16) for done in range(1, 17)]
     for name in ("vectors", "mean_safe", "projections_harmful", "projections_safe"):
         a, b = getattr(sequential, name), getattr(batched, name)
@@ -147,14 +149,14 @@ def test_batched_equals_sequential_and_batches_are_full_of_tokens(model):
 
 
 def test_held_out_pairs_are_projected_on_vectors_they_did_not_shape(model):
-    rvs = read(model, MANY[:5], held_out=MANY[5:])
+    rvs = read(model, MANY[:5], held_out=PAIRS[1:])
     assert torch.equal(rvs.vectors, read(model, MANY[:5]).vectors) and rvs.n_pairs == 5
-    for row, pair in enumerate(MANY[5:]):
+    for row, pair in enumerate(PAIRS[1:]):
         expected = (
             stream(model, pair.harmful)[2, :, -1] * torch.stack([rvs.direction(n) for n in range(N_LAYERS)])
         ).sum(1)
         assert torch.allclose(rvs.extras["held_out_harmful"][row], expected, atol=1e-4)
-    assert rvs.extras["held_out_safe"].shape == (3, N_LAYERS) and rvs.header["n_held_out"] == 3
+    assert rvs.extras["held_out_safe"].shape == (3, N_LAYERS) and rvs.header["held_out"]["n_pairs"] == 3
     assert "held_out_safe" not in read(model, MANY[:5]).extras
 
 

@@ -1,0 +1,69 @@
+"""Activations for extraction from a vLLM engine that captures: prompts of any length in one batch, without padding."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import PositionError
+from surgery.hooks import RESID_SITES
+from surgery.models import ModelInfo
+from vllm_refusal.capture import LAYERS, SITES
+from vllm_refusal.config import check_architecture
+from vllm_refusal.engine import Engine, EngineError, EngineOptions, Request, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+
+class VllmSource:
+    """An `ActivationSource` (see surgery.sources) on an engine of its own. Use as a context manager.
+
+    Every step of it captures and so runs uncompiled: the engine is eager, which also starts soonest.
+    """
+
+    def __init__(self, info: ModelInfo, dtype: str = "auto", vllm: Mapping[str, Any] | None = None):
+        """Start the engine.
+
+        Args:
+            dtype: "auto", "float32", "bfloat16" or "float16".
+            vllm: further keyword arguments of `vllm.LLM`. The longest prompt is what fits in memory unless given here.
+        Raises: ConfigError (unknown architecture), EngineError.
+        """
+        check_architecture(info.architecture, "capture")
+        arguments = {"max_model_len": -1, **(vllm or {})}
+        self._engine = Engine(info, {}, EngineOptions(dtype=dtype, eager=True, capture=True, vllm=arguments))
+        self.n_layers, self.d_model = info.n_layers, info.d_model
+        self.dtype = self._engine.description["dtype"]
+        self.order = "vLLM's batches without padding"
+
+    def __enter__(self) -> "VllmSource":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._engine.close()
+
+    def activations(
+        self, prompts: Sequence[Sequence[int]], sites: Sequence[str], n_positions: int
+    ) -> "Iterator[tuple[int, torch.Tensor]]":
+        """See `ActivationSource`.
+
+        Raises: PositionError for more than the last position: earlier tokens may come from the prefix cache, uncomputed.
+            EngineError for a prompt that is too long.
+        """
+        if n_positions != 1:
+            raise PositionError("vLLM computes no token before the last one anew; read position -1, or use --engine hf")
+        self._check_lengths(prompts)
+        kept = [site for site in RESID_SITES if site in sites]  # the order in which they come
+        capture = {LAYERS: "all", SITES: kept}
+        requests = (Request(str(index), list(ids), capture=capture) for index, ids in enumerate(prompts))
+        for response in self._engine.generate(requests, Sampling(max_tokens=1)):
+            resid = response.captured.resid[[kept.index(site) for site in sites]]
+            yield int(response.id), resid.unsqueeze(2)
+
+    def header(self) -> dict[str, Any]:
+        """See `ActivationSource`."""
+        return {"engine": "vllm", "vllm": self._engine.description["vllm"]}
+
+    def _check_lengths(self, prompts: Sequence[Sequence[int]]) -> None:
+        longest, limit = max(map(len, prompts), default=0), self._engine.max_model_len
+        if longest >= limit:
+            raise EngineError(f"a prompt has {longest} tokens but the engine takes at most {limit - 1}; shorten it")
