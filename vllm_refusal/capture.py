@@ -129,7 +129,8 @@ def resolve_capture(
         )
     if LAYERS not in asked:
         raise CaptureError(f"{SITES} given without {LAYERS}; add it, e.g. 'all'")
-    capture = CaptureRequest(request_id, parse_layers(asked[LAYERS], config.n_layers), _sites(asked.get(SITES), config.sites))
+    layers = parse_layers(asked[LAYERS], config.n_layers)
+    capture = CaptureRequest(request_id, layers, _sites(asked.get(SITES), config.sites))
     if config.n_bytes(capture) > config.max_bytes:
         raise CaptureError(
             f"{len(capture.layers)} layers at {len(capture.sites)} sites need {config.n_bytes(capture)} bytes but this "

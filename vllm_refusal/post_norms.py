@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from surgery.gains import removal
-from vllm_refusal.config import AblationConfig
+from vllm_refusal.config import WRITES, AblationConfig
 
 
 class PostNormBases:
@@ -36,7 +36,7 @@ class PostNormBases:
 
         Raises: ModelError, as `removal`.
         """
-        writes = [(row, one) for row, one in enumerate(self._config.modules.values(), start=1) if one.site == "writes"]
+        writes = [(row, one) for row, one in enumerate(self._config.modules.values(), start=1) if one.site == WRITES]
         for mapped, norm, gain_offset in self._norms:
             gain = norm.weight.detach().float().cpu() + gain_offset
             for row, module in writes:

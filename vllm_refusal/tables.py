@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vllm_refusal.config import AblationConfig
+from vllm_refusal.config import WRITES, AblationConfig
 from vllm_refusal.edit import ResidualEdit
 from vllm_refusal.post_norms import PostNormBases
 from vllm_refusal.request import NAME, RESOLVED, Intervention, make_intervention
@@ -35,6 +35,11 @@ class SlotTables:
         self._staging = torch.zeros(max_num_tokens, dtype=torch.int64, pin_memory=self.slot.is_cuda)
         self._copied: Any = None
         self._n_written = 0
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every tensor of the edits. A compiled graph holds for these shapes, and one loop step for each rank."""
+        tensors = {"slot": self.slot, "module_of_slot": self.module_of_slot, "bases": self.bases, **self.alpha}
+        return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
     def edit_of(self, site: str, layer: int, bases: torch.Tensor | None = None) -> ResidualEdit:
         """The module that edits one site of one decoder block, with bases of its own or those of all sites."""
@@ -131,7 +136,7 @@ class SlotTables:
 
     def _write_slot(self, slot: int, intervention: Intervention) -> None:
         module = self.config.modules[intervention.module]
-        if module.site == "writes":
+        if module.site == WRITES:
             self.before_norms.check_filled()
         for alpha in self.alpha.values():
             alpha[:, slot] = 0

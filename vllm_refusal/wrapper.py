@@ -10,9 +10,12 @@ from torch import nn
 
 from vllm_refusal.architectures import SINGLE, STALE_RESIDUAL, SUM, Architecture
 from vllm_refusal.capture import load_capture
-from vllm_refusal.config import load_config
+from vllm_refusal.config import STREAM, WRITES, load_config
 from vllm_refusal.stream_reader import CaptureStore, StreamReader, install_readers
 from vllm_refusal.tables import SlotTables
+from vllm_refusal.transformers_backend import staying_usable_alone
+
+GRAPH_KEY = "ablation_graph"
 
 
 class AblatedModel:
@@ -47,6 +50,11 @@ class AblatedModel:
             inherited()
         if self.ablation is not None:
             self.ablation.before_norms.fill()
+
+    def _decorate_cls_for_torch_compile(self, cls: type, *args: Any, **kwargs: Any) -> None:
+        """vLLM's backend for models of transformers calls this before it builds one."""
+        with staying_usable_alone(cls):
+            super()._decorate_cls_for_torch_compile(cls, *args, **kwargs)
 
     def get_model_state_cls(self) -> type:
         """Model Runner V2 asks the model for its per-request state class."""
@@ -87,13 +95,13 @@ def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTabl
 
 def _install_in_block(block: nn.Module, layer: int, architecture: Architecture, tables: SlotTables) -> int:
     targets = []
-    if "stream" in tables.config.sites:
-        targets.append((block, tables.edit_of("stream", layer), _stream_class(type(block), architecture.returns)))
-    if "writes" in tables.config.sites:
+    if STREAM in tables.config.sites:
+        targets.append((block, tables.edit_of(STREAM, layer), _stream_class(type(block), architecture.returns)))
+    if WRITES in tables.config.sites:
         for path, norm in architecture.writers:
             writer = block.get_submodule(path)
             bases = norm and tables.before_norms.add(block.get_submodule(norm), architecture.family.gain_offset)
-            targets.append((writer, tables.edit_of("writes", layer, bases), _write_class(type(writer))))
+            targets.append((writer, tables.edit_of(WRITES, layer, bases), _write_class(type(writer))))
     for module, edit, edited_class in targets:
         module.residual_edit = edit
         module.__class__ = edited_class
@@ -144,7 +152,10 @@ def _make_tables(vllm_config: Any) -> SlotTables | None:
         scheduler = vllm_config.scheduler_config
         largest = max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
         captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
-        return SlotTables(config, max(largest, captured), vllm_config.device_config.device)
+        tables = SlotTables(config, max(largest, captured), vllm_config.device_config.device)
+        # vLLM hashes this into the key of its compile cache. The settings name files, whose rank they do not tell.
+        vllm_config.additional_config[GRAPH_KEY] = tables.shapes()
+        return tables
 
 
 def _make_reader(vllm_config: Any) -> StreamReader | None:
