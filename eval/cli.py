@@ -16,6 +16,7 @@ COMMANDS = {
     "orthogonalize": "surgery.weight_commands",
     "adapter": "surgery.weight_commands",
     "verify": "surgery.weight_commands",
+    "convert": "surgery.conversion.commands",
     "organism": "surgery.organisms.commands",
     "generate": "eval.commands",
     "sweep": "eval.commands",

@@ -25,7 +25,7 @@ def group_means(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
 
 
 def mean(layer: LayerActivations) -> "torch.Tensor":
-    """Difference of means, r = mean(harmful) - mean(safe)   (Arditi et al. 2024, arXiv:2406.11717, eq. 3).
+    """Difference of means, r = mean(harmful) - mean(safe)   (Arditi et al. 2024, arXiv:2406.11717, eq. 2, section 2.3).
 
     Returns: [d_model], float64.
     """
@@ -99,8 +99,9 @@ def svd(layer: LayerActivations) -> "torch.Tensor":
     """The mean paired difference's part along the leading right singular vector of the paired differences.
 
     r = (mean(D) . v_1) v_1,  D = U S V^T,  D_n = harmful_n - safe_n, not centred   (uncentred PCA of paired differences:
-    Zou et al. 2023, Representation Engineering, arXiv:2310.01405, section 3.1). Centring D would remove mean(D), which is
-    the refusal vector itself, and leave only how the pairs vary.
+    as linear artificial tomography of Zou et al. 2023, Representation Engineering, arXiv:2310.01405, section 3.1, which
+    alternates their signs, so that centring takes nothing away). Centring D would remove mean(D), which is the refusal vector itself, and
+    leave only how the pairs vary.
     Returns: [d_model], float64.
     """
     direction = singular_directions(layer, 1)[0][0]

@@ -32,7 +32,7 @@ def replacing_folder(
             part = scratch / "new"
             part.mkdir()
             yield part
-            _swap(part, target, scratch / "old")
+            swap_folder(part, target, scratch / "old")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -69,7 +69,7 @@ def _scratch_beside(target: Path) -> Path:
         raise DiskError(f"cannot write {target}: {err.strerror}; choose another output") from err
 
 
-def _swap(part: Path, target: Path, old: Path) -> None:
+def swap_folder(part: Path, target: Path, old: Path) -> None:
     """Rename `part` to `target`, setting what was there aside as `old` and putting it back if that fails."""
     if target.exists():
         target.rename(old)

@@ -7,6 +7,7 @@ from typing import Any
 from surgery.errors import ArtifactError
 
 FILE = "surgery.json"
+CARD = "README.md"
 BASIS_FILE = "vllm_refusal/basis.safetensors"  # in a sub-folder: loaders take every *.safetensors beside config.json
 KIND = "orthogonalized_checkpoint"
 ADAPTER_KIND = "lora_adapter"
@@ -67,7 +68,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any], kind: str = KIND) -> 
 
 def write_model_card(folder: Path, manifest: dict[str, Any]) -> None:
     """Put a notice of the edit before the text of README.md, after its YAML front matter, or make one."""
-    path = folder / "README.md"
+    path = folder / CARD
     card = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
     front, body = split_front_matter(card)
     path.write_text(f"{front}{_notice(manifest)}\n{body}", encoding="utf-8", errors="surrogateescape")
@@ -76,7 +77,7 @@ def write_model_card(folder: Path, manifest: dict[str, Any]) -> None:
 def write_adapter_card(folder: Path, manifest: dict[str, Any]) -> None:
     """Write README.md: the base model and PEFT as the hub reads them, and a notice of the edit for people."""
     front = f"---\nbase_model: {json.dumps(manifest['base_model']['model'])}\nlibrary_name: peft\ntags:\n- lora\n---\n"
-    (folder / "README.md").write_text(front + _adapter_notice(manifest), encoding="utf-8")
+    (folder / CARD).write_text(front + _adapter_notice(manifest), encoding="utf-8")
 
 
 def split_front_matter(card: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import MismatchError, ModelError
+from surgery.model_config import architecture_of, read_config, says_tied, text_config
 from surgery.shards import FLOAT_DTYPES, read_range, read_shard, weight_files
 
 if TYPE_CHECKING:
@@ -65,36 +66,37 @@ def describe_model(model: str | Path, revision: str | None = None) -> ModelInfo:
         revision: branch, tag or commit of a hub model.
     Raises: ModelError: no such model, no access, not cached while offline, not a model folder, no weights.
     """
-    folder, commit = _locate(str(model), revision)
-    config = load_config(folder)
-    text = config.get_text_config()
-    architectures = getattr(config, "architectures", None) or getattr(text, "architectures", None)
-    if not architectures:
+    folder, commit = locate_model(str(model), revision)
+    config = read_config(folder)
+    architecture = architecture_of(config)
+    if architecture is None:
         raise ModelError(f"{folder}/config.json: names no architecture; expected a causal language model")
     return ModelInfo(
         model=str(model),
         revision=commit,
         path=str(folder),
-        architecture=architectures[0],
-        d_model=text.hidden_size,
-        n_layers=text.num_hidden_layers,
-        vocab_size=text.vocab_size,
+        architecture=architecture,
+        **_shape(folder, config),
         dtype=_stored_dtype(folder, config),
         fingerprint=model_fingerprint(folder),
     )
 
 
 def load_config(folder: Path | str) -> "PretrainedConfig":
-    """Read a model folder's configuration. Raises: ModelError, one line."""
+    """Read a model folder's configuration by transformers, with its defaults. Raises: ModelError, one line."""
+    read_config(folder)
     from transformers import AutoConfig
 
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: not a model folder (no config.json)")
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as err:
         raise ModelError(f"{folder}/config.json: cannot be read as a model configuration ({_first_line(err)})") from err
+
+
+def is_tied(folder: Path | str) -> bool:
+    """Whether a model's unembedding is its embedding, by its configuration. Raises: ModelError, one line."""
+    tied = says_tied(read_config(folder))
+    return bool(load_config(folder).get_text_config().tie_word_embeddings) if tied is None else tied
 
 
 def load_model(info: ModelInfo, dtype: str = "auto", device_map: Any = None) -> "PreTrainedModel":
@@ -186,7 +188,11 @@ def check_same_model(artifact_header: Mapping[str, Any], info: ModelInfo, what: 
         )
 
 
-def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
+def locate_model(model: str, revision: str | None = None) -> tuple[Path, str | None]:
+    """A model's local folder, downloaded if need be, and its commit (None for a folder).
+
+    Raises: ModelError: no such model, no access, not cached while offline.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -241,7 +247,18 @@ def _why_not_cached() -> str:
     return "no such folder, not in the cache, and huggingface.co cannot be reached"
 
 
-def _stored_dtype(folder: Path, config: "PretrainedConfig") -> str:
+def _shape(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
+    """d_model, n_layers and vocab_size; transformers is asked where config.json has other names or leaves them out."""
+    names = {"d_model": "hidden_size", "n_layers": "num_hidden_layers", "vocab_size": "vocab_size"}
+    text = text_config(config)
+    shape = {ours: text.get(theirs) for ours, theirs in names.items()}
+    if not all(isinstance(value, int) for value in shape.values()):
+        loaded = load_config(folder).get_text_config()
+        shape = {ours: getattr(loaded, theirs) for ours, theirs in names.items()}
+    return shape
+
+
+def _stored_dtype(folder: Path, config: Mapping[str, Any]) -> str:
     sizes: Counter[str] = Counter()
     for file in weight_files(folder):
         for tensor in read_shard(file).tensors:
@@ -249,7 +266,9 @@ def _stored_dtype(folder: Path, config: "PretrainedConfig") -> str:
     if sizes:
         stored = sizes.most_common(1)[0][0]
         return FLOAT_DTYPES.get(stored, stored)
-    return str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    text = text_config(config)
+    stated = (source.get(key) for source in (config, text) for key in ("dtype", "torch_dtype"))
+    return str(next(filter(None, stated), "float32")).removeprefix("torch.")
 
 
 def _file_fingerprint(folder: Path) -> str:

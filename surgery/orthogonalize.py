@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.ablation import check_alpha
-from surgery.artifacts import file_sha256, package_versions
+from surgery.artifacts import file_sha256, json_sha256, package_versions
 from surgery.edits import Edit, plan_edits
 from surgery.errors import AlphaError, ArtifactError, DiskError, ModelError, ShapeError
 from surgery.families import Family, family_of
-from surgery.folders import check_folder, replacing_folder
+from surgery.folders import check_folder
 from surgery.layers import LayerSpec, format_layers, parse_layers
-from surgery.manifest import BASIS_FILE, FILE, is_edited, read_manifest, write_manifest, write_model_card
-from surgery.models import ModelInfo, load_config, model_fingerprint
+from surgery.manifest import BASIS_FILE, CARD, FILE, is_edited, read_manifest, write_manifest, write_model_card
+from surgery.matrices import one_thread
+from surgery.models import ModelInfo, is_tied, model_fingerprint
+from surgery.quantization import check_not_quantized
+from surgery.resuming import Unfinished, n_bytes_unfinished, resuming_folder
 from surgery.shards import (
     INDEX_FILE,
     SINGLE_FILE,
+    HashedFile,
     Shard,
     StoredTensor,
-    blocks,
-    copy_range,
     header_bytes,
     read_shards,
+    same_bytes,
     tensors_by_name,
 )
 from surgery.subspace import Subspace
@@ -65,6 +68,7 @@ class _Job:
     alpha: float
     layers: tuple[int, ...]
     embeddings: bool
+    keep_norms: bool
     shards: list[Shard]
     edits: dict[str, Edit]
     head: StoredTensor | None  # the original embedding, to be stored as an unembedding of its own
@@ -73,6 +77,20 @@ class _Job:
     def n_bytes(self) -> int:
         """Bytes of weights to be written."""
         return sum(shard.n_bytes for shard in self.shards) + (self.head.n_bytes if self.head else 0)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this job from any other that would write other bytes, as JSON."""
+        files = [(shard.path.name, shard.n_bytes, shard.path.stat().st_mtime_ns) for shard in self.shards]
+        return {
+            "model": self.info.to_json(),
+            "files": files,
+            "basis_sha256": json_sha256(self.basis.tolist()),
+            "alpha": self.alpha,
+            "layers": self.layers,
+            "embeddings": self.embeddings,
+            "keep_norms": self.keep_norms,
+            "versions": package_versions(),
+        }
 
 
 def orthogonalize(
@@ -85,13 +103,15 @@ def orthogonalize(
     force: bool = False,
     source: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    keep_norms: bool = False,
 ) -> dict[str, Any]:
     """Write a copy of a model whose attention and MLP outputs no longer reach a subspace.
 
     W' = W - alpha * Q^T (Q W) for the output matrices (and biases) of attention and MLP in each chosen block, Q = basis
     (Arditi et al. 2024, arXiv:2406.11717, eq. 5). This equals ablating their outputs at run time. Shard layout, order of
     tensors, header metadata and all other files stay; other copies of the weights (*.bin, *.pth, …) are left out and
-    listed. The folder is written beside `out_dir` and renamed, so it is complete or absent.
+    listed. The folder is written beside `out_dir` and renamed, so it is complete or absent; after an interruption the same
+    call goes on with the file it was at (`resuming_folder`).
 
     Args:
         basis: [rank, d_model], float32, orthonormal rows.
@@ -101,18 +121,21 @@ def orthogonalize(
         force: replace an edited checkpoint that is already there.
         source: where the basis came from (path, sha256, …), for the manifest.
         progress: called with (bytes of weights written, bytes in all).
+        keep_norms: give every output vector its old norm back (`weights.norm_scale`). Still exactly orthogonal, but no longer
+            what any ablation at run time or LoRA adapter of the subspace's rank does.
     Returns: the manifest, also in the folder as `surgery.json`.
     Raises: ModelError, ShapeError, AlphaError, LayerRangeError, OutputExistsError, DiskError, ArtifactError.
     """
     out_dir = Path(out_dir)
     check_output_folder(out_dir, Path(info.path), force)
-    job = _plan(info, basis, alpha, layers, embeddings)
+    job = _plan(info, basis, alpha, layers, embeddings, keep_norms)
     _check_space(out_dir, job)
-    with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_edited) as folder:
-        left_out = _copy_other_files(Path(info.path), folder, {shard.path.name for shard in job.shards})
-        records = _write_weights(job, folder, progress)
+    with resuming_folder(out_dir, force, kind=_KIND, is_kind=is_edited, job=job.identity()) as unfinished:
+        left_out = _copy_other_files(Path(info.path), unfinished.folder, {shard.path.name for shard in job.shards})
+        with one_thread():
+            records = _write_weights(job, unfinished, progress)
         manifest = _manifest(job, records, left_out, dict(source or {}))
-        _write_records(job, folder, manifest)
+        _write_records(job, unfinished, manifest)
     return read_manifest(out_dir)
 
 
@@ -147,20 +170,20 @@ def check_edit(info: ModelInfo, basis: "torch.Tensor", alpha: float) -> Family:
         raise ShapeError(
             f"subspace has d_model {subspace.d_model} but {info.model} has {info.d_model}; extract vectors from this model"
         )
-    if getattr(load_config(info.path), "quantization_config", None) is not None:
-        raise ModelError(f"{info.model}: its weights are quantized and cannot be edited; use the unquantized model")
+    check_not_quantized(info)
     return family_of(info.architecture)
 
 
-def _plan(info: ModelInfo, basis: "torch.Tensor", alpha: float, layers: LayerSpec, embeddings: bool) -> _Job:
+def _plan(
+    info: ModelInfo, basis: "torch.Tensor", alpha: float, layers: LayerSpec, embeddings: bool, keep_norms: bool
+) -> _Job:
     family = check_edit(info, basis, alpha)
     shards = read_shards(Path(info.path))
     tensors = tensors_by_name(shards)
     chosen = parse_layers(layers, info.n_layers)
     edits = plan_edits(family, tensors, chosen, info.d_model, embeddings)
-    tied = bool(load_config(info.path).get_text_config().tie_word_embeddings)
-    head = _head_to_untie(family, tensors, tied) if embeddings else None
-    return _Job(info, family, basis, float(alpha), chosen, embeddings, shards, edits, head)
+    head = _head_to_untie(family, tensors, is_tied(info.path)) if embeddings else None
+    return _Job(info, family, basis, float(alpha), chosen, embeddings, keep_norms, shards, edits, head)
 
 
 def _head_to_untie(family: Family, tensors: Mapping[str, StoredTensor], tied: bool) -> StoredTensor | None:
@@ -168,7 +191,7 @@ def _head_to_untie(family: Family, tensors: Mapping[str, StoredTensor], tied: bo
     embedding, head = (tensors[f"{family.embedding}.weight"], tensors.get(family.head_tensor))
     if head is None and not tied:
         raise ModelError(f"{family.head_tensor} is not in the model's files, though its config does not tie it")
-    if head is not None and tied and any(a != b for a, b in zip(blocks(head), blocks(embedding), strict=True)):
+    if head is not None and tied and not same_bytes(head, embedding):
         raise ModelError(
             f"config.json ties {family.unembedding} to the embedding, but the files hold another {family.head_tensor}; "
             "it is unclear which one the model uses"
@@ -177,7 +200,8 @@ def _head_to_untie(family: Family, tensors: Mapping[str, StoredTensor], tied: bo
 
 
 def _check_space(out_dir: Path, job: _Job) -> None:
-    needed, free = job.n_bytes + _SPARE_BYTES, shutil.disk_usage(out_dir.parent).free
+    needed = job.n_bytes + _SPARE_BYTES
+    free = shutil.disk_usage(out_dir.parent).free + n_bytes_unfinished(out_dir)
     if needed > free:
         raise DiskError(f"{out_dir}: needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; choose another disk")
 
@@ -199,19 +223,28 @@ def _copy_other_files(source: Path, folder: Path, weights: set[str]) -> list[str
     return left_out
 
 
-def _write_weights(job: _Job, folder: Path, progress: Progress | None) -> list[EditRecord]:
-    records: list[EditRecord] = []
+def _write_weights(job: _Job, unfinished: Unfinished, progress: Progress | None) -> list[EditRecord]:
+    """Write every file that is not there yet; the records of all edited tensors."""
     done = 0
     for shard in job.shards:
-        head = job.head if shard is job.shards[-1] else None
-        target = folder / shard.path.name
-        for record, position in _write_shard(job, shard, target, head):
-            records.append(record)
-            if progress is not None:
-                progress(done + position, job.n_bytes)
-        done += target.stat().st_size
+        name = shard.path.name
+        if name not in unfinished.finished:
+            with HashedFile(unfinished.folder / name) as out:
+                records = []
+                for record, position in _write_shard(job, shard, out):
+                    records.append(record.to_json())
+                    if progress is not None:
+                        progress(done + position, job.n_bytes)
+            unfinished.finish(name, {"n_bytes": out.n_bytes, "sha256": out.sha256, "tensors": records})
+        done += unfinished.finished[name]["n_bytes"]
     if progress is not None:
         progress(job.n_bytes, job.n_bytes)
+    return _all_records(job, unfinished)
+
+
+def _all_records(job: _Job, unfinished: Unfinished) -> list[EditRecord]:
+    entries = (unfinished.finished[shard.path.name] for shard in job.shards)
+    records = [EditRecord.from_json(record) for entry in entries for record in entry["tensors"]]
     if len(records) != len(job.edits):
         raise ModelError(
             f"{len(job.edits)} tensors were to be edited, {len(records)} were; the checkpoint was discarded"
@@ -219,26 +252,27 @@ def _write_weights(job: _Job, folder: Path, progress: Progress | None) -> list[E
     return records
 
 
-def _write_shard(job: _Job, shard: Shard, target: Path, head: StoredTensor | None) -> Iterator[tuple[EditRecord, int]]:
+def _write_shard(job: _Job, shard: Shard, out: HashedFile) -> Iterator[tuple[EditRecord, int]]:
     """Write one file: edited tensors in place of the originals, everything between them copied as bytes.
 
     Yields each edited tensor's record and the source's byte position after it.
     """
+    head = job.head if shard is job.shards[-1] else None
     position = 0
-    with open(shard.path, "rb") as source, open(target, "wb") as out:
+    with open(shard.path, "rb") as source:
         if head is not None:
             out.write(_header_with_head(shard, head, job.family.head_tensor))
             position = shard.data_start
         for tensor in shard.tensors:
             if tensor.name in job.edits:
-                copy_range(source, position, tensor.start - position, out)
-                record = write_edited(job.edits[tensor.name], job.basis, job.alpha, out)
+                out.copy(source, position, tensor.start)
+                record = write_edited(job.edits[tensor.name], job.basis, job.alpha, out, job.keep_norms)
                 position = tensor.end
                 yield record, position
-        copy_range(source, position, shard.n_bytes - position, out)
+        out.copy(source, position, shard.n_bytes)
         if head is not None:
             with open(head.path, "rb") as original:
-                copy_range(original, head.start, head.n_bytes, out)
+                out.copy(original, head.start, head.end)
 
 
 def _header_with_head(shard: Shard, head: StoredTensor, name: str) -> bytes:
@@ -262,6 +296,7 @@ def _manifest(job: _Job, records: list[EditRecord], left_out: list[str], source:
         "alpha": job.alpha,
         "layers": format_layers(job.layers, job.info.n_layers),
         "embeddings": job.embeddings,
+        "keep_norms": job.keep_norms,
         "untied": job.head is not None,
         "tensors": [record.to_json() for record in records],
         "n_untouched": sum(len(shard.tensors) for shard in job.shards) - len(records),
@@ -270,7 +305,8 @@ def _manifest(job: _Job, records: list[EditRecord], left_out: list[str], source:
     }
 
 
-def _write_records(job: _Job, folder: Path, manifest: dict[str, Any]) -> None:
+def _write_records(job: _Job, unfinished: Unfinished, manifest: dict[str, Any]) -> None:
+    folder = unfinished.folder
     if job.head is not None:
         _untie(job, folder)
     basis_file = folder / BASIS_FILE
@@ -279,8 +315,22 @@ def _write_records(job: _Job, folder: Path, manifest: dict[str, Any]) -> None:
     Subspace(job.basis, tuple(manifest["basis"]["source_layers"]), header).save(basis_file)
     manifest["basis"]["sha256"] = file_sha256(basis_file)
     manifest["fingerprint"] = model_fingerprint(folder)
+    manifest["files"] = _file_hashes(unfinished)
     write_manifest(folder, manifest)
     write_model_card(folder, manifest)
+
+
+def _file_hashes(unfinished: Unfinished) -> dict[str, str]:
+    """File name -> sha256 of everything but the model card, which people go on writing."""
+    paths = (path for path in sorted(unfinished.folder.rglob("*")) if path.is_file())
+    names = (str(path.relative_to(unfinished.folder)) for path in paths)
+    return {
+        name: unfinished.finished[name]["sha256"]
+        if name in unfinished.finished
+        else file_sha256(unfinished.folder / name)
+        for name in names
+        if name != CARD
+    }
 
 
 def _untie(job: _Job, folder: Path) -> None:

@@ -15,6 +15,7 @@ from surgery.chat import prompt_token_ids
 from surgery.errors import ModelError, PromptFileError
 from surgery.hooks import ablated, added
 from surgery.prompts import Pair
+from surgery.transformers_source import input_device
 from surgery.vectors import RefusalVectors
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def refusal_tokens(on_harmful: "torch.Tensor", on_safe: "torch.Tensor") -> "torc
 
 
 def refusal_score(log_probs: "torch.Tensor", tokens: "torch.Tensor") -> "torch.Tensor":
-    """log p - log(1 - p) of the refusal tokens' probability p (Arditi et al. 2024, appendix C.1).
+    """log p - log(1 - p) of the refusal tokens' probability p (Arditi et al. 2024, appendix B).
 
     Args:
         log_probs: [n_prompts, vocab_size].
@@ -177,9 +178,10 @@ def next_token_log_probs(
     import torch
 
     rows: list[Any] = [None] * len(prompts)
+    device = input_device(model)
     with intervention or nullcontext(), torch.inference_mode():
         for batch in _equal_lengths(prompts):
-            ids = torch.tensor([list(prompts[index]) for index in batch], device=model.device)
+            ids = torch.tensor([list(prompts[index]) for index in batch], device=device)
             logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
             for index, row in zip(batch, logits.log_softmax(-1).cpu(), strict=True):
                 rows[index] = row

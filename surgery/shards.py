@@ -1,7 +1,9 @@
 """Safetensors files at the level of bytes: headers, byte ranges, and copies that never pass through a framework."""
 
 import errno
+import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 METADATA_KEY = "__metadata__"
 FLOAT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_BLOCK = 8 << 20
+_BLOCK = 1 << 20
 _MAX_HEADER = 100 << 20  # the format's own limit
 _NO_COPY_FILE_RANGE = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}  # then copy by hand
 
@@ -133,21 +135,79 @@ def read_bytes(tensor: StoredTensor) -> bytearray:
 def read_range(handle: BinaryIO, start: int, n_bytes: int) -> bytearray:
     """Bytes start … start + n_bytes of an open file."""
     buffer = bytearray(n_bytes)
-    view, done = memoryview(buffer), 0
+    read_into(handle, start, memoryview(buffer))
+    return buffer
+
+
+def read_into(handle: BinaryIO, start: int, view: memoryview) -> None:
+    """Fill `view` with the bytes of an open file from `start` on. Raises: ModelError when the file ends before."""
+    done, n_bytes = 0, len(view)
     while done < n_bytes:
         count = os.preadv(handle.fileno(), [view[done:]], start + done)
         if count == 0:
             raise ModelError(f"{handle.name}: ended at byte {start + done}, expected {start + n_bytes}")
         done += count
-    return buffer
 
 
-def blocks(tensor: StoredTensor, multiple: int = 8) -> Iterator[bytearray]:
-    """One tensor's bytes in blocks of about 8 MiB, each a whole multiple of `multiple` bytes."""
-    step = max(_BLOCK // multiple, 1) * multiple
-    with open(tensor.path, "rb") as handle:
-        for start in range(tensor.start, tensor.end, step):
-            yield read_range(handle, start, min(step, tensor.end - start))
+def aligned_buffer(n_bytes: int) -> memoryview:
+    """Memory that begins at a page, between which and a file the system copies fastest."""
+    return memoryview(mmap.mmap(-1, n_bytes))[:n_bytes]
+
+
+def file_blocks(handle: BinaryIO, start: int, end: int) -> Iterator[memoryview]:
+    """Bytes start … end of an open file in blocks of at most 1 MiB, cut where the position is a multiple of that.
+
+    All blocks are read into the same memory: use one before asking for the next.
+    """
+    buffer = aligned_buffer(_BLOCK)
+    while start < end:
+        view = buffer[: min(end - start, _BLOCK - start % _BLOCK)]
+        read_into(handle, start, view)
+        yield view
+        start += len(view)
+
+
+def same_bytes(first: StoredTensor, second: StoredTensor) -> bool:
+    """Whether two tensors hold the same bytes."""
+    if first.n_bytes != second.n_bytes:
+        return False
+    with open(first.path, "rb") as ours, open(second.path, "rb") as theirs:
+        for done in range(0, first.n_bytes, _BLOCK):
+            n_bytes = min(_BLOCK, first.n_bytes - done)
+            if read_range(ours, first.start + done, n_bytes) != read_range(theirs, second.start + done, n_bytes):
+                return False
+    return True
+
+
+class HashedFile:
+    """A file under construction, and the sha256 of what has been written."""
+
+    def __init__(self, path: Path):
+        self._handle = open(path, "wb")
+        self._digest = hashlib.sha256()
+        self.n_bytes = 0
+
+    def __enter__(self) -> "HashedFile":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._handle.close()
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal."""
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        self._digest.update(data)
+        self._handle.write(data)
+        self.n_bytes += len(data)
+
+    def copy(self, source: BinaryIO, start: int, end: int) -> None:
+        """Append bytes start … end of another file. They are read to be hashed, so no system call copies them unseen."""
+        for block in file_blocks(source, start, end):
+            self.write(block)
 
 
 def copy_range(source: BinaryIO, start: int, n_bytes: int, target: BinaryIO) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 KIND = "subspace"
 PROJECTIONS = ("projected", "biprojected")
+_OF_THE_CONTRAST = ("contrast", "n_pairs", "n_harmful", "n_safe")
 RANK_TOLERANCE = 1e-4  # of a unit vector, left after the earlier ones: below it float32 noise decides the direction
 ORTHONORMAL_TOLERANCE = 1e-4  # a float32 QR stays below 1e-5; anything above is not a basis
 
@@ -74,7 +75,7 @@ class Subspace:
         kept = independent_rows(units)
         header = {
             key: rvs.header[key]
-            for key in ("model", "prompts_sha256", "chat_template_sha256", "n_pairs", "site", "position", "tag")
+            for key in ("model", "prompts_sha256", "chat_template_sha256", *_OF_THE_CONTRAST, "site", "position", "tag")
             if key in rvs.header
         }
         per_layer = max(1, n_components)
@@ -131,9 +132,11 @@ def projected_vectors(
 ) -> "torch.Tensor":
     """Refusal vectors without the part that lies along the harmless mean, which ablation should leave alone.
 
-    r' = r - M^T M r, M an orthonormal basis of the safe means. "projected": of the vector's own layer only (projected
-    abliteration: grimjim 2025). "biprojected": of its own and of every other layer it may be applied at, so that the
-    part of the stream that safe prompts share stays whole at all of them (biprojected abliteration: grimjim 2025).
+    r' = r - M^T M r, M an orthonormal basis of the safe means. "projected": of the vector's own layer only (Lai 2025,
+    Projected Abliteration, huggingface.co/blog/grimjim/projected-abliteration). "biprojected": of its own and of every
+    other layer it may be applied at, so that the part of the stream that safe prompts share stays whole at all of them
+    (after Lai 2025, Norm-Preserving Biprojected Abliteration, the same blog, where a vector is projected anew for each
+    layer that is edited, away from the mean of that layer; one basis for all layers has to spare all of their means).
 
     Args:
         vectors: [k * len(source), d_model], k consecutive rows for each source layer.

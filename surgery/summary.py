@@ -160,6 +160,8 @@ def _subspace_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"affine            moves to the safe mean of layer {header.get('reference_layer', 'not recorded')}"
         )
+    if header.get("contrast"):
+        lines.append(f"contrast          {_contrast_text(header)}")
     return [*lines, *_provenance(header)]
 
 
@@ -169,6 +171,7 @@ def _checkpoint_lines(summary: Mapping[str, Any]) -> list[str]:
         *_edit_lines(summary),
         f"layers            {summary['layers']}{', and the embeddings' if summary['embeddings'] else ''}",
         f"tensors edited    {len(summary['tensors'])} ({summary['n_untouched']} untouched)",
+        f"norms             {'kept' if summary.get('keep_norms') else 'not kept'}",
     ]
 
 

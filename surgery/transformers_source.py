@@ -1,10 +1,11 @@
 """Activations from a transformers model by forward hooks: one prompt at a time, or prompts of equal length together."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from surgery.families import Family
-from surgery.hooks import captured
+from surgery.hooks import captured, submodule
 from surgery.shared_prefix import SharedPrefix, run_prefix
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class TransformersSource:
         device = input_device(self._model)
         if self._batch_size > 1:
             self._prefix = run_prefix(self._model, prompts, n_positions, device)
-        with captured(self._model, self._family, sites, n_positions) as capture, torch.inference_mode():
+        spared = last_mlp_at(self._model, self._family, n_positions) if self._batch_size > 1 else nullcontext()
+        with captured(self._model, self._family, sites, n_positions) as capture, spared, torch.inference_mode():
             for batch in equal_lengths(prompts, self._batch_size):
                 ids = torch.tensor([prompts[index][self._prefix.n_tokens :] for index in batch], device=device)
                 cache = self._prefix.copies(len(batch))
@@ -49,10 +51,38 @@ class TransformersSource:
         """See `ActivationSource`."""
         return {
             "engine": "transformers",
+            "devices": devices(self._model),
             "batch_size": self._batch_size,
             "shared_prefix_tokens": self._prefix.n_tokens,
             "whole_prompts_because": self._prefix.why_not,
         }
+
+
+@contextmanager
+def last_mlp_at(model: "PreTrainedModel", family: Family, n_positions: int) -> Iterator[None]:
+    """Let the last block's MLP run at the last tokens only while the context lasts: nobody reads the others.
+
+    A token's MLP output depends on that token alone, so that of the last ones stays as it was; at the others it is zero.
+    """
+    import torch
+
+    mlp = submodule(model, family.block(model.config.get_text_config().num_hidden_layers - 1))
+    mlp = submodule(mlp, family.mlp_out.rpartition(".")[0])
+    widths: list[int] = []
+
+    def cut(_module: Any, args: Any) -> Any:
+        widths.append(args[0].shape[1])
+        return (args[0][:, -n_positions:].contiguous(), *args[1:])  # some blocks view their input as rows
+
+    def widen(_module: Any, _args: Any, output: Any) -> Any:
+        return torch.nn.functional.pad(output, (0, 0, widths.pop() - output.shape[1], 0))
+
+    handles = [mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(widen)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def input_device(model: "PreTrainedModel") -> "torch.device":
@@ -63,6 +93,12 @@ def input_device(model: "PreTrainedModel") -> "torch.device":
     hook = getattr(embedding, "_hf_hook", None)
     running = getattr(hook, "execution_device", None)
     return torch.device(running) if running is not None else embedding.weight.device
+
+
+def devices(model: "PreTrainedModel") -> list[str]:
+    """Where the weights rest: "cpu", "cuda:0", "disk" …"""
+    placed = getattr(model, "hf_device_map", None) or {"": model.device}
+    return sorted({f"cuda:{device}" if isinstance(device, int) else str(device) for device in placed.values()})
 
 
 def equal_lengths(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

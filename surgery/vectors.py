@@ -34,8 +34,8 @@ class RefusalVectors:
     """Refusal vectors of all layers of one model, with what is needed to judge them.
 
     vectors[i] = mean_harmful[i] - mean_safe[i], the mean taken over prompts of resid_post of block i at the last prompt
-    token (difference of means: Arditi et al. 2024, arXiv:2406.11717, eq. 3), unless the header names another estimator,
-    site or position.
+    token (difference of means: Arditi et al. 2024, arXiv:2406.11717, eq. 2; their x of a layer is what enters it, here the
+    resid_post of the block before), unless the header names another estimator, site or position.
 
     Attributes:
         vectors: [n_layers, d_model], float32, not normalized.

@@ -1,8 +1,7 @@
 """Proof of an edited checkpoint: everything its manifest claims, recomputed from the stored bytes."""
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,23 +10,19 @@ from surgery.artifacts import file_sha256
 from surgery.edits import Edit, plan_edits
 from surgery.errors import ArtifactError, MismatchError, RefusalError
 from surgery.families import family_of
-from surgery.gains import Removal
 from surgery.layers import parse_layers
 from surgery.manifest import read_manifest
+from surgery.matrices import one_thread
+from surgery.measure import Measured, measure, measure_untouched
 from surgery.models import ModelInfo, model_fingerprint
-from surgery.shards import FLOAT_DTYPES, StoredTensor, blocks, read_shards, tensors_by_name
+from surgery.shards import Shard, StoredTensor, file_blocks, read_shards, tensors_by_name
 from surgery.subspace import Subspace
-from surgery.weights import EditRecord, component, pieces, removal_of
+from surgery.weights import EditRecord, Operator, removal_of
 
 if TYPE_CHECKING:
     import torch
 
 Progress = Callable[[int, int], None]
-# Largest relative error of one rounding (half a unit in the last place), and of the smallest numbers, absolute.
-_UNIT_ROUNDOFF = {"F32": 2.0**-24, "BF16": 2.0**-8, "F16": 2.0**-11}
-_HALF_SMALLEST = {"F32": 2.0**-150, "BF16": 2.0**-134, "F16": 2.0**-25}
-_CHUNK = 128  # output vectors measured at once
-_SAFETY = 4.0  # the floor below is the root mean square of independent errors, at most their bound / sqrt(3)
 
 
 @dataclass
@@ -67,9 +62,11 @@ class VerifyReport:
 def verify(folder: Path | str, base: Path | str | None = None, progress: Progress | None = None) -> VerifyReport:
     """Check an edited checkpoint against its manifest, its subspace and, when at hand, its base model.
 
-    Per edited tensor: the sha256 of its bytes, no value that is not finite, |Q W'| = |1 - alpha| |Q W| within the
-    rounding of its dtype, and with the base the whole of W' = W - alpha Q^T (Q W). Per other tensor: finite, and with the
-    base equal to it byte by byte. The listed tensors must be exactly those that the layers and family demand.
+    Per file: its sha256. Per edited tensor: no value that is not finite, |Q W'| = |1 - alpha| |Q W S| within the rounding of
+    its dtype (S = 1 unless norms are kept), and with the base: its sha256, the whole of W' = (W - alpha Q^T (Q W)) S, and
+    where norms are kept those of all output vectors. Per other tensor: finite, and with the base equal to it byte by byte.
+    The listed tensors must be exactly those that the layers and family demand. Files are read once and the base's edited
+    tensors twice, a few MiB at a time.
 
     Args:
         base: the base model's folder; None takes the one in the manifest if it is still there and unchanged.
@@ -83,13 +80,14 @@ def verify(folder: Path | str, base: Path | str | None = None, progress: Progres
     except (KeyError, TypeError) as err:
         raise ArtifactError(f"{folder}: its manifest lacks {err}; it cannot be verified") from err
     check.check_listing()
-    for done, (name, tensor) in enumerate(check.tensors.items(), start=1):
-        if name in check.records:
-            check.check_edited(tensor, check.records[name])
-        else:
-            check.check_untouched(tensor)
-        if progress is not None:
-            progress(done, len(check.tensors))
+    check.check_other_files()
+    done = 0
+    with one_thread():
+        for shard in check.shards:
+            for _ in check.check_shard(shard):
+                done += 1
+                if progress is not None:
+                    progress(done, len(check.tensors))
     return check.report
 
 
@@ -103,7 +101,10 @@ class _Check:
         self.alpha = float(manifest["alpha"])
         self.report = VerifyReport(str(folder), self.alpha)
         self.records = {record["name"]: EditRecord.from_json(record) for record in manifest["tensors"]}
-        self.tensors = tensors_by_name(read_shards(folder))
+        self.files: dict[str, str] = manifest["files"]
+        self.keep_norms = bool(manifest["keep_norms"])
+        self.shards = read_shards(folder)
+        self.tensors = tensors_by_name(self.shards)
         self.basis = self._load_basis()
         self.originals = self._load_base(base)
         self.family = family_of(self.info.architecture)
@@ -130,53 +131,104 @@ class _Check:
             for name in sorted(self.originals.keys() - self.tensors.keys()):
                 self.fault(f"{name}: in the base model but not in the checkpoint")
 
-    def check_edited(self, tensor: StoredTensor, record: EditRecord) -> None:
-        """One edited tensor: hash, finite, removed component, and with the base the whole edit."""
+    def check_other_files(self) -> None:
+        """Every listed file that holds no weights, and that no file of weights is unlisted."""
+        shards = {shard.path.name for shard in self.shards}
+        for name in sorted(shards - self.files.keys()):
+            self.fault(f"{name}: holds weights but is not listed in the manifest")
+        for name in self.files:
+            path = self.folder / name
+            if not path.is_file():
+                self.fault(f"{name}: listed in the manifest but not there")
+            elif name not in shards:
+                self._check_hash(name, file_sha256(path))
+
+    def check_shard(self, shard: Shard) -> Iterator[None]:
+        """One file of weights: its tensors in the order of their bytes, then the hash of all of them."""
+        digest = hashlib.sha256()
+        with open(shard.path, "rb") as handle:
+            for block in file_blocks(handle, 0, shard.data_start):
+                digest.update(block)
+        for tensor in shard.tensors:
+            if tensor.name in self.records:
+                self.check_edited(tensor, self.records[tensor.name], digest)
+            else:
+                self.check_untouched(tensor, digest)
+            yield
+        self._check_hash(shard.path.name, digest.hexdigest())
+
+    def check_edited(self, tensor: StoredTensor, record: EditRecord, digest: Any) -> None:
+        """One edited tensor: finite, removed component, and with the base the whole edit; `digest` takes its bytes."""
         self.report.n_edited += 1
         original = self._original(tensor)
         if (tensor.dtype, tensor.shape) != (record.dtype, record.shape):
-            return self.fault(
-                f"{tensor.name}: is {tensor.dtype} {tensor.shape}, listed as {record.dtype} {record.shape}"
-            )
+            self.fault(f"{tensor.name}: is {tensor.dtype} {tensor.shape}, listed as {record.dtype} {record.shape}")
+            measure_untouched(tensor, None, digest)
+            return
+        if original is not None and (original.dtype, original.shape) != (tensor.dtype, tensor.shape):
+            self.fault(f"{tensor.name}: is {tensor.dtype} {tensor.shape}, base {original.dtype} {original.shape}")
+            original = None
         edit = self.expected.get(tensor.name, Edit(tensor, record.output_axis))
-        removed = removal_of(edit, self.basis)
-        measured = _measure(edit, original, removed, self.alpha)
-        if measured.sha256 != record.sha256:
-            self.fault(f"{tensor.name}: its bytes hash to {measured.sha256[:12]}, listed as {record.sha256[:12]}")
+        operator = Operator(removal_of(edit, self.basis), self.alpha, self.keep_norms)
+        measured = measure(edit, original, operator, digest)
         if measured.n_not_finite:
             return self.fault(f"{tensor.name}: {measured.n_not_finite} values are not finite")
-        before = measured.component_before if original is not None else record.component_before
-        expected = abs(1 - self.alpha) * before
-        floor = measured.component_floor(removed.probe, tensor.dtype) + _not_orthonormal(removed.basis) * before
+        self._check_component(tensor, record, measured, operator)
+        if original is not None:
+            self._check_edit(tensor, record, measured, operator)
+
+    def _check_component(
+        self, tensor: StoredTensor, record: EditRecord, measured: Measured, operator: Operator
+    ) -> None:
+        before = measured.component_before if measured.base_sha256 else record.component_before
+        scaled = measured.component_scaled if measured.base_sha256 else record.component_scaled
+        after, expected = measured.component_after, abs(1 - self.alpha) * scaled
+        floor = measured.component_floor(operator, tensor.dtype) + _not_orthonormal(operator.removed.basis) * scaled
         if before > floor:
-            self.report.add_ratio(measured.component_after / before)
-        if not abs(measured.component_after - expected) <= floor:
+            self.report.add_ratio(after / scaled)
+        if not abs(after - expected) <= floor:
             self.fault(
-                f"{tensor.name}: keeps a component of {measured.component_after:.3g} in the subspace, expected "
-                f"{expected:.3g} ± {floor:.1g} (|1 - alpha| of {before:.3g})"
+                f"{tensor.name}: keeps a component of {after:.3g} in the subspace, expected {expected:.3g} ± {floor:.1g} "
+                f"(|1 - alpha| of {scaled:.3g})"
             )
-        if original is not None and not measured.difference <= measured.difference_floor(removed.basis, tensor.dtype):
+
+    def _check_edit(self, tensor: StoredTensor, record: EditRecord, measured: Measured, operator: Operator) -> None:
+        if measured.base_sha256 != record.base_sha256:
+            self.fault(
+                f"{tensor.name}: the base model's bytes hash to {measured.base_sha256[:12]}, listed as "
+                f"{record.base_sha256[:12]}"
+            )
+        if not measured.difference <= measured.difference_floor(operator, tensor.dtype):
             self.fault(
                 f"{tensor.name}: is not the base model's tensor with the edit applied (off by {measured.difference:.3g})"
             )
+        if self.keep_norms and not measured.norm_error <= measured.norm_floor(operator, tensor.dtype):
+            self.fault(
+                f"{tensor.name}: an output vector's norm is off by {measured.norm_error:.3g} of itself, though norms are kept"
+            )
 
-    def check_untouched(self, tensor: StoredTensor) -> None:
+    def check_untouched(self, tensor: StoredTensor, digest: Any) -> None:
         """One tensor that must be the base model's, byte by byte; an untied unembedding must be the base's embedding."""
         self.report.n_untouched += 1
-        n_not_finite = sum(_count_not_finite(block, tensor.dtype) for block in blocks(tensor))
+        original = self._original(tensor)
+        comparable = original is not None and (original.dtype, original.shape) == (tensor.dtype, tensor.shape)
+        n_not_finite, same = measure_untouched(tensor, original if comparable else None, digest)
         if n_not_finite:
             self.fault(f"{tensor.name}: {n_not_finite} values are not finite")
         if self.originals is None:
             return
-        original = self._original(tensor)
         if original is None:
             return self.fault(f"{tensor.name}: not in the base model")
-        if (original.dtype, original.shape) != (tensor.dtype, tensor.shape):
+        if not comparable:
             return self.fault(
                 f"{tensor.name}: is {tensor.dtype} {tensor.shape}, base {original.dtype} {original.shape}"
             )
-        if any(ours != theirs for ours, theirs in zip(blocks(tensor), blocks(original), strict=True)):
+        if not same:
             self.fault(f"{tensor.name}: differs from the base model but is not listed as edited")
+
+    def _check_hash(self, name: str, sha256: str) -> None:
+        if name in self.files and self.files[name] != sha256:
+            self.fault(f"{name}: its bytes hash to {sha256[:12]}, listed as {self.files[name][:12]}")
 
     def fault(self, line: str) -> None:
         """Note one fault."""
@@ -213,99 +265,6 @@ class _Check:
             return None
         self.report.base = str(folder)
         return tensors_by_name(read_shards(folder))
-
-
-@dataclass
-class _Measured:
-    """Sums over one edited tensor; norms are Frobenius norms."""
-
-    sha256: str = ""
-    n_not_finite: int = 0
-    n_vectors: int = 0
-    squares_before: float = 0.0  # |Q W|^2 of the base
-    squares_after: float = 0.0  # |Q W'|^2
-    squares_spread: float = 0.0  # sum_kij Q_ki^2 W'_ij^2: how rounding of single entries reaches the subspace
-    squares_norm: float = 0.0  # |W'|^2
-    squares_difference: float = 0.0  # |W' - edit(W)|^2
-
-    @property
-    def component_before(self) -> float:
-        return self.squares_before**0.5
-
-    @property
-    def component_after(self) -> float:
-        return self.squares_after**0.5
-
-    @property
-    def difference(self) -> float:
-        return self.squares_difference**0.5
-
-    def component_floor(self, basis: "torch.Tensor", dtype: str) -> float:
-        """What rounding alone leaves in the subspace: entries are stored to within u |w|, and float32 dot products over
-        d_model terms add about 2^-24 sqrt(d_model). In bf16 this is some 0.002 of |Q W|, in float32 some 1e-6."""
-        rank, d_model = basis.shape
-        relative = (_UNIT_ROUNDOFF[dtype] + _UNIT_ROUNDOFF["F32"] * d_model**0.5) * self.squares_spread**0.5
-        return _SAFETY * (relative + _HALF_SMALLEST[dtype] * (rank * self.n_vectors) ** 0.5)
-
-    def difference_floor(self, basis: "torch.Tensor", dtype: str) -> float:
-        """Two roundings to the stored dtype and float32 sums in another order, over the whole tensor."""
-        d_model = basis.shape[1]
-        relative = (2 * _UNIT_ROUNDOFF[dtype] + _UNIT_ROUNDOFF["F32"] * d_model**0.5) * self.squares_norm**0.5
-        return relative + 2 * _HALF_SMALLEST[dtype] * (d_model * self.n_vectors) ** 0.5
-
-
-def _measure(edit: Edit, original: StoredTensor | None, removed: Removal, alpha: float) -> _Measured:
-    """Sums over a tensor: components by the probe, which tells what reaches the stream, the edit by the basis removed."""
-    measured, digest, squared_probe = _Measured(), hashlib.sha256(), removed.probe.square()
-    theirs = pieces(Edit(original, edit.output_axis)) if original is not None else None
-    for buffer, rows in pieces(edit):
-        digest.update(buffer)
-        original_rows = next(theirs)[1] if theirs is not None else None
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            _add_chunk(measured, chunk, removed.probe, squared_probe)
-            if original_rows is not None:
-                _add_difference(measured, chunk, original_rows[start : start + _CHUNK], removed, alpha)
-    measured.sha256 = digest.hexdigest()
-    return measured
-
-
-def _add_chunk(
-    measured: _Measured, chunk: "torch.Tensor", probe: "torch.Tensor", squared_probe: "torch.Tensor"
-) -> None:
-    wide = chunk.float().contiguous()
-    squares = wide.square()
-    norm = squares.sum().item()
-    if not math.isfinite(norm):
-        measured.n_not_finite += int((~chunk.isfinite()).sum())
-    measured.n_vectors += len(chunk)
-    measured.squares_norm += norm
-    measured.squares_after += component(wide, probe).square().sum().item()
-    measured.squares_spread += (squares @ squared_probe.T).sum().item()
-
-
-def _add_difference(
-    measured: _Measured, chunk: "torch.Tensor", original: "torch.Tensor", removed: Removal, alpha: float
-) -> None:
-    """The stored vectors against the reference operator applied to the base model's."""
-    from surgery.ablation import ablate
-
-    original = original.contiguous()
-    measured.squares_before += component(original, removed.probe).square().sum().item()
-    measured.squares_difference += (
-        (chunk.float() - ablate(original, removed.basis, alpha).float()).square().sum().item()
-    )
-
-
-def _count_not_finite(block: bytearray, dtype: str) -> int:
-    import torch
-
-    if dtype not in FLOAT_DTYPES or not block:
-        return 0
-    values = torch.frombuffer(block, dtype=getattr(torch, FLOAT_DTYPES[dtype]))
-    if values.sum(dtype=torch.float32).isfinite():  # a sum that is finite has finite terms, and costs far less
-        return 0
-    return int((~values.isfinite()).sum())
 
 
 def _not_orthonormal(basis: "torch.Tensor") -> float:

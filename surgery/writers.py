@@ -122,7 +122,9 @@ def _check_known(family: Family, tensors: Mapping[str, Shaped], block: str, stem
     """Refuse experts in a layout of which it is not known what writes to the stream."""
     known = _known(family.experts, stem, _n_experts(family.experts, tensors, stem)) if stem and family.experts else ()
     strange = sorted(
-        name for name in tensors if name.startswith(f"{block}.") and "expert" in name and name not in known
+        name
+        for name, tensor in tensors.items()
+        if name.startswith(f"{block}.") and ("expert" in name or len(tensor.shape) > 2) and name not in known
     )
     if strange:
         where = f"the experts that {stem}'s router counts" if stem else "a block without a router"

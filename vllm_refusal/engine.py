@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.errors import RefusalError
+from surgery.hooks import RESID_SITES
 from surgery.models import ModelInfo
-from vllm_refusal.capture import capture_arguments
+from vllm_refusal.capture import MAX_BYTES, CaptureConfig, CaptureRequest, capture_arguments
 from vllm_refusal.captured import Captured, take_captured
 
 _QUIET = {
@@ -19,6 +20,7 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_MOST_SEQS = 1024  # vLLM's largest default of max_num_seqs
 START_FAULTS = (OSError, RuntimeError, ValueError)
 """What vLLM raises when it cannot start on a model: unreadable files, no memory, settings that exclude each other."""
 
@@ -229,11 +231,18 @@ def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], option
         arguments["max_num_seqs"] = options.max_num_seqs
     if options.capture:
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-        arguments |= capture_arguments()
+        arguments |= capture_arguments(_capture_bytes(info, options))
     if modules:
         settings = {"modules": {name: dict(spec) for name, spec in modules.items()}}
         arguments["additional_config"] = {**arguments.get("additional_config", {}), "ablation": settings}
     return {**arguments, **options.vllm}
+
+
+def _capture_bytes(info: ModelInfo, options: EngineOptions) -> int:
+    """A bound that two full batches cannot reach; the engine fetches what was captured as soon as a request finishes."""
+    everything = CaptureRequest("", tuple(range(info.n_layers)), RESID_SITES)
+    n_bytes = CaptureConfig(info.n_layers, info.d_model).n_bytes(everything)
+    return max(MAX_BYTES, 2 * (options.max_num_seqs or _MOST_SEQS) * n_bytes)
 
 
 def set_cpu_cache_size() -> None:

@@ -28,15 +28,16 @@ def load_pairs(source: Path | str, split: str = EXTRACTION) -> PromptSet[Pair]:
     return _pairs(str(source), split)
 
 
-def load_prompts(source: Path | str, role: str | None = None) -> PromptSet[Prompt]:
+def load_prompts(source: Path | str, role: str | None = None, split: str = EVALUATION) -> PromptSet[Prompt]:
     """Read prompts: JSONL {"id", "prompt", "category", "tier"} a line, CSV, or a public benchmark's layout.
 
     Args:
-        source: as `open_table`; of the built-in sets the evaluation split, unless it names another.
+        source: as `open_table`.
         role: "harmful" or "safe": of labelled prompts those, of pairs that side. None takes all; pairs then do not do.
+        split: of the built-in sets, unless the source names another: "extraction" or "evaluation".
     Raises: PromptFileError, as `load_pairs`.
     """
-    return _prompts(open_table(str(source), role, EVALUATION), role)
+    return _prompts(open_table(str(source), role, split), role)
 
 
 def load_set(source: Path | str) -> PromptSet[Any]:

@@ -15,8 +15,9 @@ def start_engine():
     from surgery.models import describe_model
     from vllm_refusal.engine import Engine, EngineOptions
 
-    def start(folder, modules=None, dtype="float32", eager=True, **arguments):
-        options = EngineOptions(dtype=dtype, eager=eager, max_num_seqs=64, vllm={"max_model_len": 128, **arguments})
+    def start(folder, modules=None, dtype="float32", eager=True, capture=False, **arguments):
+        vllm = {"max_model_len": 128, **arguments}
+        options = EngineOptions(dtype=dtype, eager=eager, max_num_seqs=64, capture=capture, vllm=vllm)
         return Engine(describe_model(folder), modules or {}, options)
 
     return start

@@ -128,6 +128,7 @@ def test_streams_completions_and_responses_select_it_too(client):
         ({"extra_body": {"vllm_xargs": {"ablation_alpha": 0.5}}}, 400, "names no ablation"),
         ({"extra_body": {"vllm_xargs": {"ablation": "late", "ablation_alpha": "x"}}}, 400, "finite number"),
         ({"extra_body": {"vllm_xargs": {"ablation": "late", "ablation_layers": "5-9"}}}, 400, "outside the model"),
+        ({"extra_body": {"vllm_xargs": {"capture_layers": "all"}}}, 400, "offline only"),
         ({"extra_body": {"vllm_xargs": {"ablation": "late", "ablation_layer": 5}}}, 400, "unknown request key"),
         ({"model": "refusal", "extra_body": {"use_beam_search": True}}, 400, "beam search"),
     ],

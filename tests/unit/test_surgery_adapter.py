@@ -8,7 +8,7 @@ import torch
 from peft import PeftConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_models import write_model
+from tiny_models import fuse_experts, write_model
 
 from surgery.adapter import write_adapter
 from surgery.artifacts import file_sha256, read_header
@@ -83,6 +83,48 @@ def test_the_folder_says_that_it_is_an_edit_and_of_which_model(written, tmp_path
 def test_show_describes_an_adapter(written, tmp_path):
     text = render(summarize(tmp_path / "out"))
     assert "LoRA adapter" in text and "modules edited    2" in text and "1.5" in text
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("mixture") / "m", "Qwen2MoeForCausalLM", n_layers=3)
+
+
+def test_every_expert_has_factors_of_its_own_and_its_other_maps_have_none_that_act(mixture, tmp_path):
+    manifest = write_adapter(describe_model(mixture), BASIS, 1.5, tmp_path / "out", "0,2")
+    orthogonalize(describe_model(mixture), BASIS, 1.5, tmp_path / "edited", "0,2")
+    before, after = load_file(mixture / "model.safetensors"), load_file(tmp_path / "edited/model.safetensors")
+    changed = [name.removesuffix(".weight") for name in before if not torch.equal(before[name], after[name])]
+    assert sorted(one["name"] for one in manifest["modules"]) == sorted(changed) and len(changed) == 2 + 1 + 4 + 1
+    for module in changed:
+        expected = after[f"{module}.weight"] - before[f"{module}.weight"]
+        assert torch.allclose(delta(tmp_path / "out", module), expected, atol=1e-6) and expected.norm() > 0.1
+    for number in range(4):  # vLLM takes an expert's three maps together or not at all
+        for other in ("gate_proj", "up_proj"):
+            unchanged = delta(tmp_path / "out", f"model.layers.2.mlp.experts.{number}.{other}")
+            assert unchanged.shape == (24, 32) and not unchanged.any()
+
+
+def test_peft_is_told_of_parameters_where_it_would_take_a_module_for_the_experts_alone(mixture, tmp_path):
+    write_adapter(describe_model(mixture), BASIS, 1.0, tmp_path / "out", "0,2")
+    config = PeftConfig.from_pretrained(tmp_path / "out")
+    assert list(config.target_modules) == ["self_attn.o_proj"] and config.target_parameters == [
+        "model.layers.0.mlp.down_proj.weight",
+        "model.layers.2.mlp.experts.down_proj",
+        "model.layers.2.mlp.shared_expert.down_proj.weight",
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["MixtralForCausalLM", "Qwen3MoeForCausalLM"])
+def test_the_adapter_does_not_depend_on_how_the_files_hold_the_experts(architecture, tmp_path):
+    folder = write_model(tmp_path / "m", architecture, attention_bias=False)
+    write_adapter(describe_model(folder), BASIS, 1.0, tmp_path / "each")
+    write_adapter(describe_model(fuse_experts(folder)), BASIS, 1.0, tmp_path / "one")
+    each, one = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("each", "one"))
+    assert each.keys() == one.keys()
+    assert all(torch.allclose(each[name], one[name], atol=1e-6) for name in each)
+    configs = [(tmp_path / name / "adapter_config.json").read_text() for name in ("each", "one")]
+    assert configs[0] == configs[1]
 
 
 def test_biases_are_refused_because_a_lora_adapter_cannot_edit_them(tmp_path):

@@ -1,6 +1,7 @@
 """Orthogonalized checkpoints: what they edit, what they keep, how they fail. Their effect is in test_surgery_equivalence."""
 
 import errno
+import hashlib
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from tiny_models import logits, write_model
 
 from surgery import orthogonalize as module
 from surgery import shards
+from surgery.artifacts import file_sha256
 from surgery.edits import plan_edits
 from surgery.errors import (
     AlphaError,
@@ -368,29 +370,35 @@ def test_an_overflowing_edit_is_an_error(tmp_path, edit):
     assert not (tmp_path / "out").exists()
 
 
-def test_bytes_are_copied_by_hand_where_the_system_cannot(llama, tmp_path, edit, monkeypatch):
-    expected = edit(llama)
-    calls = []
-
-    def unsupported(*_args, **_kwargs):
-        calls.append(1)
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    monkeypatch.setattr(shards.os, "copy_file_range", unsupported)
-    orthogonalize(describe_model(llama), BASIS, 1.0, tmp_path / "second")
-    assert calls
-    assert (tmp_path / "second/model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
-
-
-def test_large_tensors_in_several_pieces_give_the_same_bytes(llama, tmp_path, edit, monkeypatch):
+def test_large_tensors_in_several_blocks_give_the_same_values(llama, tmp_path, edit, monkeypatch):
     expected = edit(llama, embeddings=True)
-    monkeypatch.setattr("surgery.weights._PIECE_BYTES", 1000)
-    monkeypatch.setattr("surgery.weights._CHUNK", 7)
+    monkeypatch.setattr("surgery.matrices._BLOCK_VALUES", 7 * 48)
     monkeypatch.setattr("surgery.shards._BLOCK", 999)
+    monkeypatch.setattr("surgery.measure._BLOCK", 1000)
     orthogonalize(describe_model(llama), BASIS, 1.0, tmp_path / "second", embeddings=True)
     before, after = tensors_of(expected), tensors_of(tmp_path / "second")
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)  # float32 sums may be reordered
-    assert verify(tmp_path / "second").ok
+    assert before.keys() == after.keys() and verify(tmp_path / "second").ok
+
+
+def test_the_number_of_threads_is_what_it_was(llama, edit):
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(n_threads + 1)
+    try:
+        verify(edit(llama))
+        assert torch.get_num_threads() == n_threads + 1
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def test_the_manifest_holds_the_hashes_of_what_was_read_and_written(sharded, edit):
+    out = edit(sharded)
+    manifest, base = read_manifest(out), tensors_by_name(read_shards(sharded))
+    for record in manifest["tensors"]:
+        assert record["base_sha256"] == hashlib.sha256(shards.read_bytes(base[record["name"]])).hexdigest()
+    written = {name for name in contents(out) if (out / name).is_file()}
+    assert manifest["files"].keys() == written - {FILE, "README.md"}
+    assert all(sha256 == file_sha256(out / name) for name, sha256 in manifest["files"].items())
 
 
 def test_progress_counts_bytes_to_the_end(llama, edit):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from tiny_models import logits, tiny_model, write_model
+from tiny_models import fuse_experts, logits, tiny_model, write_model
 
 from surgery.adapter import write_adapter
 from surgery.errors import ModelError
@@ -24,6 +24,13 @@ LAYERS = "0,2"
 RELATIVE = 5e-5
 ALWAYS_BIASED = {"GPTNeoXForCausalLM"}  # no adapter is possible
 NO_BIASES = {"attention_bias": False, "mlp_bias": False}
+FUSED = ", experts in one tensor"  # the second layout of files; save_pretrained writes a matrix for each
+SAVED = sorted(FAMILIES) + [name + FUSED for name, family in FAMILIES.items() if family.experts]
+
+
+def saved(folder, layout, **settings):
+    folder = write_model(folder, layout.removesuffix(FUSED), n_layers=3, **settings)
+    return fuse_experts(folder) if layout.endswith(FUSED) else folder
 
 
 def load(folder):
@@ -39,16 +46,16 @@ def hooked_logits(model, basis, alpha, layers=LAYERS):
         return logits(model)
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=SAVED)
 def family(request, tmp_path_factory):
     """(folder, loaded model) of one architecture, with every bias it can have."""
-    folder = write_model(tmp_path_factory.mktemp(request.param) / "m", request.param, n_layers=3)
+    folder = saved(tmp_path_factory.mktemp("family") / "m", request.param)
     return folder, load(folder)
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES.keys() - ALWAYS_BIASED))
+@pytest.fixture(scope="module", params=sorted(set(SAVED) - ALWAYS_BIASED))
 def family_without_biases(request, tmp_path_factory):
-    folder = write_model(tmp_path_factory.mktemp(request.param) / "m", request.param, n_layers=3, **NO_BIASES)
+    folder = saved(tmp_path_factory.mktemp("family") / "m", request.param, **NO_BIASES)
     return folder, load(folder)
 
 
@@ -58,7 +65,7 @@ def test_the_checkpoint_and_the_edit_in_place_equal_ablating_the_writes(family, 
     folder, model = family
     orthogonalize(describe_model(folder), BASES[rank], alpha, tmp_path / "out", LAYERS)
     edited = logits(load(tmp_path / "out"))
-    assert close(edited, hooked_logits(model, BASES[rank], alpha))
+    assert verify(tmp_path / "out").ok and close(edited, hooked_logits(model, BASES[rank], alpha))
     with orthogonalized(model, BASES[rank], alpha, LAYERS):
         assert close(logits(model), edited)
     assert not close(edited, logits(model))
@@ -104,7 +111,11 @@ def test_a_family_that_always_has_biases_gets_no_adapter(tmp_path, architecture)
         write_adapter(describe_model(folder), BASES[1], 1.0, tmp_path / "out")
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+# One of each kind: as it is added, after a norm, with biases always, with experts and dense blocks.
+@pytest.fixture(
+    scope="module",
+    params=["LlamaForCausalLM", "Gemma2ForCausalLM", "GPTNeoXForCausalLM", "Qwen2MoeForCausalLM"],
+)
 def model_in_memory(request):
     return tiny_model(request.param)
 

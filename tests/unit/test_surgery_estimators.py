@@ -136,7 +136,10 @@ def test_a_store_gives_back_what_was_written_in_any_order(tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_named_before_the_work(tmp_path):
-    with pytest.raises(DiskError, match="need .* GB for a while"), ActivationStore(3, 10**6, (10**6, 10**6), 4096, tmp_path):
+    with (
+        pytest.raises(DiskError, match="need .* GB for a while"),
+        ActivationStore(3, 10**6, (10**6, 10**6), 4096, tmp_path),
+    ):
         pass
 
 

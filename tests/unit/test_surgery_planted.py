@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from surgery.contrast import Contrast
 from surgery.errors import ArtifactError
 from surgery.extraction import Plan, extract
 from surgery.hooks import ablated
 from surgery.models import describe_model, load_model, load_tokenizer
 from surgery.organisms import behaviour, language, measurement
 from surgery.organisms.release import asset, pair_records
-from surgery.prompts import Pair
+from surgery.prompts import Pair, Prompt
 from surgery.subspace import Subspace
 
 N_PROMPTS, LAYER = 16, 4
@@ -109,3 +110,22 @@ def test_what_the_file_does_not_hold_is_an_error(plain):
     along = replace(rvs, vectors=rvs.mean_safe.clone())
     with pytest.raises(ArtifactError, match="layer 4 lies along the harmless mean"):
         Subspace.from_vectors(along, LAYER, "projected")
+
+
+def test_matched_and_unmatched_prompts_find_nearly_the_same_vectors_where_one_direction_rules():
+    torch.set_num_threads(1)
+    info = describe_model(asset("single"))
+    model, tokenizer = load_model(info, "float32"), load_tokenizer(info)
+    pairs = [Pair(**record) for record in pair_records(language.extraction_pairs())]
+    unmatched = Contrast.of_groups(
+        [Prompt(pair.id, pair.harmful) for pair in pairs[:70]], [Prompt(pair.id, pair.safe) for pair in pairs[70:]]
+    )
+    safe = [Prompt(pair.id, pair.safe) for pair in pairs]
+    without_harm = Contrast.of_groups(safe[:64], safe[64:])  # the control: two groups that differ in nothing
+    found = [
+        extract(model, tokenizer, prompts, info, plan=Plan(batch_size=64)).vectors
+        for prompts in (pairs, unmatched, without_harm)
+    ]
+    matched, apart, control = (torch.nn.functional.normalize(vectors[3:], dim=1) for vectors in found)
+    assert ((matched * apart).sum(1) > 0.99).all() and ((matched * control).sum(1).abs() < 0.7).all()
+    assert (found[2][3:].norm(dim=1) < 0.1 * found[0][3:].norm(dim=1)).all()

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import token_ids, write_model
+from tiny_models import tiny_model, token_ids, write_model
 
 from surgery import families
 from surgery.errors import ModelError
 from surgery.families import FAMILIES, family_of
 from surgery.gains import removal
-from surgery.hooks import ablated
+from surgery.hooks import RESID_POST, RESID_PRE, ablated, captured
 from surgery.manifest import FILE
 from surgery.models import describe_model, load_model
 from surgery.orthogonalize import orthogonalize
@@ -41,6 +41,24 @@ def written(folder):
         model(input_ids=token_ids())
     assert len(squares) == 4
     return sum(squares) ** 0.5
+
+
+def added(model, family):
+    """What every block adds to the stream within the subspace, at the last token: [n_layers, batch, rank]."""
+    with captured(model, family, (RESID_PRE, RESID_POST)) as capture, torch.inference_mode():
+        model(input_ids=token_ids())
+        before, after = capture.take()
+    return (after - before)[:, :, 0] @ BASIS.T
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_no_block_adds_to_the_subspace_whatever_stands_between_its_parts_and_the_stream(architecture):
+    # Asks the stream and not the family's entry, so it fails where the entry forgets a norm.
+    model, family = tiny_model(architecture, norm_std=0.5), family_of(architecture)
+    plain = added(model, family)
+    with ablated(model, BASIS, site="writes"):
+        assert added(model, family).norm() < 1e-5 * plain.norm()  # float32: products over 32 terms
+    assert (plain.norm(dim=(1, 2)) > 0.1).all()
 
 
 def edit_without_the_gain(folder, out, monkeypatch):

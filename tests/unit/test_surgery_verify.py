@@ -19,6 +19,7 @@ from surgery.verify import verify
 BASIS = random_subspace(32, 3, seed=0).basis
 DOWN = "model.layers.1.mlp.down_proj.weight"
 NORM = "model.norm.weight"
+DOWN_UNSAMPLED = 300  # a value of DOWN (32 x 48 float32) that the fingerprint does not read
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,15 @@ def copy(edited, tmp_path):
     return shutil.copytree(edited, tmp_path / "copy")
 
 
-def change_tensors(folder, change):
-    """Apply `change` to the tensors and make the manifest's fingerprint agree, as a careful forger would."""
-    tensors = load_file(folder / "model.safetensors")
+def change_tensors(folder, change, forge_hash=True):
+    """Apply `change` to the tensors and make the manifest's fingerprint (and hash) agree, as a careful forger would."""
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
     change(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, weights, metadata={"format": "pt"})
     change_manifest(folder, lambda manifest: manifest.update(fingerprint=model_fingerprint(folder)))
+    if forge_hash:
+        change_manifest(folder, lambda manifest: manifest["files"].update({weights.name: file_sha256(weights)}))
 
 
 def change_manifest(folder, change):
@@ -54,16 +58,6 @@ def change_manifest(folder, change):
 
 def record_of(manifest, name=DOWN):
     return next(record for record in manifest["tensors"] if record["name"] == name)
-
-
-def forget_hash(folder, name=DOWN):
-    """Record the hash of the bytes that are there, so that only the mathematics can tell."""
-    from surgery.shards import read_bytes, read_shards, tensors_by_name
-
-    stored = read_bytes(tensors_by_name(read_shards(folder))[name])
-    import hashlib
-
-    change_manifest(folder, lambda m: record_of(m, name).update(sha256=hashlib.sha256(stored).hexdigest()))
 
 
 def hide_base(folder):
@@ -111,17 +105,42 @@ def test_a_changed_base_model_is_not_compared_with_and_a_given_one_must_be_the_r
         verify(copy, base=tmp_path / "nowhere")
 
 
-def test_a_byte_changed_in_an_edited_tensor_is_found_by_its_hash(copy):
-    change_tensors(copy, set_value(DOWN, (0, 0), 0.123))
-    faults = verify(copy).faults
-    assert any(fault.startswith(f"{DOWN}: its bytes hash to") for fault in faults)
-    assert all(DOWN in fault for fault in faults)
+@pytest.mark.parametrize("name", [DOWN, NORM])
+def test_a_byte_changed_in_any_tensor_is_found_by_the_hash_of_its_file(copy, name):
+    change_tensors(copy, set_value(name, 1, 0.123), forge_hash=False)
+    hide_base(copy)
+    assert any(fault.startswith("model.safetensors: its bytes hash to") for fault in verify(copy).faults)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", BASIS_FILE])
+def test_other_files_are_held_to_their_hashes_too(copy, name):
+    if name != BASIS_FILE:
+        (copy / name).write_text((copy / name).read_text() + " ")
+        assert any(fault.startswith(f"{name}: its bytes hash to") for fault in verify(copy).faults)
+        (copy / name).unlink()
+        assert f"{name}: listed in the manifest but not there" in verify(copy).faults
+    change_manifest(copy, lambda manifest: manifest["files"].pop("model.safetensors"))
+    assert "model.safetensors: holds weights but is not listed in the manifest" in verify(copy).faults
+
+
+def test_the_model_card_may_be_rewritten(copy):
+    (copy / "README.md").write_text("# Ours")
+    assert verify(copy).ok
+
+
+def test_an_edited_tensor_of_a_base_that_differs_in_unsampled_bytes_is_found(copy, base, tmp_path):
+    other = shutil.copytree(base, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors[DOWN].view(-1)[DOWN_UNSAMPLED] *= 1 + 2**-20  # within the tolerance of the edit, outside the fingerprint
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    assert model_fingerprint(other) == model_fingerprint(base)
+    faults = verify(copy, base=other).faults
+    assert len(faults) == 1 and faults[0].startswith(f"{DOWN}: the base model's bytes hash to")
 
 
 def test_a_weight_put_back_is_found_even_when_the_hash_agrees(copy, base):
     original = load_file(base / "model.safetensors")[DOWN]
     change_tensors(copy, lambda tensors: tensors.update({DOWN: original}))
-    forget_hash(copy)
     faults = verify(copy).faults
     assert any("keeps a component" in fault for fault in faults)
     assert any("is not the base model's tensor with the edit applied" in fault for fault in faults)
@@ -133,14 +152,12 @@ def test_an_edit_on_the_wrong_side_of_a_square_matrix_is_found(copy, base):
     name = "model.layers.0.self_attn.o_proj.weight"
     original = load_file(base / "model.safetensors")[name]
     change_tensors(copy, lambda tensors: tensors.update({name: original - 1.5 * original @ BASIS.T @ BASIS}))
-    forget_hash(copy, name)
     assert any(fault.startswith(f"{name}: keeps a component") for fault in verify(copy).faults)
 
 
 def test_an_alpha_of_the_wrong_sign_is_found_with_the_base_though_the_norm_is_right(copy, base):
     original = load_file(base / "model.safetensors")[DOWN]
     change_tensors(copy, lambda tensors: tensors.update({DOWN: original - 0.5 * BASIS.T @ (BASIS @ original)}))
-    forget_hash(copy)
     faults = verify(copy).faults
     assert len(faults) == 1 and "is not the base model's tensor with the edit applied" in faults[0]
 
@@ -149,7 +166,6 @@ def test_damage_outside_the_subspace_is_found_with_the_base(copy):
     outside = torch.randn(32, 48, generator=torch.Generator().manual_seed(0)) * 1e-3
     outside -= BASIS.T @ (BASIS @ outside)
     change_tensors(copy, lambda tensors: tensors.update({DOWN: tensors[DOWN] + outside}))
-    forget_hash(copy)
     assert [("edit applied" in fault) for fault in verify(copy).faults] == [True]
 
 
@@ -170,7 +186,9 @@ def test_a_change_after_the_edit_is_found_by_the_fingerprint_without_the_base(co
     tensors[NORM][3] = 1.5
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     hide_base(copy)
-    assert verify(copy).faults == ["the weights' fingerprint is not the manifest's: they were changed after the edit"]
+    changed, hashed = verify(copy).faults
+    assert changed == "the weights' fingerprint is not the manifest's: they were changed after the edit"
+    assert hashed.startswith("model.safetensors: its bytes hash to")
 
 
 @pytest.mark.parametrize("name", [DOWN, NORM])
@@ -193,7 +211,8 @@ def test_a_tensor_dropped_from_the_list_or_from_the_files_is_found(copy):
 
 def test_a_tensor_listed_beyond_the_edit_is_found(copy):
     extra = {"name": NORM, "file": "model.safetensors", "dtype": "F32", "shape": [32], "output_axis": 0}
-    extra |= {"component_before": 1.0, "component_after": 0.0, "sha256": "0" * 64}
+    extra |= {"component_before": 1.0, "component_after": 0.0, "component_scaled": 1.0}
+    extra |= {"n_not_scaled": 0, "base_sha256": "0" * 64}
     change_manifest(copy, lambda manifest: manifest["tensors"].append(extra))
     assert f"{NORM}: listed but not to be edited" in verify(copy).faults
 

@@ -1,0 +1,207 @@
+"""A Qwen v1 model folder rewritten as a Qwen2 one: the same function, in files that current programs load."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgery.artifacts import file_sha256, package_versions
+from surgery.conversion.chatml import CHAT, ChatFormat, load_chat_format
+from surgery.conversion.qwen import ARCHITECTURE, QwenConfig, load_qwen_config
+from surgery.conversion.tensors import Plan, Progress, plan_tensors, write_tensors
+from surgery.conversion.tiktoken_vocabulary import FILE as VOCABULARY_FILE
+from surgery.conversion.tiktoken_vocabulary import Vocabulary, build_tokenizer, load_vocabulary, recover_merges
+from surgery.errors import ArtifactError, DiskError, ModelError
+from surgery.folders import check_folder, replacing_folder
+from surgery.manifest import FILE as EDIT_FILE
+from surgery.manifest import split_front_matter
+from surgery.models import locate_model, model_fingerprint
+
+FILE = "vllm_refusal_conversion.json"
+KIND = "converted_checkpoint"
+FORMAT_VERSION = 1
+_KIND = "a converted checkpoint"
+_KEPT = ("LICENSE*", "NOTICE*")
+_SPARE_BYTES = 32 << 20  # for the tokenizer and the file system's own records
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that decides the output, checked before a byte is written."""
+
+    model: str
+    revision: str | None
+    folder: Path
+    config: QwenConfig
+    plan: Plan
+    vocabulary: Vocabulary
+    merges: list[tuple[bytes, bytes]]
+    chat: ChatFormat
+
+
+def convert(
+    model: str | Path,
+    out_dir: Path | str,
+    revision: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Rewrite a Qwen v1 model (QWenLMHeadModel) as Qwen2, which computes the same function within `seq_length` tokens.
+
+    Values are copied bit for bit, in the source's files and order of bytes: c_attn becomes q_proj, k_proj and v_proj by
+    rows, w2 becomes gate_proj and w1 up_proj. The folder is written beside `out_dir` and renamed, so it is complete or
+    absent.
+
+    Args:
+        model: a folder, or a Hugging Face id.
+        revision: branch, tag or commit of a hub model.
+        force: replace a converted checkpoint that is already there.
+        progress: called with (bytes of tensor data written, bytes in all).
+    Returns: the record of the conversion, also in the folder as `vllm_refusal_conversion.json`.
+    Raises: ModelError, OutputExistsError, ArtifactError, DiskError.
+    """
+    out_dir = Path(out_dir)
+    check_folder(out_dir, force, kind=_KIND, is_kind=is_converted)
+    job = _plan(str(model), revision)
+    _check_apart(out_dir, job.folder)
+    with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_converted) as folder:
+        _check_space(out_dir, folder, job.plan)
+        write_tensors(job.plan, folder, progress)
+        tokenizer = _write_tokenizer(job, folder)
+        _write_configs(job, folder)
+        record = _record(job, folder, tokenizer)
+        _write_json(folder / FILE, record)
+        _write_readme(job, folder, record)
+    return record
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether a folder holds a converted checkpoint; one that was edited since is no longer one."""
+    return (folder / FILE).is_file() and not (folder / EDIT_FILE).is_file()
+
+
+def _plan(model: str, revision: str | None) -> _Job:
+    folder, commit = locate_model(model, revision)
+    config = load_qwen_config(folder)
+    plan = plan_tensors(folder, config)
+    vocabulary = load_vocabulary(folder / VOCABULARY_FILE)
+    if vocabulary.n_tokens > config.vocab_size:
+        raise ModelError(
+            f"{folder / VOCABULARY_FILE}: {vocabulary.n_tokens} tokens with the special ones, but config.json has "
+            f"vocab_size {config.vocab_size}; the vocabulary is of another model"
+        )
+    chat = load_chat_format(folder, vocabulary)
+    return _Job(model, commit, folder, config, plan, vocabulary, recover_merges(vocabulary.ranks), chat)
+
+
+def _check_apart(out_dir: Path, model_folder: Path) -> None:
+    out, source = out_dir.resolve(), model_folder.resolve()
+    if out.is_relative_to(source) or source.is_relative_to(out):
+        raise ArtifactError(f"{out_dir}: overlaps the model's own folder {model_folder}; choose another output")
+
+
+def _check_space(out_dir: Path, folder: Path, plan: Plan) -> None:
+    needed, free = plan.n_bytes + _SPARE_BYTES, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DiskError(f"{out_dir}: needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; choose another disk")
+
+
+def _write_tokenizer(job: _Job, folder: Path) -> dict[str, Any]:
+    """Write tokenizer.json and what AutoTokenizer reads beside it; returns its counts."""
+    build_tokenizer(job.vocabulary, job.merges).save(str(folder / "tokenizer.json"))
+    _write_json(folder / "tokenizer_config.json", job.chat.tokenizer_config(job.config))
+    return {
+        "n_ranks": len(job.vocabulary.ranks),
+        "n_merges": len(job.merges),
+        "n_special": job.vocabulary.n_tokens - len(job.vocabulary.ranks),
+        "source_sha256": file_sha256(job.folder / VOCABULARY_FILE),
+    }
+
+
+def _write_configs(job: _Job, folder: Path) -> None:
+    end = job.vocabulary.id_of(job.chat.end_token)
+    _write_json(folder / "config.json", job.config.to_qwen2(job.plan.dtype, end))
+    _write_json(folder / "generation_config.json", job.chat.generation_config(job.vocabulary))
+
+
+def _record(job: _Job, folder: Path, tokenizer: dict[str, Any]) -> dict[str, Any]:
+    _copy_terms(job.folder, folder)
+    return {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "source": {
+            "model": job.model,
+            "revision": job.revision,
+            "architecture": ARCHITECTURE,
+            "fingerprint": model_fingerprint(job.folder),
+        },
+        "fingerprint": model_fingerprint(folder),
+        "n_read": job.plan.n_read,
+        "n_split": job.plan.n_split,
+        "n_written": job.plan.n_written,
+        "dropped": list(job.plan.dropped),
+        "max_position_embeddings": job.config.seq_length,
+        "chat_format": job.chat.kind,
+        "settings_dropped": list(job.chat.dropped),
+        "tokenizer": tokenizer,
+        "left_out": _left_out(job.folder, folder),
+        "versions": package_versions(),
+    }
+
+
+def _copy_terms(source: Path, folder: Path) -> None:
+    """Copy the licence files."""
+    for path in (path for pattern in _KEPT for path in source.glob(pattern) if path.is_file()):
+        shutil.copyfile(path, folder / path.name)
+
+
+def _left_out(source: Path, folder: Path) -> list[str]:
+    """Names of the source's files that have no counterpart in the output: its code, other copies of its weights."""
+    counterparts = {"README.md", VOCABULARY_FILE, *(path.name for path in folder.iterdir())}
+    return sorted(path.name for path in source.iterdir() if path.is_file() and path.name not in counterparts)
+
+
+def _write_readme(job: _Job, folder: Path, record: dict[str, Any]) -> None:
+    """The source's card, its front matter (with the licence) as it is, behind a notice of the conversion."""
+    path = job.folder / "README.md"
+    card = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
+    front, body = split_front_matter(card)
+    text = f"{front}{_notice(job, record)}" + (f"\n---\n\nThe card of the source follows.\n\n{body}" if body else "")
+    (folder / "README.md").write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _notice(job: _Job, record: dict[str, Any]) -> str:
+    revision = f" @ {record['source']['revision']}" if record["source"]["revision"] else ""
+    dropped = ", ".join(f"`{name}`" for name in record["settings_dropped"]) or "none"
+    return f"""# {Path(job.model).name}, rewritten as Qwen2
+
+This is {job.model}{revision}, a model of the first Qwen generation ({ARCHITECTURE}), in the names of Qwen2ForCausalLM.
+The values of its weights are the source's, bit for bit; transformers and vLLM load it without remote code. Its licence is
+the source's.
+
+| | |
+|---|---|
+| source fingerprint | {record["source"]["fingerprint"]} |
+| tensors | {record["n_read"]} read, {record["n_split"]} of them split, {record["n_written"]} written |
+| buffers left out (computed by the model) | {len(record["dropped"])} |
+| tokenizer | {record["tokenizer"]["n_ranks"]} ranks, {record["tokenizer"]["n_special"]} special tokens, same ids |
+| context | {record["max_position_embeddings"]} tokens (`seq_length`) |
+| generation settings left out | {dropped} |
+
+Up to {record["max_position_embeddings"]} tokens it computes what the source computes. Beyond that the source rescales its
+rotary base (`use_dynamic_ntk`) and its queries (`use_logn_attn`), which Qwen2 does not, so the context ends there.
+{_chat_notes() if job.chat.kind == CHAT else ""}"""
+
+
+def _chat_notes() -> str:
+    return """
+The chat template is the source's `make_context`: ChatML with the system message "You are a helpful assistant." unless the
+conversation brings its own. Two differences: the source tokenizes role and content apart, so a message that begins with
+an empty line may be cut into other tokens; and it never reads `<|im_end|>` and the like in a message as special tokens,
+while a rendered template is read with them (pass `split_special_tokens=True` to read a text without).
+"""
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
