@@ -21,7 +21,15 @@ BLOCK_SIZE = 32
 RANKS = {"one": 1, "four": 4, "affine": 2, "writes": 4}
 
 
-@pytest.fixture(scope="module", params=[*sorted(ARCHITECTURES), "LlamaForCausalLM compiled"])
+COMPILED = [  # one for each thing that a block returns, and one of vLLM's backend for models of transformers
+    "LlamaForCausalLM compiled",
+    "GraniteForCausalLM compiled",
+    "CohereForCausalLM compiled",
+    "Olmo2ForCausalLM compiled",
+]
+
+
+@pytest.fixture(scope="module", params=[*sorted(ARCHITECTURES), *COMPILED])
 def served(request, tmp_path_factory, start_engine):
     """(Hugging Face model, engine, bases by module name, offset of "affine") of one architecture."""
     architecture, _, compiled = request.param.partition(" ")
