@@ -41,7 +41,9 @@ def test_the_engine_serve_and_doctor_name_it_and_the_known_ones(opt, modules, st
         with pytest.raises(ConfigError) as caught:
             start()
         line = str(caught.value)
-        assert line.startswith("ablation is not supported for architecture OPTForCausalLM; supported: LlamaForCausalLM, ")
+        assert line.startswith(
+            "ablation is not supported for architecture OPTForCausalLM; supported: LlamaForCausalLM, "
+        )
         assert "GPTNeoXForCausalLM" in line and "\n" not in line
 
 
