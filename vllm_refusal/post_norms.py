@@ -51,3 +51,11 @@ class PostNormBases:
                 "the gains of the norms behind attention and MLP were never read, so site 'writes' cannot be applied; "
                 "the weights were loaded by a --load-format that vLLM does not report as finished"
             )
+
+    def check_not_filled(self) -> None:
+        """Raises: RuntimeError when weights are loaded again: vLLM does not tell when the new gains can be read."""
+        if self._norms and self._filled:
+            raise RuntimeError(
+                "weights cannot be replaced while site 'writes' is in use before post-norms, whose gains its bases depend "
+                "on; start the engine again"
+            )

@@ -43,6 +43,12 @@ class AblatedModel:
         if self.ablation is not None or self.capture is not None:
             _hook_runner(vllm_config)
 
+    def load_weights(self, weights: Any) -> Any:
+        """As the in-tree model's; other weights for a model in use are refused where bases depend on them."""
+        if self.ablation is not None:
+            self.ablation.before_norms.check_not_filled()
+        return super().load_weights(weights)
+
     def process_weights_after_loading(self) -> None:
         """Called by vLLM once the weights are there, whatever loaded them: the gains of post-norms are known now."""
         inherited = getattr(super(), "process_weights_after_loading", None)

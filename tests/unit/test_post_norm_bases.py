@@ -80,6 +80,17 @@ def test_new_weights_give_new_bases_in_the_same_memory(config, tables):
     assert fresh < 1e-5 < 0.1 < stale and edit.bases.data_ptr() == address
 
 
+def test_other_weights_under_a_model_in_use_are_refused_only_where_bases_depend_on_them(config, tables):
+    tables.before_norms.fill()
+    tables.before_norms.check_not_filled()  # no post-norms here
+    dependent = SlotTables(config, 16, "cpu")
+    dependent.before_norms.add(Norm(0), GEMMA)
+    dependent.before_norms.check_not_filled()  # the first loading
+    dependent.before_norms.fill()
+    with pytest.raises(RuntimeError, match="weights cannot be replaced"):
+        dependent.before_norms.check_not_filled()
+
+
 def test_an_edit_whose_gains_were_never_read_is_never_applied(config, tables):
     tables.before_norms.add(Norm(0), GEMMA)
     with pytest.raises(RuntimeError, match="gains .* were never read"):
