@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from surgery.artifacts import file_sha256, package_versions, save_artifact
 from surgery.edits import Edit, plan_edits
@@ -20,10 +20,11 @@ from surgery.manifest import (
     write_adapter_card,
     write_manifest,
 )
+from surgery.matrices import Matrix, matrices, row_blocks
 from surgery.models import ModelInfo
 from surgery.orthogonalize import check_edit
 from surgery.shards import read_shards, tensors_by_name
-from surgery.weights import component, pieces, removal_of
+from surgery.weights import removal_of
 from surgery.writers import Writer, writers
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ Progress = Callable[[int, int], None]
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # PEFT's name of the wrapped model
 _KIND = "an adapter of ours"
-_ROWS = 1024  # output vectors held in float32 at once
 
 
 @dataclass(frozen=True)
@@ -163,18 +163,27 @@ def _targets(family: Family, written: Iterable[Writer]) -> dict[str, list[str]]:
 
 def _factors(writer: Writer, edit: Edit, basis: "torch.Tensor", alpha: float) -> list[LoraFactors]:
     """The factors of the maps that one tensor holds."""
-    import torch
-
     basis = removal_of(edit, basis).basis
-    coordinates = [torch.cat([component(some, basis) for some in rows.split(_ROWS)]) for _, rows in pieces(edit)]
-    if not writer.stacked:
-        coordinates = [torch.cat(coordinates)]  # the pieces of one matrix
+    with open(edit.tensor.path, "rb") as handle:
+        coordinates = [_coordinates(handle, matrix, basis) for matrix in matrices(edit.tensor, edit.output_axis)]
     if not all(one.isfinite().all() for one in coordinates):
         raise ModelError(f"{writer.name} holds values that are not finite; the model is damaged")
     return [
-        LoraFactors(module, one.T.float(), -alpha * basis.T, writer.inputs)
+        LoraFactors(module, one, -alpha * basis.T, writer.inputs)
         for module, one in zip(writer.modules, coordinates, strict=True)
     ]
+
+
+def _coordinates(handle: BinaryIO, matrix: Matrix, basis: "torch.Tensor") -> "torch.Tensor":
+    """Q W of one matrix in an open file, [rank, d_in] float32, in memory bounded by a block of its rows."""
+    import torch
+
+    if matrix.vectors_are_rows:
+        return torch.cat([basis @ block.float().T for _, _, block in row_blocks(handle, matrix)], dim=1)
+    total = torch.zeros(len(basis), matrix.n_columns, dtype=torch.float64)
+    for rows, _, block in row_blocks(handle, matrix):
+        total += basis[:, rows] @ block.float()
+    return total.float()
 
 
 def _manifest(

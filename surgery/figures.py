@@ -21,7 +21,7 @@ def draw(rvs: RefusalVectors, folder: Path | str) -> list[Path]:
     """Draw every figure that the file's data allows, each as SVG and PNG.
 
     cosine: heat map of the cosines between layers. effect-size: Cohen's d of every layer with its 95 % bootstrap interval,
-    held-out pairs beside it. scatter: the prompts of every layer on its two leading principal axes.
+    held-out prompts beside it. scatter: the prompts of every layer on its two leading principal axes.
 
     Args:
         folder: made if it is not there; files of the same names are replaced.
@@ -56,11 +56,11 @@ def cosine_figure(summary: dict[str, Any]) -> "Figure":
 
 
 def effect_size_figure(summary: dict[str, Any]) -> "Figure":
-    """Bars of Cohen's d with 95 % bootstrap intervals; held-out pairs beside the fitted ones where there are any."""
+    """Bars of Cohen's d with 95 % bootstrap intervals; held-out prompts beside the fitted ones where there are any."""
     figure, axes = _figure(max(5.2, 0.34 * summary["n_layers"]), 3.6)
-    groups = [("fitted pairs (in-sample)", summary, HARMFUL_COLOUR)]
+    groups = [("fitted prompts (in-sample)", summary, HARMFUL_COLOUR)]
     if summary["held_out"]:
-        groups.append(("held-out pairs", summary["held_out"], SAFE_COLOUR))
+        groups.append(("held-out prompts", summary["held_out"], SAFE_COLOUR))
     for index, (label, found, colour) in enumerate(groups):
         _bars(axes, found, (index - (len(groups) - 1) / 2) * 0.8 / len(groups), 0.8 / len(groups), label, colour)
     axes.axhline(0, color="black", linewidth=0.8)

@@ -92,41 +92,41 @@ def split_front_matter(card: str) -> tuple[str, str]:
 
 
 def _notice(manifest: dict[str, Any]) -> str:
-    base, basis = manifest["base_model"], manifest["basis"]
     embeddings = " and the token embeddings" if manifest["embeddings"] else ""
+    norms = "; every output vector of theirs has its old norm" if manifest["keep_norms"] else ""
     return f"""# Edited checkpoint: refusals removed for research
 
 {WARNING}
 
-The outputs of attention and MLP{embeddings} were orthogonalized against a rank-{basis["rank"]} refusal subspace.
+The outputs of attention and MLP{embeddings} were orthogonalized against a rank-{manifest["basis"]["rank"]} refusal subspace{norms}.
 
-| | |
-|---|---|
-| base model | {base["model"]}{" @ " + base["revision"] if base["revision"] else ""} |
-| base fingerprint | {base["fingerprint"]} |
-| alpha | {manifest["alpha"]:g} |
-| layers edited | {manifest["layers"]} |
-| layers the subspace comes from | {", ".join(map(str, basis["source_layers"])) or "not recorded"} |
+{_table(manifest)}
 | tensors edited | {len(manifest["tensors"])} |
 
-Every edited tensor is listed with its hash in `{FILE}`; `refusal verify` checks the stored bytes against it.
+Every edited tensor and the hash of every file is listed in `{FILE}`; `refusal verify` checks the stored bytes against it.
 """
 
 
 def _adapter_notice(manifest: dict[str, Any]) -> str:
-    base, basis = manifest["base_model"], manifest["basis"]
     return f"""# LoRA adapter: refusals removed for research
 
 {ADAPTER_WARNING}
 
-It takes a rank-{basis["rank"]} refusal subspace out of the outputs of attention and MLP.
+It takes a rank-{manifest["basis"]["rank"]} refusal subspace out of the outputs of attention and MLP.
 
-| | |
-|---|---|
-| base model | {base["model"]}{" @ " + base["revision"] if base["revision"] else ""} |
-| base fingerprint | {base["fingerprint"]} |
-| alpha | {manifest["alpha"]:g} |
-| layers edited | {manifest["layers"]} |
-| layers the subspace comes from | {", ".join(map(str, basis["source_layers"])) or "not recorded"} |
+{_table(manifest)}
 | modules edited | {len(manifest["modules"])} |
 """
+
+
+def _table(manifest: dict[str, Any]) -> str:
+    """The rows that both cards share."""
+    base = manifest["base_model"]
+    rows = {
+        "base model": base["model"] + (f" @ {base['revision']}" if base["revision"] else ""),
+        "base fingerprint": base["fingerprint"],
+        "alpha": f"{manifest['alpha']:g}",
+        "layers edited": manifest["layers"],
+        "layers the subspace comes from": ", ".join(map(str, manifest["basis"]["source_layers"])) or "not recorded",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

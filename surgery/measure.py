@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from surgery.edits import Edit
-from surgery.matrices import matrices, row_blocks
+from surgery.matrices import Matrix, matrices, row_blocks
 from surgery.shards import FLOAT_DTYPES, StoredTensor, aligned_buffer, read_into
 from surgery.weights import Operator, Widener, norm_scale
 
@@ -108,7 +108,7 @@ def measure(edit: Edit, original: StoredTensor | None, operator: Operator, diges
 
 def measure_untouched(tensor: StoredTensor, original: StoredTensor | None, digest: Any) -> tuple[int, bool]:
     """(number of values that are not finite, whether the bytes are those of `original`); `digest` takes the bytes."""
-    n_not_finite, same = 0, True
+    n_not_finite, same, widen = 0, True, Widener()
     with ExitStack() as stack:
         handle = stack.enter_context(open(tensor.path, "rb"))
         base = stack.enter_context(open(original.path, "rb")) if original is not None else None
@@ -117,11 +117,24 @@ def measure_untouched(tensor: StoredTensor, original: StoredTensor | None, diges
             n_bytes = min(_BLOCK, tensor.n_bytes - done)
             read_into(handle, tensor.start + done, ours[:n_bytes])
             digest.update(ours[:n_bytes])
-            n_not_finite += _count_not_finite(ours[:n_bytes], tensor.dtype)
+            n_not_finite += _count_not_finite(ours[:n_bytes], tensor.dtype, widen)
             if base is not None and original is not None:
                 read_into(base, original.start + done, theirs[:n_bytes])
                 same = same and _equal(ours[:n_bytes], theirs[:n_bytes])
     return n_not_finite, same
+
+
+def coordinates_of(matrix: Matrix, basis: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+    """(Q W, [rank, n_vectors], float32; |W|) of a stored matrix, read once."""
+    import torch
+
+    widen, squares, found = Widener(), 0.0, []
+    with open(matrix.tensor.path, "rb") as handle:
+        for rows, _, block in row_blocks(handle, matrix):
+            wide = widen(block)
+            squares += torch.linalg.vector_norm(wide).double().square().item()
+            found.append(basis @ wide.T if matrix.vectors_are_rows else basis[:, rows] @ wide)
+    return (torch.cat(found, dim=1) if matrix.vectors_are_rows else sum(found)), squares**0.5
 
 
 # Parts of some output vectors: (which of their d_model values, the bytes, a float view [n_values, n_vectors]).
@@ -155,7 +168,8 @@ class _Reference:
             wide = self._widen(block)
             coordinates = coordinates + basis[:, rows] @ wide
             reaching = coordinates if probe is basis else reaching + probe[:, rows] @ wide
-            self.squares = self.squares + wide.square().sum(0, dtype=torch.float64)
+            if operator.keep_norms:
+                self.squares = self.squares + wide.square().sum(0, dtype=torch.float64)
         self._coordinates = coordinates
         self.scale, self.is_scaled = torch.ones(coordinates.shape[1]), torch.zeros(coordinates.shape[1], dtype=bool)
         if operator.keep_norms:
@@ -218,12 +232,12 @@ def _equal(ours: memoryview, theirs: memoryview) -> bool:
     return bytes(ours[whole:]) == bytes(theirs[whole:])
 
 
-def _count_not_finite(block: memoryview, dtype: str) -> int:
+def _count_not_finite(block: memoryview, dtype: str, widen: Widener) -> int:
     import torch
 
     if dtype not in FLOAT_DTYPES:
         return 0
     values = torch.frombuffer(block, dtype=getattr(torch, FLOAT_DTYPES[dtype]))
-    if values.sum(dtype=torch.float32).isfinite():  # a sum that is finite has finite terms, and costs far less
+    if widen(values).sum().isfinite():  # a sum that is finite has finite terms, and costs far less
         return 0
     return int((~values.isfinite()).sum())

@@ -104,6 +104,7 @@ def orthogonalize(
     source: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     keep_norms: bool = False,
+    resumed: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Write a copy of a model whose attention and MLP outputs no longer reach a subspace.
 
@@ -123,6 +124,7 @@ def orthogonalize(
         progress: called with (bytes of weights written, bytes in all).
         keep_norms: give every output vector its old norm back (`weights.norm_scale`). Still exactly orthogonal, but no longer
             what any ablation at run time or LoRA adapter of the subspace's rank does.
+        resumed: called with the number of files kept of an interrupted run, if any.
     Returns: the manifest, also in the folder as `surgery.json`.
     Raises: ModelError, ShapeError, AlphaError, LayerRangeError, OutputExistsError, DiskError, ArtifactError.
     """
@@ -131,6 +133,8 @@ def orthogonalize(
     job = _plan(info, basis, alpha, layers, embeddings, keep_norms)
     _check_space(out_dir, job)
     with resuming_folder(out_dir, force, kind=_KIND, is_kind=is_edited, job=job.identity()) as unfinished:
+        if unfinished.finished and resumed is not None:
+            resumed(len(unfinished.finished))
         left_out = _copy_other_files(Path(info.path), unfinished.folder, {shard.path.name for shard in job.shards})
         with one_thread():
             records = _write_weights(job, unfinished, progress)

@@ -14,6 +14,8 @@ from surgery.subspace import Subspace
 from surgery.vectors import KIND as VECTORS
 from surgery.vectors import RefusalVectors
 
+_VERSIONS = ("vllm-refusal", "torch", "transformers")
+
 
 def summarize(path: Path | str) -> dict[str, Any]:
     """Read refusal vectors, a subspace, or the manifest of an edited checkpoint or an adapter, and describe it in plain JSON types.
@@ -102,7 +104,18 @@ def _origin_lines(header: Mapping[str, Any]) -> list[str]:
     engine = [header[key] for key in ("engine", "devices") if header.get(key)]
     texts = [part if isinstance(part, str) else ", ".join(part) for part in engine]
     lines += [f"run by            {' on '.join(texts)}"] if texts else []
+    lines += _prefix_lines(header)
+    named = [f"{name} {header['versions'][name]}" for name in _VERSIONS if name in header.get("versions", {})]
+    lines += [f"versions          {', '.join(named)}"] if named else []
     return [*lines, *([f"command           {shlex.join(header['command'])}"] if header.get("command") else [])]
+
+
+def _prefix_lines(header: Mapping[str, Any]) -> list[str]:
+    """Of batches: how many tokens were run once for all prompts, or why none were."""
+    if header.get("whole_prompts_because"):
+        return [f"shared prefix     none: {header['whole_prompts_because']}"]
+    n_tokens = header.get("shared_prefix_tokens", 0)
+    return [f"shared prefix     {n_tokens} tokens, run once"] if n_tokens else []
 
 
 def _at(origin: Mapping[str, Any]) -> str:

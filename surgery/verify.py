@@ -250,21 +250,33 @@ class _Check:
         return basis
 
     def _load_base(self, base: Path | str | None) -> dict[str, StoredTensor] | None:
-        folder = Path(base or self.info.path)
-        if not folder.is_dir():
-            if base is not None:
-                raise ArtifactError(f"{base}: no such folder; expected the base model {self.info.model}")
-            self.report.notes.append(f"base model {folder} is not there: not compared with it")
-            return None
-        found = model_fingerprint(folder)
-        if found != self.info.fingerprint:
-            message = f"{folder} has fingerprint {found[:12]}, the base model had {self.info.fingerprint[:12]}"
-            if base is not None:
-                raise MismatchError(f"{message}; give the folder of {self.info.model}")
-            self.report.notes.append(f"{message}: not compared with it")
+        folder, note = find_base(self.info, base)
+        if folder is None:
+            self.report.notes.append(note)
             return None
         self.report.base = str(folder)
         return tensors_by_name(read_shards(folder))
+
+
+def find_base(info: ModelInfo, base: Path | str | None = None) -> tuple[Path | None, str]:
+    """The folder of the base model, or None and why it cannot be compared with.
+
+    Args:
+        base: given by the user; None takes the recorded one if it is still there and unchanged.
+    Raises: ArtifactError (`base` is not there), MismatchError (`base` is another model).
+    """
+    folder = Path(base or info.path)
+    if not folder.is_dir():
+        if base is not None:
+            raise ArtifactError(f"{base}: no such folder; expected the base model {info.model}")
+        return None, f"base model {folder} is not there: not compared with it"
+    found = model_fingerprint(folder)
+    if found != info.fingerprint:
+        message = f"{folder} has fingerprint {found[:12]}, the base model had {info.fingerprint[:12]}"
+        if base is not None:
+            raise MismatchError(f"{message}; give the folder of {info.model}")
+        return None, f"{message}: not compared with it"
+    return folder, ""
 
 
 def _not_orthonormal(basis: "torch.Tensor") -> float:

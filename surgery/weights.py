@@ -10,13 +10,12 @@ from surgery.edits import Edit
 from surgery.errors import ModelError
 from surgery.gains import Removal, removal
 from surgery.matrices import Matrix, matrices, row_blocks
-from surgery.shards import FLOAT_DTYPES, HashedFile, read_bytes, read_range
+from surgery.shards import FLOAT_DTYPES, HashedFile, read_bytes
 
 if TYPE_CHECKING:
     import torch
 
 Blocks = Callable[[], "Iterator[tuple[slice, torch.Tensor]]"]
-_PIECE_BYTES = 16 << 20
 _BLOCK_VALUES = 1 << 19  # values edited at once in memory; in float32 they take 2 MiB
 _LEAST_LEFT = 0.01  # of the square of a vector, outside the subspace: with less, what is left is not stretched tenfold
 
@@ -249,9 +248,11 @@ def norm_scale(
     """What gives edited output vectors their old norms back, s = |w| / |w - alpha Q^T Q w|, and which can have them.
 
     |w - alpha Q^T Q w|^2 = |w|^2 - alpha (2 - alpha) |Q w|^2, as the rows of Q are orthonormal. Scaling a whole output
-    vector leaves its direction, so at alpha 1 Q W' = 0 stays exact. The published norm-preserving edit ("norm-preserving
-    biprojected abliteration", grimjim 2025; heretic's "full" row normalization) scales the other axis, one output
-    coordinate over all inputs, which turns the vectors back towards the subspace: Q W' is then no longer zero.
+    vector leaves its direction, so at alpha 1 Q W' = 0 stays exact. The published norm-preserving edit (grimjim 2025,
+    huggingface.co/blog/grimjim/norm-preserving-biprojected-abliteration; heretic's row normalization, pull request 52) keeps
+    the norms of the other axis, of one output coordinate over all inputs, which turns the vectors back towards the subspace:
+    Q W' is then no longer zero. What is kept here is how far each input moves the stream; behind a post-norm, how long the
+    norm finds that output before it applies its gain.
 
     Args:
         squares: [n], float64: |w|^2.
@@ -271,36 +272,3 @@ def _squares(coordinates: "torch.Tensor", scale: "torch.Tensor | None" = None) -
     squares = coordinates.double().square()
     total = squares.sum().item()
     return total, total if scale is None else (squares * scale.double().square()).sum().item()
-
-
-def pieces(edit: Edit) -> Iterator[tuple[bytearray, "torch.Tensor"]]:
-    """One tensor in pieces: (its bytes, a view of them as output vectors [n, d_model] that edits them in place).
-
-    A tensor that holds the matrix of every expert comes matrix by matrix. A matrix whose output runs along its last axis
-    comes in row blocks of about 16 MiB, any other whole.
-    """
-    import torch
-
-    tensor = edit.tensor
-    dtype = getattr(torch, FLOAT_DTYPES[tensor.dtype])
-    matrix = tensor.shape[-2:]
-    along_rows = edit.output_axis == len(tensor.shape) - 1 and len(tensor.shape) > 1
-    step = max(math.prod(matrix) * dtype.itemsize, 1)
-    if along_rows and len(tensor.shape) == 2:
-        row_bytes = matrix[1] * dtype.itemsize
-        step = max(_PIECE_BYTES // row_bytes, 1) * row_bytes
-    with open(tensor.path, "rb") as handle:
-        for start in range(tensor.start, tensor.end, step):
-            buffer = read_range(handle, start, min(step, tensor.end - start))
-            values = torch.frombuffer(buffer, dtype=dtype)
-            if len(tensor.shape) == 1:
-                yield buffer, values.unsqueeze(0)
-            elif along_rows:
-                yield buffer, values.view(-1, matrix[1])
-            else:
-                yield buffer, values.view(matrix).T
-
-
-def component(rows: "torch.Tensor", basis: "torch.Tensor") -> "torch.Tensor":
-    """Coordinates of output vectors in the subspace: [n, d_model] -> [n, rank] float64, products in float32."""
-    return (rows.float() @ basis.T).double()

@@ -54,6 +54,13 @@ def contrast_line(results: Results) -> str:
     return f"{results.model_name}: " + " · ".join(parts)
 
 
+def _unmatched(analysis: Mapping[str, Any]) -> str:
+    """How many prompts the vectors come from, where they were no pairs."""
+    if analysis.get("contrast") != "unmatched":
+        return ""
+    return f"{analysis['n_harmful']} harmful and {analysis['n_safe']} safe, unmatched"
+
+
 def facts(results: Results) -> list[tuple[str, str]]:
     """What was run, as (name, value)."""
     model, sampling = results.model, results.manifest.get("sampling") or {}
@@ -64,7 +71,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
             " · ".join(filter(None, [results.model_name, model.get("architecture"), model.get("dtype"), *shape])),
         ),
         ("prompts", ", ".join(f"{len(results.scored.prompts[name])} {name}" for name in results.scored.prompts)),
-        ("extraction pairs", str(results.analysis.get("n_pairs", ""))),
+        ("extraction pairs", str(results.analysis.get("n_pairs") or "")),
+        ("extraction prompts", _unmatched(results.analysis)),
         ("conditions", str(len(results.scored.conditions))),
         ("judge", judge_label(results.scored)),
         ("decoding", _decoding(sampling, results.scored.n_samples)),

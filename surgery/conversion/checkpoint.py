@@ -18,7 +18,7 @@ from surgery.manifest import FILE as EDIT_FILE
 from surgery.manifest import split_front_matter
 from surgery.models import locate_model, model_fingerprint
 
-FILE = "vllm_refusal_conversion.json"
+FILE = "conversion.json"
 KIND = "converted_checkpoint"
 FORMAT_VERSION = 1
 _KIND = "a converted checkpoint"
@@ -58,7 +58,7 @@ def convert(
         revision: branch, tag or commit of a hub model.
         force: replace a converted checkpoint that is already there.
         progress: called with (bytes of tensor data written, bytes in all).
-    Returns: the record of the conversion, also in the folder as `vllm_refusal_conversion.json`.
+    Returns: the record of the conversion, also in the folder as `conversion.json`.
     Raises: ModelError, OutputExistsError, ArtifactError, DiskError.
     """
     out_dir = Path(out_dir)
@@ -197,8 +197,8 @@ rotary base (`use_dynamic_ntk`) and its queries (`use_logn_attn`), which Qwen2 d
 def _chat_notes() -> str:
     return """
 The chat template is the source's `make_context`: ChatML with the system message "You are a helpful assistant." unless the
-conversation brings its own. Two differences: the source tokenizes role and content apart, so a message that begins with
-an empty line may be cut into other tokens; and it never reads `<|im_end|>` and the like in a message as special tokens,
+conversation brings its own. Two differences: the source tokenizes role and content apart, so a message that begins with a
+blank line is cut into other tokens; and it never reads `<|im_end|>` and the like in a message as special tokens,
 while a rendered template is read with them (pass `split_special_tokens=True` to read a text without).
 """
 

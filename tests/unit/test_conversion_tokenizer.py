@@ -5,10 +5,11 @@ import unicodedata
 import pytest
 import tiktoken
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 from qwen_v1 import PATTERN, SPECIAL, TEXT, train_ranks, write_qwen_v1
+from tokenizers import Tokenizer
 
 from surgery.conversion import tiktoken_vocabulary
 from surgery.conversion.checkpoint import convert
@@ -57,10 +58,15 @@ SENTENCES = st.one_of(st.text(), st.lists(st.sampled_from([*FRAGMENTS, "x"])).ma
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
+def converted(tmp_path_factory):
     out = tmp_path_factory.mktemp("converted") / "out"
     convert(write_qwen_v1(tmp_path_factory.mktemp("source") / "m"), out)
-    return load_tokenizer(describe_model(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def tokenizer(converted):
+    return load_tokenizer(describe_model(converted))
 
 
 def expected_ids(text: str, special: bool = False) -> list[int]:
@@ -76,6 +82,14 @@ def encoded(tokenizer, text: str, **options) -> list[int]:
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_are_those_of_tiktoken(tokenizer, text):
     assert encoded(tokenizer, text, split_special_tokens=True) == expected_ids(text)
+
+
+def test_tokenizer_json_itself_gives_the_same_ids(converted):
+    """AutoTokenizer takes only its vocabulary and merges, and builds the rest as Qwen2's; other programs take it whole."""
+    stored = Tokenizer.from_file(str(converted / "tokenizer.json"))
+    assert not differs(stored)
+    stored.encode_special_tokens = True
+    assert all(stored.encode(text, add_special_tokens=False).ids == expected_ids(text) for text in TEXTS)
 
 
 @settings(max_examples=200, deadline=None)
@@ -116,6 +130,7 @@ def test_special_tokens_have_the_published_ids_and_are_read_in_a_text_unless_tol
 @settings(max_examples=100, deadline=None)
 @given(text=SENTENCES)
 def test_text_without_their_names_never_becomes_a_special_token(tokenizer, text):
+    assume(not any(name in text for name in SPECIAL))
     assert all(token < len(RANKS) for token in encoded(tokenizer, text))
 
 
@@ -210,6 +225,15 @@ def test_a_rendered_prompt_has_the_ids_of_the_published_code(tokenizer, content)
     user = [newline, start, *expected_ids("user"), newline, *expected_ids(content), end]
     ids = encoded(tokenizer, rendered(tokenizer, [{"role": "user", "content": content}]))
     assert ids == [*system, *user, newline, start, *expected_ids("assistant"), newline]
+
+
+def test_only_a_message_that_begins_with_a_blank_line_is_cut_otherwise_than_by_the_published_code(tokenizer):
+    """The published code encodes role, newline and content apart; a rendered prompt is one text."""
+    apart = [*expected_ids("user"), RANKS[b"\n"], *expected_ids("\nThe rain")]
+    user = encoded(tokenizer, rendered(tokenizer, [{"role": "user", "content": "\nThe rain"}]))
+    start = len(user) - user[::-1].index(IDS["<|im_end|>"])
+    assert user[start - 1 - len(apart) : start - 1] != apart
+    assert tokenizer.decode(user).endswith("user\n\nThe rain<|im_end|>\n<|im_start|>assistant\n")
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from surgery.families import FAMILIES, family_of
 from surgery.hooks import ablated
 from surgery.inplace import orthogonalized
 from surgery.manifest import read_manifest
+from surgery.matrices import matrices, row_blocks
 from surgery.models import describe_model, load_model
 from surgery.orthogonalize import orthogonalize
 from surgery.shards import read_shards, tensors_by_name
 from surgery.subspace import random_subspace
 from surgery.verify import verify
-from surgery.weights import pieces
 
 QWEN3, MIXTRAL, QWEN2 = "Qwen3MoeForCausalLM", "MixtralForCausalLM", "Qwen2MoeForCausalLM"
 WITH_EXPERTS = sorted(name for name, family in FAMILIES.items() if family.experts)
@@ -94,9 +94,13 @@ def test_a_tensor_of_all_experts_is_read_one_matrix_at_a_time(tmp_path, dtype):
     folder = fuse_experts(write_model(tmp_path / "m", QWEN3, dtype))
     tensors = tensors_by_name(read_shards(folder))
     plan = plan_edits(family_of(QWEN3), tensors, (1,), 32, embeddings=False)[FUSED]
-    whole, found = load_file(folder / "model.safetensors")[FUSED], list(pieces(plan))
-    assert plan.output_axis == 1 and [len(buffer) for buffer, _ in found] == [32 * 24 * dtype.itemsize] * N_EXPERTS
-    assert all(torch.equal(rows.T, matrix) for (_, rows), matrix in zip(found, whole, strict=True))
+    whole = load_file(folder / "model.safetensors")[FUSED]
+    found = list(matrices(plan.tensor, plan.output_axis))
+    assert plan.output_axis == 1 and len(found) == N_EXPERTS and not any(one.vectors_are_rows for one in found)
+    with open(plan.tensor.path, "rb") as handle:
+        for one, matrix in zip(found, whole, strict=True):
+            ((_, _, block),) = row_blocks(handle, one)
+            assert torch.equal(block, matrix)
 
 
 def test_a_shared_expert_writes_too(tmp_path):

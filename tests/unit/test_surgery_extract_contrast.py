@@ -151,6 +151,13 @@ def test_halves_of_unmatched_groups_agree_on_a_real_difference_only():
     assert split_half_cosines(nothing).mean().abs() < 0.4
 
 
+def test_a_matched_pair_is_never_divided_by_the_halves():
+    generator = torch.Generator().manual_seed(4)
+    topic, truth = 20 * torch.randn(40, D_MODEL, generator=generator), torch.ones(D_MODEL)
+    whole, divided = (LayerActivations.of(topic + truth, topic, matched=matched) for matched in (True, False))
+    assert split_half_cosines(whole).min() > 0.99 and split_half_cosines(divided).mean() < 0.9
+
+
 def test_the_tags_of_harmful_prompts_are_held_against_all_harmless_ones(model):
     rvs = read(model, UNMATCHED)
     assert rvs.header["tags"] == [
@@ -216,9 +223,12 @@ def test_the_command_takes_unmatched_prompts_and_show_says_so_and_where_they_com
     shown = render(summarize(out))
     assert "contrast          unmatched, 4 harmful and 6 safe prompts" in shown and "held out          matched" in shown
     assert f"command           refusal extract {folder / 'm'}" in shown and "The prompts are unmatched" in shown
+    assert "run by            transformers on cpu" in shown and f"torch {torch.__version__}" in shown
+    assert "shared prefix     2 tokens, run once" in shown  # <s><|user|>
     assert refusal("extract", folder / "m", "--pairs", folder / "pairs.jsonl", "-o", tmp_path / "m").exit_code == 0
     shown = render(summarize(tmp_path / "m"))
     assert "contrast          matched, 4 pairs" in shown and "unmatched" not in shown
+    assert "shared prefix" not in shown  # one prompt at a time
 
 
 def test_a_subspace_says_which_prompts_its_vectors_come_from(model, tmp_path):

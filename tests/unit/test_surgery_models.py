@@ -2,18 +2,33 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import TEMPLATE, tiny_model, tiny_tokenizer, write_model
 
 from surgery.chat import chat_template_sha256, prompt_token_ids, render_prompt
 from surgery.errors import MismatchError, ModelError
 from surgery.families import FAMILIES, family_of
-from surgery.models import ModelInfo, check_same_model, describe_model, load_model, load_tokenizer, model_fingerprint
+from surgery.model_config import TIED_BY_DEFAULT
+from surgery.models import (
+    ModelInfo,
+    check_same_model,
+    describe_model,
+    is_tied,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_fingerprint,
+)
 
 LLAMA = "LlamaForCausalLM"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +199,56 @@ def test_a_missing_or_refusing_chat_template_is_one_clear_line():
 def test_the_template_hash_depends_on_the_template():
     assert chat_template_sha256(tiny_tokenizer()) == chat_template_sha256(tiny_tokenizer(TEMPLATE))
     assert chat_template_sha256(tiny_tokenizer()) != chat_template_sha256(tiny_tokenizer(TEMPLATE + " "))
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_the_default_tie_of_every_family_is_that_of_transformers(architecture, tmp_path):
+    config = getattr(transformers, architecture).config_class()
+    assert TIED_BY_DEFAULT[config.model_type] == config.tie_word_embeddings
+    for tied in (False, True):
+        write_model(tmp_path / str(tied), architecture, tied=tied)
+        assert is_tied(tmp_path / str(tied)) is load_config(tmp_path / str(tied)).tie_word_embeddings is tied
+
+
+@pytest.mark.parametrize("model_type", sorted(TIED_BY_DEFAULT))
+def test_a_config_that_does_not_say_whether_it_is_tied_has_the_default(model_type, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    assert is_tied(tmp_path) is load_config(tmp_path).tie_word_embeddings
+
+
+def test_what_config_json_leaves_open_is_asked_of_transformers(tmp_path):
+    # GPT-2 has other names for its shape, OPT is not in the table of ties; neither is a supported architecture.
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    info = describe_model(tmp_path)
+    assert (info.d_model, info.n_layers, info.vocab_size) == (768, 12, 50257)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "opt"}))
+    assert is_tied(tmp_path) is True
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as a model configuration"),
+        ("[]", "expected a JSON object"),
+        ('{"model_type": "llama"}', "names no architecture"),
+        ('{"model_type": "nothing", "architectures": ["X"]}', "cannot be read as a model configuration"),
+    ],
+)
+def test_a_config_that_describes_no_model_is_one_clear_line(copy, text, message):
+    (copy / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=message) as caught:
+        describe_model(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_describing_a_model_loads_neither_transformers_nor_torch(folder):
+    script = f"""import sys
+from surgery.models import describe_model, is_tied
+describe_model({str(folder)!r}), is_tied({str(folder)!r})
+print([name for name in ("torch", "transformers", "numpy", "huggingface_hub") if name in sys.modules])"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
