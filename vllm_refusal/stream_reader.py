@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from types import MethodType
 from typing import Any
 
 import torch
@@ -138,8 +139,7 @@ def install_readers(model: nn.Module, architecture: Architecture, reader: Stream
         _install(block, reader, layer, _block_class(type(block), architecture.returns))
         for site, path in ((RESID_PRE, architecture.pre_reader), (RESID_MID, architecture.mid_reader)):
             if path is not None:
-                module = block.get_submodule(path)
-                _install(module, reader, layer, _fed_class(type(module), site, architecture.returns == SUM))
+                _install_fed(block.get_submodule(path), reader, layer, site, architecture.returns == SUM)
         n_installed += 1
     if n_installed == 0:
         raise CaptureError(f"{architecture.name}: no decoder block found at {architecture.blocks}; nothing to capture")
@@ -165,20 +165,34 @@ def _block_class(base: type, returns: str) -> type:
     return _reading_class(base, forward)
 
 
+def _install_fed(module: nn.Module, reader: StreamReader, layer: int, site: str, with_residual: bool) -> None:
+    own = vars(module).get("forward")  # bound by vLLM's backend for models of transformers, which fuses parts
+    if own is None:
+        _install(module, reader, layer, _fed_class(type(module), site, with_residual))
+        return
+    module.stream_reader, module.stream_layer = reader, layer
+    module.forward = MethodType(_telling(own.__func__, site, with_residual), module)
+
+
 @cache
 def _fed_class(base: type, site: str, with_residual: bool) -> type:
-    """A class of norms (or of attention or MLPs without one) that tells the stream it is fed, before it runs.
+    """A class of norms (or of attention or MLPs without one) that tells the stream it is fed."""
+    return _reading_class(base, _telling(base.forward, site, with_residual))
 
-    A norm may add its two inputs in place; where the second is no addend, the first is the stream.
+
+def _telling(original: Any, site: str, with_residual: bool) -> Any:
+    """A forward that tells the stream it is fed before it runs, as a norm may add its two inputs in place.
+
+    Where the second input is no addend (`with_residual` false), the first is the stream.
     """
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.stream_reader.active:
             fed = args or (kwargs["hidden_states"],)
             self.stream_reader.record(site, self.stream_layer, fed[: 2 if with_residual else 1])
-        return base.forward(self, *args, **kwargs)
+        return original(self, *args, **kwargs)
 
-    return _reading_class(base, forward)
+    return forward
 
 
 def _reading_class(base: type, forward: Any) -> type:

@@ -109,6 +109,10 @@ def _install_in_block(block: nn.Module, layer: int, architecture: Architecture, 
             bases = norm and tables.before_norms.add(block.get_submodule(norm), architecture.family.gain_offset)
             targets.append((writer, tables.edit_of(WRITES, layer, bases), _write_class(type(writer))))
     for module, edit, edited_class in targets:
+        if "forward" in vars(module):  # would run in place of the class's: the edit would be passed by
+            raise RuntimeError(
+                f"{architecture.name}: {type(module).__name__} has a forward of its own and cannot be edited"
+            )
         module.residual_edit = edit
         module.__class__ = edited_class
     return len(targets)

@@ -21,7 +21,7 @@ def cache_key(start_engine, model, modules):
     from vllm.compilation.caching import aot_compile_hash_factors
 
     with start_engine(model, modules, skip_tokenizer_init=True) as engine:
-        (key,) = engine._llm.apply_model(lambda built: tuple(aot_compile_hash_factors(built.engine_config)))
+        (key,) = engine._llm.apply_model(lambda built: str(aot_compile_hash_factors(built.engine_config)))
     return key
 
 

@@ -52,3 +52,31 @@ def test_another_implementation_of_a_known_architecture_is_refused_as_well(modul
     folder = save_servable_model(tmp_path / "model", "LlamaForCausalLM")
     with pytest.raises(ConfigError, match="not supported for architecture TransformersForCausalLM"):
         start_engine(folder, modules, skip_tokenizer_init=True, model_impl="transformers")
+
+
+def toy_model():
+    """Two blocks whose attention and MLP are linear maps, laid out as Granite's."""
+    from torch import nn
+
+    def block():
+        parts = {"self_attn": nn.ModuleDict({"o_proj": nn.Linear(WIDTH, WIDTH)})}
+        return nn.ModuleDict(parts | {"mlp": nn.ModuleDict({"down_proj": nn.Linear(WIDTH, WIDTH)})})
+
+    return nn.ModuleDict({"model": nn.ModuleDict({"layers": nn.ModuleList([block(), block()])})})
+
+
+def test_a_module_whose_forward_would_pass_by_the_edit_stops_the_engine():
+    from vllm_refusal.architectures import ARCHITECTURES
+    from vllm_refusal.config import AblationConfig, AblationModule
+    from vllm_refusal.tables import SlotTables
+    from vllm_refusal.wrapper import install_edits
+
+    basis = random_subspace(WIDTH, 1, seed=0).basis
+    module = AblationModule("one", "", basis, None, 1.0, (0, 1), "writes", "sha", "")
+    tables = SlotTables(AblationConfig({"one": module}, None, 2, WIDTH, 4), 8, "cpu")
+    assert install_edits(toy_model(), ARCHITECTURES["GraniteForCausalLM"], tables) == 4
+    fused = toy_model()
+    writer = fused.get_submodule("model.layers.1.mlp.down_proj")
+    writer.forward = writer.forward  # bound to the instance, as vLLM's backend for transformers does when it fuses
+    with pytest.raises(RuntimeError, match="Linear has a forward of its own"):
+        install_edits(fused, ARCHITECTURES["GraniteForCausalLM"], tables)
