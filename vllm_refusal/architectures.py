@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from surgery.families import Family, family_of
-from surgery.hooks import MID_READERS
 
 SUM, SINGLE, STALE_RESIDUAL = "sum", "single", "stale_residual"
 
@@ -17,7 +16,8 @@ class Architecture:
         blocks: path of the ModuleList of decoder blocks inside the vLLM model.
         attention_out, mlp_out: paths inside a block of the modules whose outputs are added to the residual stream: linear
             maps, or a mixture of experts as a whole.
-        pre_reader: path inside a block of what is fed resid_pre first: a norm, or attention where inputs pass none.
+        pre_norm, mid_norm: paths inside a block of the norms that are fed resid_pre and resid_mid, or of attention and MLP
+            where inputs pass none; None where there is none (attention and MLP side by side have no resid_mid).
         returns: what a block returns: SUM, (hidden, residual) whose sum is the residual stream; SINGLE, the stream;
             STALE_RESIDUAL, (stream, residual) where the residual is what entered the block and is not used again.
         scales_writes: whether those outputs are multiplied by a number before they are added.
@@ -28,7 +28,8 @@ class Architecture:
     blocks: str = "model.layers"
     attention_out: str = "self_attn.o_proj"
     mlp_out: str = "mlp.down_proj"
-    pre_reader: str = "input_layernorm"
+    pre_norm: str | None = "input_layernorm"
+    mid_norm: str | None = "post_attention_layernorm"
     returns: str = SUM
     scales_writes: bool = False
     partial_writes: bool = False
@@ -44,9 +45,10 @@ class Architecture:
         return (self.attention_out, self.family.attention_norm), (self.mlp_out, self.family.mlp_norm)
 
     @property
-    def mid_reader(self) -> str | None:
-        """Path inside a block of what is fed resid_mid; None where attention and MLP run side by side."""
-        return MID_READERS.get(self.name)
+    def norms(self) -> dict[str, str]:
+        """Path of what is fed each capture site but the block's output, where there is one."""
+        paths = {"resid_pre": self.pre_norm, "resid_mid": self.mid_norm}
+        return {site: path for site, path in paths.items() if path is not None}
 
 
 ARCHITECTURES = {
@@ -58,17 +60,21 @@ ARCHITECTURES = {
         Architecture("Qwen3ForCausalLM"),
         Architecture("Phi3ForCausalLM"),
         Architecture("GraniteForCausalLM", returns=SINGLE, scales_writes=True),
-        Architecture("CohereForCausalLM", returns=STALE_RESIDUAL, partial_writes=True),
-        Architecture("Gemma2ForCausalLM"),
-        Architecture("Gemma3ForCausalLM"),
+        Architecture("CohereForCausalLM", mid_norm=None, returns=STALE_RESIDUAL, partial_writes=True),
+        Architecture("Gemma2ForCausalLM", mid_norm="pre_feedforward_layernorm"),
+        Architecture("Gemma3ForCausalLM", mid_norm="pre_feedforward_layernorm"),
         Architecture("Glm4ForCausalLM"),
         Architecture("MixtralForCausalLM", mlp_out="block_sparse_moe"),
         Architecture("Qwen2MoeForCausalLM", mlp_out="mlp"),  # dense in some blocks
         Architecture("Qwen3MoeForCausalLM", mlp_out="mlp"),
         # vLLM runs the next two through its backend for models of transformers.
-        Architecture("Olmo2ForCausalLM", pre_reader="self_attn", returns=SINGLE),
+        Architecture("Olmo2ForCausalLM", pre_norm="self_attn", mid_norm="mlp", returns=SINGLE),
         Architecture(
-            "GPTNeoXForCausalLM", attention_out="attention.dense", mlp_out="mlp.dense_4h_to_h", returns=SINGLE
+            "GPTNeoXForCausalLM",
+            attention_out="attention.dense",
+            mlp_out="mlp.dense_4h_to_h",
+            mid_norm=None,
+            returns=SINGLE,
         ),
     )
 }

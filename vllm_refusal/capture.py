@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.errors import RefusalError
-from surgery.hooks import RESID_MID, RESID_POST, RESID_SITES
+from surgery.hooks import RESID_POST, RESID_SITES
 from surgery.layers import parse_layers
+from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.config import ConfigError, check_engine, check_keys
 
 KEY = "capture"
@@ -34,7 +35,7 @@ class CaptureConfig:
     Attributes:
         n_layers, d_model: of the served model.
         max_bytes: most that a worker holds until it is fetched.
-        sites: of RESID_SITES, those that its blocks have.
+        sites: those that the model's blocks have.
     """
 
     n_layers: int
@@ -97,16 +98,8 @@ def load_capture(vllm_config: Any) -> CaptureConfig | None:
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
         raise ConfigError(f"max_bytes must be a whole number of at least 1, found {max_bytes!r}")
     model = vllm_config.model_config
-    sites = sites_of(model.architecture)
+    sites = (*ARCHITECTURES[model.architecture].norms, RESID_POST)
     return CaptureConfig(model.get_total_num_hidden_layers(), model.get_hidden_size(), max_bytes, sites)
-
-
-def sites_of(architecture: str) -> tuple[str, ...]:
-    """The sites of a supported architecture's blocks: there is no resid_mid where attention and MLP run side by side."""
-    from vllm_refusal.architectures import ARCHITECTURES
-
-    has_mid = ARCHITECTURES[architecture].mid_reader is not None
-    return tuple(site for site in RESID_SITES if site != RESID_MID or has_mid)
 
 
 def resolve_capture(
@@ -129,8 +122,9 @@ def resolve_capture(
         )
     if LAYERS not in asked:
         raise CaptureError(f"{SITES} given without {LAYERS}; add it, e.g. 'all'")
-    layers = parse_layers(asked[LAYERS], config.n_layers)
-    capture = CaptureRequest(request_id, layers, _sites(asked.get(SITES), config.sites))
+    capture = CaptureRequest(
+        request_id, parse_layers(asked[LAYERS], config.n_layers), _sites(asked.get(SITES), config.sites)
+    )
     if config.n_bytes(capture) > config.max_bytes:
         raise CaptureError(
             f"{len(capture.layers)} layers at {len(capture.sites)} sites need {config.n_bytes(capture)} bytes but this "
@@ -150,7 +144,7 @@ def _sites(asked: Any, known: tuple[str, ...]) -> tuple[str, ...]:
     named = list(known) if asked == "all" else [asked] if isinstance(asked, str) else asked
     if not isinstance(named, list | tuple) or not named or not set(map(str, named)) <= set(known):
         raise CaptureError(f"{SITES} must name some of this model's {', '.join(known)}, or be 'all'; found {asked!r}")
-    return tuple(site for site in RESID_SITES if site in named)
+    return tuple(site for site in known if site in named)
 
 
 def _check_parts(vllm_config: Any) -> None:

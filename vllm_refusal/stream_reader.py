@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.hooks import RESID_MID, RESID_POST, RESID_PRE
+from surgery.hooks import RESID_POST
 from vllm_refusal.architectures import SINGLE, SUM, Architecture
 from vllm_refusal.capture import CaptureConfig, CaptureError, CaptureRequest
 
@@ -137,9 +137,8 @@ def install_readers(model: nn.Module, architecture: Architecture, reader: Stream
         if isinstance(block, PPMissingLayer):
             continue
         _install(block, reader, layer, _block_class(type(block), architecture.returns))
-        for site, path in ((RESID_PRE, architecture.pre_reader), (RESID_MID, architecture.mid_reader)):
-            if path is not None:
-                _install_fed(block.get_submodule(path), reader, layer, site, architecture.returns == SUM)
+        for site, path in architecture.norms.items():
+            _install_fed(block.get_submodule(path), reader, layer, site, architecture.returns == SUM)
         n_installed += 1
     if n_installed == 0:
         raise CaptureError(f"{architecture.name}: no decoder block found at {architecture.blocks}; nothing to capture")
