@@ -67,14 +67,19 @@ class ResidualEdit(nn.Module):
         return torch.where(active, edited.to(hidden.dtype), hidden), residual.masked_fill(active, 0)
 
     def on_single(self, resid: torch.Tensor) -> torch.Tensor:
-        """Edit a stream or a write held as one tensor, as `on_sum`; rows without an intervention stay bit for bit."""
+        """Edit a stream or a write held as one tensor, as `on_sum`; rows without an intervention stay bit for bit.
+
+        Args:
+            resid: [n_tokens, d_model], or [1, n_tokens, d_model] as vLLM runs models of transformers.
+        """
+        rows = resid.view(-1, resid.shape[-1])
         if self.in_kernel:
-            torch.ops.vllm_refusal.edit_single_(resid, *self._tables())
+            torch.ops.vllm_refusal.edit_single_(rows, *self._tables())
             return resid
-        if self._is_idle(resid):
+        if self._is_idle(rows):
             return resid
-        edited, active = self._edited(resid.float())
-        return torch.where(active, edited.to(resid.dtype), resid)
+        edited, active = self._edited(rows.float())
+        return torch.where(active, edited.to(resid.dtype), rows).view(resid.shape)
 
     def _tables(self) -> tuple[torch.Tensor, ...]:
         return self.slot, self.module_of_slot, self.bases, self.offsets, self.alpha

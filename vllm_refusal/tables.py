@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vllm_refusal.config import AblationConfig
+from vllm_refusal.config import WRITES, AblationConfig
 from vllm_refusal.edit import ResidualEdit
+from vllm_refusal.post_norms import PostNormBases
 from vllm_refusal.request import NAME, RESOLVED, Intervention, make_intervention
 from vllm_refusal.staging import StagedTensor
 
@@ -22,6 +23,7 @@ class SlotTables:
         self.config = config
         n_slots = config.max_slots + 1
         self.bases, self.offsets = _stacked(config, device)
+        self.before_norms = PostNormBases(config, self.bases)
         self.slot = torch.zeros(max_num_tokens, dtype=torch.int64, device=device)
         self.module_of_slot = torch.zeros(n_slots, dtype=torch.int64, device=device)
         shape = (config.n_layers, n_slots)
@@ -33,9 +35,15 @@ class SlotTables:
         self._slot_of_request: dict[str, int] = {}
         self._staged = StagedTensor(self.slot)
 
-    def edit_of(self, site: str, layer: int) -> ResidualEdit:
-        """The module that edits one site of one decoder block."""
-        return ResidualEdit(self.slot, self.module_of_slot, self.bases, self.offsets, self.alpha[site][layer])
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every tensor of the edits. A compiled graph holds for these shapes, and one loop step for each rank."""
+        tensors = {"slot": self.slot, "module_of_slot": self.module_of_slot, "bases": self.bases, **self.alpha}
+        return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+    def edit_of(self, site: str, layer: int, bases: torch.Tensor | None = None) -> ResidualEdit:
+        """The module that edits one site of one decoder block, with bases of its own or those of all sites."""
+        bases = self.bases if bases is None else bases
+        return ResidualEdit(self.slot, self.module_of_slot, bases, self.offsets, self.alpha[site][layer])
 
     def add_request(self, request_id: str, extra_args: Mapping[str, Any] | None) -> int:
         """Give a request its slot, written where it is new. Returns the slot, 0 for no intervention."""
@@ -116,6 +124,8 @@ class SlotTables:
 
     def _write_slot(self, slot: int, intervention: Intervention) -> None:
         module = self.config.modules[intervention.module]
+        if module.site == WRITES:
+            self.before_norms.check_filled()
         for alpha in self.alpha.values():
             alpha[:, slot] = 0
         self.alpha[module.site][list(intervention.layers), slot] = intervention.alpha

@@ -1,5 +1,7 @@
 """The edit in the graph and the tables behind it, against the reference operator."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -76,6 +78,16 @@ def test_a_sum_is_edited_as_a_whole_and_other_rows_keep_both_addends(config, tab
     assert torch.equal(new_hidden[1:], expected)
 
 
+def test_a_stream_with_a_batch_axis_is_edited_as_without(config, tables):
+    """vLLM runs models of transformers with one, of length 1."""
+    tables.write_tokens([0, tables.add_request("r", asked(config, "four"))], [1, 2])
+    x = resid(3)
+    edit = tables.edit_of("stream", 0)
+    batched = edit.on_single(x[None])
+    assert batched.shape == (1, 3, D_MODEL) and torch.equal(batched[0], edit.on_single(x))
+    assert torch.equal(batched[0, 0], x[0]) and not torch.equal(batched[0, 1:], x[1:])
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("rank", [1, 8, 48])
 def test_rows_do_not_depend_on_the_batch_at_any_rank(rank, dtype):
@@ -144,6 +156,19 @@ def test_padding_rows_behind_a_shorter_batch_have_no_intervention(config, tables
     tables.write_tokens([slot], [4])
     assert tables.slot[:4].tolist() == [slot] * 4
     assert tables.slot[4:].count_nonzero() == 0
+
+
+def test_the_shapes_of_which_a_compiled_graph_is_made_tell_engines_apart(config):
+    """They are in the key of vLLM's compile cache: files of another rank under the same names are another graph."""
+    shapes = SlotTables(config, 32, "cpu").shapes()
+    assert SlotTables(config, 32, "cpu").shapes() == shapes
+    stream_only = {name: item for name, item in config.modules.items() if item.site == "stream"}
+    others = [
+        replace(config, modules={**config.modules, "four": module("four", 5)}),
+        replace(config, modules=stream_only),
+        replace(config, max_slots=5),
+    ]
+    assert all(SlotTables(other, 32, "cpu").shapes() != shapes for other in others)
 
 
 def test_equal_interventions_share_a_slot_and_idle_slots_are_reused(config, tables):
