@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ArtifactError, DiskError, OutputExistsError
+from surgery.shards import METADATA_KEY, header_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +54,16 @@ def save_artifact(
         metadata={HEADER_KEY: json.dumps(record, sort_keys=True), "format": "pt"},
     )
     with replacing(path, force) as part:
-        part.write_bytes(data)
+        part.write_bytes(_in_order(data))
     return path
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted by key: the library's order changes from run to run."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header[METADATA_KEY] = dict(sorted(header[METADATA_KEY].items()))
+    return header_bytes(header) + data[start:]
 
 
 def load_artifact(path: Path | str, kinds: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, "torch.Tensor"]]:

@@ -22,7 +22,7 @@ ARGUMENTS = "vllm_refusal.arguments"  # where the command group keeps the words 
     type=click.Choice(["hf", "vllm"]),
     default="hf",
     show_default=True,
-    help="What runs the model: transformers with hooks, or vLLM, faster on many prompts, last token only.",
+    help="What runs the model: transformers with hooks, or vLLM, which reads the last token only.",
 )
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True

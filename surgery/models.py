@@ -115,13 +115,19 @@ def load_model(info: ModelInfo, dtype: str = "auto", device_map: Any = None) -> 
     wanted = getattr(torch, info.dtype if dtype == "auto" else dtype)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            info.path, dtype=wanted, device_map=device_map, output_loading_info=True
+            info.path, dtype=wanted, device_map=device_map, output_loading_info=True, **_attention(info)
         )
     except (OSError, ValueError, KeyError, RuntimeError) as err:
         raise ModelError(f"{info.model}: cannot be loaded by transformers ({_first_line(err)})") from err
     if report["missing_keys"]:  # transformers would leave them at random values
         raise ModelError(f"{info.model}: weights are missing from its files, e.g. {min(report['missing_keys'])}")
     return model.eval().requires_grad_(False)
+
+
+def _attention(info: ModelInfo) -> dict[str, str]:
+    """Which attention transformers must use: only its plain one caps the scores, as Gemma 2 was trained."""
+    capped = getattr(load_config(info.path).get_text_config(), "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if capped is not None else {}
 
 
 def load_tokenizer(info: ModelInfo) -> "PreTrainedTokenizerBase":

@@ -151,8 +151,10 @@ def _delete_all_but(folder: Path, names: set[str]) -> None:
 
 
 def _read(journal: Path) -> list[dict[str, Any]]:
-    """The journal's lines; a last one that was cut off is left out."""
+    """The journal's lines; a last one that was cut off is left out, and of a damaged one all, so that the job starts anew."""
     if not journal.is_file():
         return []
-    lines = journal.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
+    try:
+        return [json.loads(line) for line in journal.read_bytes().split(b"\n")[:-1]]
+    except ValueError:
+        return []

@@ -26,6 +26,12 @@ OWN_SETTINGS = {
     "Qwen3MoeForCausalLM": MIXED,
     "Qwen2MoeForCausalLM": MIXED | {"shared_expert_intermediate_size": 40},
 }
+SERVED = {
+    "LlamaForCausalLM": {"attention_bias": True, "mlp_bias": True},  # vLLM loads no o_proj bias for Mistral and Qwen3
+    "CohereForCausalLM": {"tied": True, "logit_scale": 1.0},  # vLLM gives these two no head of their own
+    "Gemma2ForCausalLM": {"tied": True, "attn_implementation": "eager"},  # the others leave its soft cap out
+    "GPTNeoXForCausalLM": {"attention_bias": True, "num_key_value_heads": 4},  # it has no grouped heads
+}
 NAMES = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}  # Mixtral's for an expert's maps
 PAIRS = [
     Pair(id=f"p{number}", harmful=f"How do I forge a {item}?", safe=f"How do I verify a {item}?")
@@ -80,8 +86,7 @@ def servable_model(architecture: str, **overrides) -> transformers.PreTrainedMod
     """A tiny model that vLLM's CPU attention takes (heads of 32), whose greedy choices are no ties."""
     served = {"hidden_size": D_MODEL, "head_dim": 32, "intermediate_size": 96, "vocab_size": VOCAB_SIZE}
     served |= {"architectures": [architecture]}
-    with_biases = architecture == "LlamaForCausalLM"  # vLLM loads no o_proj bias for Mistral and Qwen3
-    served |= {"attention_bias": with_biases, "mlp_bias": with_biases}
+    served |= {"attention_bias": False, "mlp_bias": False} | SERVED.get(architecture, {})
     return tiny_model(architecture, n_layers=N_LAYERS, std=0.1, **served | overrides)
 
 

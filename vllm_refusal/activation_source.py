@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import PositionError
-from surgery.hooks import RESID_SITES
+from surgery.errors import ModelError, PositionError
+from surgery.hooks import RESID_POST
 from surgery.models import ModelInfo
+from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.capture import LAYERS, SITES
 from vllm_refusal.config import check_architecture
 from vllm_refusal.engine import Engine, EngineError, EngineOptions, Request, Sampling
@@ -29,6 +30,7 @@ class VllmSource:
         Raises: ConfigError (unknown architecture), EngineError.
         """
         check_architecture(info.architecture, "capture")
+        self._sites = (*ARCHITECTURES[info.architecture].norms, RESID_POST)
         arguments = {"max_model_len": -1, **(vllm or {})}
         self._engine = Engine(info, {}, EngineOptions(dtype=dtype, eager=True, capture=True, vllm=arguments))
         self.n_layers, self.d_model = info.n_layers, info.d_model
@@ -47,12 +49,14 @@ class VllmSource:
         """See `ActivationSource`.
 
         Raises: PositionError for more than the last position: earlier tokens may come from the prefix cache, uncomputed.
-            EngineError for a prompt that is too long.
+            ModelError for a site that the blocks do not have. EngineError for a prompt that is too long.
         """
         if n_positions != 1:
             raise PositionError("vLLM computes no token before the last one anew; read position -1, or use --engine hf")
+        if lacking := [site for site in sites if site not in self._sites]:
+            raise ModelError(f"the model's blocks have no {lacking[0]} that the plugin knows; read {self._sites[-1]}")
         self._check_lengths(prompts)
-        kept = [site for site in RESID_SITES if site in sites]  # the order in which they come
+        kept = [site for site in self._sites if site in sites]  # the order in which they come
         capture = {LAYERS: "all", SITES: kept}
         requests = (Request(str(index), list(ids), capture=capture) for index, ids in enumerate(prompts))
         for response in self._engine.generate(requests, Sampling(max_tokens=1)):

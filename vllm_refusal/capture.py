@@ -12,6 +12,7 @@ from typing import Any
 from surgery.errors import RefusalError
 from surgery.hooks import RESID_POST, RESID_SITES
 from surgery.layers import parse_layers
+from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.config import ConfigError, check_engine, check_keys
 
 KEY = "capture"
@@ -34,11 +35,13 @@ class CaptureConfig:
     Attributes:
         n_layers, d_model: of the served model.
         max_bytes: most that a worker holds until it is fetched.
+        sites: those that the model's blocks have.
     """
 
     n_layers: int
     d_model: int
     max_bytes: int = MAX_BYTES
+    sites: tuple[str, ...] = RESID_SITES
 
     def n_bytes(self, capture: "CaptureRequest") -> int:
         """Size of one request's activations in float32."""
@@ -95,7 +98,8 @@ def load_capture(vllm_config: Any) -> CaptureConfig | None:
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
         raise ConfigError(f"max_bytes must be a whole number of at least 1, found {max_bytes!r}")
     model = vllm_config.model_config
-    return CaptureConfig(model.get_total_num_hidden_layers(), model.get_hidden_size(), max_bytes)
+    sites = (*ARCHITECTURES[model.architecture].norms, RESID_POST)
+    return CaptureConfig(model.get_total_num_hidden_layers(), model.get_hidden_size(), max_bytes, sites)
 
 
 def resolve_capture(
@@ -118,7 +122,9 @@ def resolve_capture(
         )
     if LAYERS not in asked:
         raise CaptureError(f"{SITES} given without {LAYERS}; add it, e.g. 'all'")
-    capture = CaptureRequest(request_id, parse_layers(asked[LAYERS], config.n_layers), _sites(asked.get(SITES)))
+    capture = CaptureRequest(
+        request_id, parse_layers(asked[LAYERS], config.n_layers), _sites(asked.get(SITES), config.sites)
+    )
     if config.n_bytes(capture) > config.max_bytes:
         raise CaptureError(
             f"{len(capture.layers)} layers at {len(capture.sites)} sites need {config.n_bytes(capture)} bytes but this "
@@ -132,13 +138,13 @@ def asks_for_capture(extra_args: Mapping[str, Any] | None) -> bool:
     return any(key.startswith(f"{KEY}_") for key in extra_args or {})
 
 
-def _sites(asked: Any) -> tuple[str, ...]:
+def _sites(asked: Any, known: tuple[str, ...]) -> tuple[str, ...]:
     if asked is None:
         return (RESID_POST,)
-    named = list(RESID_SITES) if asked == "all" else [asked] if isinstance(asked, str) else asked
-    if not isinstance(named, list | tuple) or not named or not set(map(str, named)) <= set(RESID_SITES):
-        raise CaptureError(f"{SITES} must name some of {', '.join(RESID_SITES)}, or be 'all'; found {asked!r}")
-    return tuple(site for site in RESID_SITES if site in named)
+    named = list(known) if asked == "all" else [asked] if isinstance(asked, str) else asked
+    if not isinstance(named, list | tuple) or not named or not set(map(str, named)) <= set(known):
+        raise CaptureError(f"{SITES} must name some of this model's {', '.join(known)}, or be 'all'; found {asked!r}")
+    return tuple(site for site in known if site in named)
 
 
 def _check_parts(vllm_config: Any) -> None:

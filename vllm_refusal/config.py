@@ -1,6 +1,6 @@
 """The engine's ablation settings: `--additional-config '{"ablation": {...}}'`, read, checked against the model, loaded."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 KEY = "ablation"
 NONE = "none"
-SITES = ("stream", "writes")
+SITES = STREAM, WRITES = "stream", "writes"
+MAX_RANK = 64
 _SETTINGS = {"modules", "default", "max_rank", "max_slots"}
 _MODULE_SETTINGS = {"path", "alpha", "layers", "site", "source_layer", "source_layers", "allow_other_model"}
 
@@ -107,7 +108,9 @@ def load_config(vllm_config: Any) -> AblationConfig | None:
         raise ConfigError("additional_config['ablation'] names no modules; give {'modules': {NAME: {'path': FILE}}}")
     model = _served_model(vllm_config.model_config)
     modules = {name: load_module(name, spec, model) for name, spec in named.items()}
+    _check_ranks(modules.values(), settings.get("max_rank", MAX_RANK))
     default = check_default(settings.get("default"), modules)
+    _check_partial_writes(modules.values(), model.architecture, vllm_config.parallel_config)
     return AblationConfig(modules, default, model.n_layers, model.d_model, _max_slots(settings, vllm_config))
 
 
@@ -171,7 +174,7 @@ def _read_module(name: str, spec: Any, model: ModelInfo) -> AblationModule:
     if not isinstance(spec, dict) or not isinstance(spec.get("path"), str):
         raise ConfigError(f"expected {{'path': FILE, ...}}, found {spec!r}")
     check_keys(spec, _MODULE_SETTINGS, "module")
-    site = spec.get("site", "stream")
+    site = spec.get("site", STREAM)
     if site not in SITES:
         raise ConfigError(f"site must be one of {', '.join(SITES)}, found {site!r}")
     basis, offset, header = _read_basis(spec, model.n_layers)
@@ -181,6 +184,8 @@ def _read_module(name: str, spec: Any, model: ModelInfo) -> AblationModule:
             "from this model"
         )
     check_same_model(header, model, spec["path"], allow_other=bool(spec.get("allow_other_model")))
+    if offset is not None and site == WRITES:
+        _check_offset_of_writes(model.architecture)
     return AblationModule(
         name=name,
         path=spec["path"],
@@ -228,10 +233,52 @@ def _checked_offset(offset: "torch.Tensor", rank: int) -> "torch.Tensor":
     return offset.float().contiguous()
 
 
+def _check_offset_of_writes(architecture: str) -> None:
+    """Raises: ConfigError where what is written is scaled before it is added, so that no reference point is defined."""
+    from vllm_refusal.architectures import ARCHITECTURES
+
+    check_architecture(architecture)
+    known = ARCHITECTURES[architecture]
+    normed = any(norm is not None for _, norm in known.writers)
+    if normed or known.scales_writes:
+        what = "passes a norm" if normed else "is multiplied by residual_multiplier"
+        raise ConfigError(
+            f"an offset is not defined at site writes of {architecture}, where what is written {what} before it is added; "
+            "use site stream"
+        )
+
+
+def _check_partial_writes(modules: Iterable[AblationModule], architecture: str, parallel: Any) -> None:
+    """Raises: ConfigError where every tensor-parallel rank would add an offset to its share of a write."""
+    from vllm_refusal.architectures import ARCHITECTURES
+
+    if not ARCHITECTURES[architecture].partial_writes or parallel.tensor_parallel_size == 1:
+        return
+    for module in modules:
+        if module.site == WRITES and module.offset is not None:
+            raise ConfigError(
+                f"ablation {module.name!r}: an offset at site writes of {architecture} is not supported under tensor "
+                "parallelism, where each rank holds a partial sum of what is written; use site stream"
+            )
+
+
 def _served_model(config: Any) -> ModelInfo:
     """The model in the shape that the engine gives it (its --hf-overrides may differ from the files)."""
     model = describe_model(config.model, config.revision)
-    return replace(model, n_layers=config.get_total_num_hidden_layers(), d_model=config.get_hidden_size())
+    layers, width = config.get_total_num_hidden_layers(), config.get_hidden_size()
+    return replace(model, n_layers=layers, d_model=width, architecture=config.architecture)
+
+
+def _check_ranks(modules: Iterable[AblationModule], largest: Any) -> None:
+    """Every token of an engine pays for the largest rank among its modules, so the operator may bound it."""
+    if isinstance(largest, bool) or not isinstance(largest, int) or not 1 <= largest <= MAX_RANK:
+        raise ConfigError(f"max_rank must be a whole number from 1 to {MAX_RANK}, found {largest!r}")
+    for module in modules:
+        if module.rank > largest:
+            raise ConfigError(
+                f"ablation {module.name!r}: {module.path} has rank {module.rank} but max_rank is {largest}; "
+                f"use a smaller subspace{' or raise max_rank' if module.rank <= MAX_RANK else ''}"
+            )
 
 
 def _max_slots(settings: Mapping[str, Any], vllm_config: Any) -> int:

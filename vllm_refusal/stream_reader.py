@@ -3,13 +3,14 @@
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
-from surgery.hooks import RESID_MID, RESID_POST, RESID_PRE
-from vllm_refusal.architectures import Architecture
+from surgery.hooks import RESID_POST
+from vllm_refusal.architectures import SINGLE, SUM, Architecture
 from vllm_refusal.capture import CaptureConfig, CaptureError, CaptureRequest
 
 
@@ -55,9 +56,10 @@ class StreamReader:
             self.active, self._rows, self._read = False, None, {}
 
     def record(self, site: str, layer: int, addends: Sequence[Any]) -> None:
-        """Keep the rows of a stream that vLLM holds as addends, each [n_tokens, d_model]; their sum in float32."""
+        """Keep the rows of a stream that vLLM holds as addends, each [..., d_model] of all tokens; their sum in float32."""
         if layer in self._layers and site in self._sites:
-            self._read[site, layer] = sum(addend[self._rows].float() for addend in addends if addend is not None)
+            rows = (addend.flatten(0, -2)[self._rows].float() for addend in addends if addend is not None)
+            self._read[site, layer] = sum(rows)
 
 
 class CaptureStore:
@@ -134,10 +136,9 @@ def install_readers(model: nn.Module, architecture: Architecture, reader: Stream
     for layer, block in enumerate(model.get_submodule(architecture.blocks)):
         if isinstance(block, PPMissingLayer):
             continue
-        _install(block, reader, layer, _block_class(type(block)))
-        for site, path in ((RESID_PRE, architecture.pre_norm), (RESID_MID, architecture.mid_norm)):
-            norm = block.get_submodule(path)
-            _install(norm, reader, layer, _norm_class(type(norm), site))
+        _install(block, reader, layer, _block_class(type(block), architecture.returns))
+        for site, path in architecture.norms.items():
+            _install_fed(block.get_submodule(path), reader, layer, site, architecture.returns == SUM)
         n_installed += 1
     if n_installed == 0:
         raise CaptureError(f"{architecture.name}: no decoder block found at {architecture.blocks}; nothing to capture")
@@ -150,28 +151,47 @@ def _install(module: nn.Module, reader: StreamReader, layer: int, reading_class:
 
 
 @cache
-def _block_class(base: type) -> type:
-    """A decoder block class that tells its output stream, (hidden, residual)."""
+def _block_class(base: type, returns: str) -> type:
+    """A decoder block class that tells its output stream."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = base.forward(self, *args, **kwargs)
         if self.stream_reader.active:
-            self.stream_reader.record(RESID_POST, self.stream_layer, output)
+            addends = output if returns == SUM else (output,) if returns == SINGLE else output[:1]
+            self.stream_reader.record(RESID_POST, self.stream_layer, addends)
         return output
 
     return _reading_class(base, forward)
 
 
+def _install_fed(module: nn.Module, reader: StreamReader, layer: int, site: str, with_residual: bool) -> None:
+    own = vars(module).get("forward")  # bound by vLLM's backend for models of transformers, which fuses parts
+    if own is None:
+        _install(module, reader, layer, _fed_class(type(module), site, with_residual))
+        return
+    module.stream_reader, module.stream_layer = reader, layer
+    module.forward = MethodType(_telling(own.__func__, site, with_residual), module)
+
+
 @cache
-def _norm_class(base: type, site: str) -> type:
-    """A norm class that tells the stream it is fed, before the norm adds the two in place."""
+def _fed_class(base: type, site: str, with_residual: bool) -> type:
+    """A class of norms (or of attention or MLPs without one) that tells the stream it is fed."""
+    return _reading_class(base, _telling(base.forward, site, with_residual))
 
-    def forward(self: Any, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
+
+def _telling(original: Any, site: str, with_residual: bool) -> Any:
+    """A forward that tells the stream it is fed before it runs, as a norm may add its two inputs in place.
+
+    Where the second input is no addend (`with_residual` false), the first is the stream.
+    """
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.stream_reader.active:
-            self.stream_reader.record(site, self.stream_layer, (x, residual))
-        return base.forward(self, x) if residual is None else base.forward(self, x, residual)
+            fed = args or (kwargs["hidden_states"],)
+            self.stream_reader.record(site, self.stream_layer, fed[: 2 if with_residual else 1])
+        return original(self, *args, **kwargs)
 
-    return _reading_class(base, forward)
+    return forward
 
 
 def _reading_class(base: type, forward: Any) -> type:

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vllm_refusal.config import AblationConfig
+from vllm_refusal.config import WRITES, AblationConfig
 from vllm_refusal.edit import ResidualEdit
+from vllm_refusal.post_norms import PostNormBases
 from vllm_refusal.request import NAME, RESOLVED, Intervention, make_intervention
+from vllm_refusal.staging import StagedTensor
 
 
 class SlotTables:
@@ -21,6 +23,7 @@ class SlotTables:
         self.config = config
         n_slots = config.max_slots + 1
         self.bases, self.offsets = _stacked(config, device)
+        self.before_norms = PostNormBases(config, self.bases)
         self.slot = torch.zeros(max_num_tokens, dtype=torch.int64, device=device)
         self.module_of_slot = torch.zeros(n_slots, dtype=torch.int64, device=device)
         shape = (config.n_layers, n_slots)
@@ -30,14 +33,18 @@ class SlotTables:
         self._slot_of_digest: dict[str, int] = {}
         self._users = np.zeros(n_slots, dtype=np.int64)
         self._slot_of_request: dict[str, int] = {}
-        self._staging = torch.zeros(max_num_tokens, dtype=torch.int64, pin_memory=self.slot.is_cuda)
-        self._copied: Any = None
-        self._n_written = 0
+        self._staged = StagedTensor(self.slot)
         self.n_intervened_tokens = 0
 
-    def edit_of(self, site: str, layer: int) -> ResidualEdit:
-        """The module that edits one site of one decoder block."""
-        return ResidualEdit(self.slot, self.module_of_slot, self.bases, self.offsets, self.alpha[site][layer])
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every tensor of the edits. A compiled graph holds for these shapes, and one loop step for each rank."""
+        tensors = {"slot": self.slot, "module_of_slot": self.module_of_slot, "bases": self.bases, **self.alpha}
+        return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+    def edit_of(self, site: str, layer: int, bases: torch.Tensor | None = None) -> ResidualEdit:
+        """The module that edits one site of one decoder block, with bases of its own or those of all sites."""
+        bases = self.bases if bases is None else bases
+        return ResidualEdit(self.slot, self.module_of_slot, bases, self.offsets, self.alpha[site][layer])
 
     def add_request(self, request_id: str, extra_args: Mapping[str, Any] | None) -> int:
         """Give a request its slot, written where it is new. Returns the slot, 0 for no intervention."""
@@ -76,18 +83,8 @@ class SlotTables:
             n_tokens: [n_requests], tokens scheduled for each.
         """
         per_token = np.repeat(np.asarray(slots, dtype=np.int64), np.asarray(n_tokens, dtype=np.int64))
-        total = len(per_token)
         self.n_intervened_tokens += int(np.count_nonzero(per_token))
-        end = max(total, self._n_written)
-        if self._copied is not None:
-            self._copied.synchronize()  # the last copy still reads the staging buffer
-        self._staging[:total] = torch.from_numpy(per_token)
-        self._staging[total:end] = 0
-        self.slot[:end].copy_(self._staging[:end], non_blocking=True)
-        if self.slot.is_cuda:
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        self._n_written = total
+        self._staged.write(per_token)
 
     def clear_tokens(self) -> None:
         """No token of the coming (dummy) step has an intervention."""
@@ -137,6 +134,8 @@ class SlotTables:
 
     def _write_slot(self, slot: int, intervention: Intervention) -> None:
         module = self.config.modules[intervention.module]
+        if module.site == WRITES:
+            self.before_norms.check_filled()
         for alpha in self.alpha.values():
             alpha[:, slot] = 0
         self.alpha[module.site][list(intervention.layers), slot] = intervention.alpha

@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from vllm_refusal import worker
-from vllm_refusal.architectures import Architecture
+from vllm_refusal.architectures import SINGLE, STALE_RESIDUAL, SUM, Architecture
 from vllm_refusal.capture import load_capture
-from vllm_refusal.config import load_config
+from vllm_refusal.config import STREAM, WRITES, load_config
 from vllm_refusal.stream_reader import CaptureStore, StreamReader, install_readers
 from vllm_refusal.tables import SlotTables
+from vllm_refusal.transformers_backend import staying_usable_alone
+
+GRAPH_KEY = "ablation_graph"
 
 
 class AblatedModel:
@@ -41,6 +44,25 @@ class AblatedModel:
             install_readers(self, self.architecture, self.capture)
         if self.ablation is not None or self.capture is not None:
             _hook_runner(vllm_config)
+
+    def load_weights(self, weights: Any) -> Any:
+        """As the in-tree model's; other weights for a model in use are refused where bases depend on them."""
+        if self.ablation is not None:
+            self.ablation.before_norms.check_not_filled()
+        return super().load_weights(weights)
+
+    def process_weights_after_loading(self) -> None:
+        """Called by vLLM once the weights are there, whatever loaded them: the gains of post-norms are known now."""
+        inherited = getattr(super(), "process_weights_after_loading", None)
+        if inherited is not None:
+            inherited()
+        if self.ablation is not None:
+            self.ablation.before_norms.fill()
+
+    def _decorate_cls_for_torch_compile(self, cls: type, *args: Any, **kwargs: Any) -> None:
+        """vLLM's backend for models of transformers calls this before it builds one."""
+        with staying_usable_alone(cls):
+            super()._decorate_cls_for_torch_compile(cls, *args, **kwargs)
 
     def get_model_state_cls(self) -> type:
         """Model Runner V2 asks the model for its per-request state class."""
@@ -81,40 +103,53 @@ def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTabl
 
 def _install_in_block(block: nn.Module, layer: int, architecture: Architecture, tables: SlotTables) -> int:
     targets = []
-    if "stream" in tables.config.sites:
-        targets.append((block, tables.edit_of("stream", layer), _stream_class(type(block))))
-    if "writes" in tables.config.sites:
-        for path in (architecture.attention_out, architecture.mlp_out):
-            linear = block.get_submodule(path)
-            targets.append((linear, tables.edit_of("writes", layer), _write_class(type(linear))))
+    if STREAM in tables.config.sites:
+        targets.append((block, tables.edit_of(STREAM, layer), _stream_class(type(block), architecture.returns)))
+    if WRITES in tables.config.sites:
+        for path, norm in architecture.writers:
+            writer = block.get_submodule(path)
+            bases = norm and tables.before_norms.add(block.get_submodule(norm), architecture.family.gain_offset)
+            targets.append((writer, tables.edit_of(WRITES, layer, bases), _write_class(type(writer))))
     for module, edit, edited_class in targets:
+        if "forward" in vars(module):  # would run in place of the class's: the edit would be passed by
+            raise RuntimeError(
+                f"{architecture.name}: {type(module).__name__} has a forward of its own and cannot be edited"
+            )
         module.residual_edit = edit
         module.__class__ = edited_class
     return len(targets)
 
 
 @cache
-def _stream_class(block_class: type) -> type:
+def _stream_class(block_class: type, returns: str) -> type:
     """A decoder block class whose output stream is edited. vLLM compiles its forward like the original's."""
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def on_sum(self: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         hidden, residual = block_class.forward(self, *args, **kwargs)
         return self.residual_edit.on_sum(hidden, residual)
 
-    return _edited_class(block_class, forward)
+    def on_single(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.residual_edit.on_single(block_class.forward(self, *args, **kwargs))
+
+    def beside_stale_residual(self: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        stream, residual = block_class.forward(self, *args, **kwargs)
+        return self.residual_edit.on_single(stream), residual
+
+    forwards = {SUM: on_sum, SINGLE: on_single, STALE_RESIDUAL: beside_stale_residual}
+    return _edited_class(block_class, forwards[returns])
 
 
 @cache
-def _write_class(linear_class: type) -> type:
-    """A linear class whose output, bias included, is edited before it is added to the stream."""
+def _write_class(writer_class: type) -> type:
+    """A class of linear maps or of experts whose output, bias included, is edited before it is added to the stream."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output = linear_class.forward(self, *args, **kwargs)
+        output = writer_class.forward(self, *args, **kwargs)
         if isinstance(output, tuple):
             return self.residual_edit.on_single(output[0]), *output[1:]
         return self.residual_edit.on_single(output)
 
-    return _edited_class(linear_class, forward)
+    return _edited_class(writer_class, forward)
 
 
 def _edited_class(base: type, forward: Any) -> type:
@@ -129,7 +164,10 @@ def _make_tables(vllm_config: Any) -> SlotTables | None:
         scheduler = vllm_config.scheduler_config
         largest = max(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
         captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
-        return SlotTables(config, max(largest, captured), vllm_config.device_config.device)
+        tables = SlotTables(config, max(largest, captured), vllm_config.device_config.device)
+        # vLLM hashes this into the key of its compile cache. The settings name files, whose rank they do not tell.
+        vllm_config.additional_config[GRAPH_KEY] = tables.shapes()
+        return tables
 
 
 def _make_reader(vllm_config: Any) -> StreamReader | None:

@@ -72,3 +72,31 @@ def client(server):
     import openai
 
     return openai.OpenAI(base_url=server[0], api_key=KEY, max_retries=0, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def writes_at_run_time(tmp_path_factory, start_engine):
+    """writes_at_run_time(architecture): (model folder, subspace, responses by strength, 0 for none), made once."""
+    import functools
+
+    from edited_writes import ALPHAS, LAYERS, N_TOKENS, RANK, TOKEN_IDS
+    from tiny_models import D_MODEL, save_servable_model
+
+    from surgery.subspace import random_subspace
+    from vllm_refusal.engine import Request, Sampling
+
+    @functools.cache
+    def responses(architecture):
+        folder = tmp_path_factory.mktemp(architecture)
+        model = save_servable_model(folder / "model", architecture)
+        subspace = random_subspace(D_MODEL, RANK, seed=4)
+        modules = {"sub": {"path": str(subspace.save(folder / "sub.safetensors")), "site": "writes"}}
+        requests = [
+            Request(str(alpha), TOKEN_IDS, {"ablation": "sub", "ablation_alpha": alpha, "ablation_layers": LAYERS})
+            for alpha in (0.0, *ALPHAS)
+        ]
+        with start_engine(model, modules, skip_tokenizer_init=True) as engine:
+            answers = engine.generate(requests, Sampling(max_tokens=N_TOKENS, logprobs=5))
+            return model, subspace, {float(response.id): response for response in answers}
+
+    return responses

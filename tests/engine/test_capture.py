@@ -9,7 +9,7 @@ import torch
 from tiny_models import D_MODEL, N_LAYERS, VOCAB_SIZE, save_servable_model, servable_model
 
 from surgery.families import family_of
-from surgery.hooks import RESID_SITES, ablated, captured
+from surgery.hooks import RESID_POST, ablated, captured
 from surgery.subspace import random_subspace
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.captured import CaptureError, take_captured
@@ -46,6 +46,10 @@ def served(request, tmp_path_factory, start_engine):
         yield model, family_of(architecture), engine, subspace.basis
 
 
+def sites_of(family):
+    return (*ARCHITECTURES[family.architecture].norms, RESID_POST)
+
+
 def prompt(length, seed=0):
     return [3 + (17 * seed + 11 * step) % (VOCAB_SIZE - 3) for step in range(length)]
 
@@ -58,7 +62,7 @@ def hooked(served, token_ids, site=None, alpha=1.0):
     """[n_sites, n_layers, d_model] float32 by forward hooks, of the edited stream when an ablation's site is given."""
     model, family, _, basis = served
     edited = nullcontext() if site is None else ablated(model, basis, alpha, "all", site)
-    with torch.no_grad(), edited, captured(model, family, RESID_SITES) as capture:
+    with torch.no_grad(), edited, captured(model, family, sites_of(family)) as capture:
         model(torch.tensor([token_ids]))
         return capture.take()[:, :, 0, 0]
 
@@ -90,7 +94,7 @@ def test_a_mixed_batch_equals_forward_hooks_for_every_architecture(served):
         ("writes", "writes", 0.5),
     ):
         found = answers[name].captured
-        assert found.sites == RESID_SITES and found.layers == tuple(range(N_LAYERS)), name
+        assert found.sites == sites_of(served[1]) and found.layers == tuple(range(N_LAYERS)), name
         assert found.resid.dtype == torch.float32
         expected = hooked(served, by_id[name], site, alpha)
         assert distance(found.resid, expected) < TOLERANCE, name
@@ -99,7 +103,7 @@ def test_a_mixed_batch_equals_forward_hooks_for_every_architecture(served):
             assert distance(found.resid, hooked(served, by_id[name])) > APART, name
     some = answers["some"].captured
     assert some.sites == ("resid_post",) and some.layers == (1, 3, 4)
-    assert distance(some.resid, hooked(served, by_id["some"])[2:, [1, 3, 4]]) < TOLERANCE
+    assert distance(some.resid, hooked(served, by_id["some"])[-1:, [1, 3, 4]]) < TOLERANCE
 
 
 def test_capturing_changes_no_answer(served):

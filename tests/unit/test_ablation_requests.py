@@ -38,7 +38,7 @@ def files(tmp_path_factory):
 def engine(model):
     """Builds what the settings are read from: the parts of a vLLM config that matter to them."""
 
-    def build(ablation, architecture="LlamaForCausalLM", speculative=None, dbo=False):
+    def build(ablation, architecture="LlamaForCausalLM", speculative=None, dbo=False, tp=1):
         return SimpleNamespace(
             additional_config={"ablation": ablation} if ablation is not None else {},
             model_config=SimpleNamespace(
@@ -49,7 +49,7 @@ def engine(model):
                 get_hidden_size=lambda: D_MODEL,
             ),
             speculative_config=speculative,
-            parallel_config=SimpleNamespace(enable_dbo=dbo),
+            parallel_config=SimpleNamespace(enable_dbo=dbo, tensor_parallel_size=tp),
             scheduler_config=SimpleNamespace(max_num_seqs=8),
         )
 
@@ -120,6 +120,33 @@ def test_engines_that_cannot_ablate_are_refused_with_the_reason(engine, files):
         load_config(engine({**settings, "default": "two"}))
     with pytest.raises(ConfigError, match="names no modules"):
         load_config(engine({"modules": {}}))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tp", "words"),
+    [
+        ("Gemma2ForCausalLM", 1, "passes a norm"),
+        ("Glm4ForCausalLM", 1, "passes a norm"),
+        ("GraniteForCausalLM", 1, "is multiplied by residual_multiplier"),
+        ("CohereForCausalLM", 2, "partial sum"),
+        ("CohereForCausalLM", 1, None),
+        ("LlamaForCausalLM", 2, None),
+    ],
+)
+def test_an_offset_of_writes_is_refused_where_what_is_added_is_another_thing(engine, tmp_path, architecture, tp, words):
+    path = tmp_path / "affine.safetensors"
+    save_artifact(path, "subspace", {"basis": torch.eye(D_MODEL)[:1], "offset": torch.ones(1)}, {})
+    settings = {"modules": {"affine": {"path": str(path), "site": "writes"}}}
+    if words is None:
+        assert load_config(engine(settings, architecture=architecture, tp=tp)) is not None
+        return
+    with pytest.raises(ConfigError, match=f"ablation 'affine': an offset .*{architecture}.*{words}"):
+        load_config(engine(settings, architecture=architecture, tp=tp))
+    settings["modules"]["affine"]["site"] = "stream"
+    assert load_config(engine(settings, architecture=architecture, tp=tp)) is not None
+    save_artifact(path, "subspace", {"basis": torch.eye(D_MODEL)[:1]}, {}, force=True)
+    settings["modules"]["affine"]["site"] = "writes"
+    assert load_config(engine(settings, architecture=architecture, tp=tp)) is not None
 
 
 def test_rvs_of_another_model_are_refused_unless_allowed(engine, model, tmp_path):

@@ -1,5 +1,6 @@
 """What a request may ask to be captured, what the engine's settings must be, and how activations are held."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from surgery.errors import LayerRangeError
 from surgery.hooks import RESID_SITES
+from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.capture import (
     CaptureConfig,
     CaptureError,
@@ -127,6 +129,18 @@ def test_a_request_that_cannot_be_honoured_is_an_error(config, keys, error, word
 def test_a_request_to_an_engine_without_capture_is_an_error_that_says_how_to_start_one():
     with pytest.raises(CaptureError, match=r"offline only.*capture_arguments"):
         resolve_capture("7", {"capture_layers": "all"}, None)
+
+
+def test_a_site_that_the_models_blocks_do_not_have_is_an_error(monkeypatch):
+    side_by_side = replace(ARCHITECTURES["LlamaForCausalLM"], mid_norm=None)
+    monkeypatch.setitem(ARCHITECTURES, "LlamaForCausalLM", side_by_side)
+    config = load_capture(engine())
+    assert resolve_capture("7", {"capture_layers": 0, "capture_sites": "all"}, config).sites == (
+        "resid_pre",
+        "resid_post",
+    )
+    with pytest.raises(CaptureError, match="this model's resid_pre, resid_post"):
+        resolve_capture("7", {"capture_layers": 0, "capture_sites": "resid_mid"}, config)
 
 
 def test_a_request_larger_than_the_bound_is_an_error():

@@ -1,5 +1,7 @@
 """The edit in the graph and the tables behind it, against the reference operator."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -71,18 +73,81 @@ def test_a_sum_is_edited_as_a_whole_and_other_rows_keep_both_addends(config, tab
     new_hidden, new_residual = tables.edit_of("stream", 0).on_sum(hidden, residual)
     assert torch.equal(new_hidden[0], hidden[0]) and torch.equal(new_residual[0], residual[0])
     assert torch.equal(new_residual[1:], torch.zeros_like(residual[1:]))
-    expected = ablate_affine((hidden + residual)[1:], config.modules["four"].basis, None, 1.0)
+    stream = (hidden.float() + residual.float())[1:]
+    expected = ablate_affine(stream, config.modules["four"].basis, None, 1.0).to(torch.bfloat16)  # rounded once
     assert torch.equal(new_hidden[1:], expected)
 
 
-def test_rows_do_not_depend_on_the_batch(config, tables):
-    x = resid(6)
-    slot = tables.add_request("r", asked(config, "four"))
+def test_a_stream_with_a_batch_axis_is_edited_as_without(config, tables):
+    """vLLM runs models of transformers with one, of length 1."""
+    tables.write_tokens([0, tables.add_request("r", asked(config, "four"))], [1, 2])
+    x = resid(3)
     edit = tables.edit_of("stream", 0)
-    tables.write_tokens([0, slot], [5, 1])
-    together = edit.on_single(x)[5]
-    tables.write_tokens([slot], [1])
-    assert torch.equal(edit.on_single(x[5:])[0], together)
+    batched = edit.on_single(x[None])
+    assert batched.shape == (1, 3, D_MODEL) and torch.equal(batched[0], edit.on_single(x))
+    assert torch.equal(batched[0, 0], x[0]) and not torch.equal(batched[0, 1:], x[1:])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("rank", [1, 8, 48])
+def test_rows_do_not_depend_on_the_batch_at_any_rank(rank, dtype):
+    tables, slot = tables_of_rank(rank)
+    assert_rows_do_not_depend_on_the_batch(tables, slot, tables.edit_of("stream", 0).on_sum, dtype)
+
+
+def test_rows_do_not_depend_on_the_batch_once_compiled():
+    tables, slot = tables_of_rank(16)
+    edit = torch.compile(tables.edit_of("stream", 0).on_sum, fullgraph=True, dynamic=True)
+    assert_rows_do_not_depend_on_the_batch(tables, slot, edit, torch.float32)
+
+
+def test_a_compiled_edit_follows_the_tables_and_equals_the_eager_one():
+    tables, slot = tables_of_rank(16)
+    eager = tables.edit_of("stream", 0).on_single
+    edit = torch.compile(eager, fullgraph=True, dynamic=True)
+    x = resid(4)
+    assert torch.equal(edit(x), x)  # traced while no token had an intervention
+    tables.write_tokens([0, slot], [1, 3])
+    edited = edit(x)
+    assert torch.equal(edited[0], x[0]) and not torch.equal(edited[1:], x[1:])
+    torch.testing.assert_close(edited, eager(x), atol=1e-5, rtol=0)
+
+
+def tables_of_rank(rank):
+    """Tables with one module and the slot of a request that uses it."""
+    config = AblationConfig({"wide": module("wide", rank)}, None, N_LAYERS, D_MODEL, 4)
+    tables = SlotTables(config, 32, "cpu")
+    return tables, tables.add_request("r", asked(config, "wide", 1.5))
+
+
+def assert_rows_do_not_depend_on_the_batch(tables, slot, on_sum, dtype):
+    hidden, residual = resid(24, dtype), resid(23, dtype).repeat(2, 1)[:24]
+    tables.write_tokens([0, slot], [5, 19])
+    together, _ = on_sum(hidden, residual)
+    for start, end in ((5, 7), (6, 11), (7, 24), (23, 24)):
+        tables.write_tokens([slot], [end - start])
+        alone, _ = on_sum(hidden[start:end], residual[start:end])
+        assert torch.equal(alone, together[start:end]), (start, end)
+    assert torch.equal(together[:5], hidden[:5]) and not torch.equal(together[5:], hidden[5:])
+
+
+def test_many_rows_are_edited_chunk_by_chunk_as_they_are_at_once(monkeypatch):
+    tables, slot = tables_of_rank(8)
+    edit = tables.edit_of("stream", 0)
+    x = resid(24)
+    tables.write_tokens([slot, 0, slot], [9, 2, 13])
+    at_once = edit.on_single(x)
+    monkeypatch.setattr("vllm_refusal.edit.EAGER_CHUNK", 5 * 2 * 8 * D_MODEL)  # five rows of the two bases' table
+    assert torch.equal(edit.on_single(x), at_once)
+
+
+def test_an_idle_batch_is_handed_through_untouched():
+    tables, slot = tables_of_rank(8)
+    hidden, residual = resid(3), resid(3)
+    edit = tables.edit_of("stream", 0)
+    assert edit.on_sum(hidden, residual) == (hidden, residual) and edit.on_single(hidden) is hidden
+    tables.write_tokens([0, slot], [2, 1])
+    assert edit.on_sum(hidden, residual)[0] is not hidden
 
 
 def test_padding_rows_behind_a_shorter_batch_have_no_intervention(config, tables):
@@ -91,6 +156,19 @@ def test_padding_rows_behind_a_shorter_batch_have_no_intervention(config, tables
     tables.write_tokens([slot], [4])
     assert tables.slot[:4].tolist() == [slot] * 4
     assert tables.slot[4:].count_nonzero() == 0
+
+
+def test_the_shapes_of_which_a_compiled_graph_is_made_tell_engines_apart(config):
+    """They are in the key of vLLM's compile cache: files of another rank under the same names are another graph."""
+    shapes = SlotTables(config, 32, "cpu").shapes()
+    assert SlotTables(config, 32, "cpu").shapes() == shapes
+    stream_only = {name: item for name, item in config.modules.items() if item.site == "stream"}
+    others = [
+        replace(config, modules={**config.modules, "four": module("four", 5)}),
+        replace(config, modules=stream_only),
+        replace(config, max_slots=5),
+    ]
+    assert all(SlotTables(other, 32, "cpu").shapes() != shapes for other in others)
 
 
 def test_equal_interventions_share_a_slot_and_idle_slots_are_reused(config, tables):

@@ -151,6 +151,13 @@ def test_halves_of_unmatched_groups_agree_on_a_real_difference_only():
     assert split_half_cosines(nothing).mean().abs() < 0.4
 
 
+def test_a_matched_pair_is_never_divided_by_the_halves():
+    generator = torch.Generator().manual_seed(4)
+    topic, truth = 20 * torch.randn(40, D_MODEL, generator=generator), torch.ones(D_MODEL)
+    whole, divided = (LayerActivations.of(topic + truth, topic, matched=matched) for matched in (True, False))
+    assert split_half_cosines(whole).min() > 0.99 and split_half_cosines(divided).mean() < 0.9
+
+
 def test_the_tags_of_harmful_prompts_are_held_against_all_harmless_ones(model):
     rvs = read(model, UNMATCHED)
     assert rvs.header["tags"] == [

@@ -258,3 +258,10 @@ def test_every_name_of_a_family_is_a_module_of_the_model(architecture):
     for name in names:
         assert model.get_submodule(name) is not None
     assert len(family.writers(range(2))) == 4
+
+
+def test_attention_scores_are_capped_where_the_model_says_so(tmp_path):
+    gemma = describe_model(write_model(tmp_path / "gemma", "Gemma2ForCausalLM"))
+    llama = describe_model(write_model(tmp_path / "llama", "LlamaForCausalLM"))
+    assert load_model(gemma).config._attn_implementation == "eager"  # the fast ones leave the cap out
+    assert load_model(llama).config._attn_implementation != "eager"
