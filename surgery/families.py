@@ -55,6 +55,8 @@ class Family:
         attention_norm, mlp_norm: within a block, the RMSNorm that attention's and the MLP's output passes before it is
             added (sandwich norms); None where it is added as it is.
         gain_offset: added to the stored weight of those norms to give their gain; Gemma's is 1.
+        scales_writes: whether those outputs are multiplied by a number before they are added, which leaves the subspace as
+            it is.
         always_tied_in_vllm: whether vLLM's class (0.32) has no unembedding but the embedding, whatever config.json says.
     """
 
@@ -71,6 +73,7 @@ class Family:
     mlp_norm: str | None = None
     gain_offset: float = 0.0
     experts: Experts | None = None
+    scales_writes: bool = False
     always_tied_in_vllm: bool = False
 
     def block(self, layer: int) -> str:
@@ -113,7 +116,6 @@ FAMILIES: dict[str, Family] = {
         "Qwen2ForCausalLM",
         "Qwen3ForCausalLM",
         "Phi3ForCausalLM",
-        "GraniteForCausalLM",  # scales both outputs by one number, which leaves the subspace as it is
     )
 } | {
     name: Family(
@@ -125,6 +127,7 @@ FAMILIES: dict[str, Family] = {
     )
     for name, gain_offset in (("Gemma2ForCausalLM", 1.0), ("Gemma3ForCausalLM", 1.0), ("Olmo2ForCausalLM", 0.0))
 }
+FAMILIES["GraniteForCausalLM"] = Family("GraniteForCausalLM", scales_writes=True)
 FAMILIES["CohereForCausalLM"] = Family(  # attention and MLP run side by side, and both are added
     "CohereForCausalLM", always_tied_in_vllm=True
 )
