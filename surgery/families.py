@@ -55,6 +55,9 @@ class Family:
         attention_norm, mlp_norm: within a block, the RMSNorm that attention's and the MLP's output passes before it is
             added (sandwich norms); None where it is added as it is.
         gain_offset: added to the stored weight of those norms to give their gain; Gemma's is 1.
+        scales_writes: whether those outputs are multiplied by a number before they are added, which leaves the subspace as
+            it is.
+        always_tied_in_vllm: whether vLLM's class (0.32) has no unembedding but the embedding, whatever config.json says.
     """
 
     architecture: str
@@ -70,6 +73,8 @@ class Family:
     mlp_norm: str | None = None
     gain_offset: float = 0.0
     experts: Experts | None = None
+    scales_writes: bool = False
+    always_tied_in_vllm: bool = False
 
     def block(self, layer: int) -> str:
         """Name of decoder block `layer`."""
@@ -111,15 +116,21 @@ FAMILIES: dict[str, Family] = {
         "Qwen2ForCausalLM",
         "Qwen3ForCausalLM",
         "Phi3ForCausalLM",
-        "GraniteForCausalLM",  # scales both outputs by one number, which leaves the subspace as it is
-        "CohereForCausalLM",  # attention and MLP run side by side, and both are added
     )
 } | {
     name: Family(
-        name, attention_norm="post_attention_layernorm", mlp_norm="post_feedforward_layernorm", gain_offset=gain_offset
+        name,
+        attention_norm="post_attention_layernorm",
+        mlp_norm="post_feedforward_layernorm",
+        gain_offset=gain_offset,
+        always_tied_in_vllm=name == "Gemma2ForCausalLM",
     )
     for name, gain_offset in (("Gemma2ForCausalLM", 1.0), ("Gemma3ForCausalLM", 1.0), ("Olmo2ForCausalLM", 0.0))
 }
+FAMILIES["GraniteForCausalLM"] = Family("GraniteForCausalLM", scales_writes=True)
+FAMILIES["CohereForCausalLM"] = Family(  # attention and MLP run side by side, and both are added
+    "CohereForCausalLM", always_tied_in_vllm=True
+)
 FAMILIES["GPTNeoXForCausalLM"] = Family(
     "GPTNeoXForCausalLM",
     layers="gpt_neox.layers",

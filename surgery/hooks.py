@@ -140,11 +140,20 @@ def ablated(
     check_alpha(alpha)
     check_orthonormal(basis)
     sites = _sites(model, basis, layers, site)
-    if offset is not None and any(removed is not basis for _, removed in sites):
-        raise ModelError(f"{type(model).__name__}: an offset is not defined before a post-norm; use the site stream")
+    if offset is not None and site == "writes":
+        _check_offset_of_writes(family_of(type(model).__name__))
     handles = [module.register_forward_hook(_ablating(removed, offset, alpha)) for module, removed in sites]
     with _removing(handles):
         yield len(handles)
+
+
+def _check_offset_of_writes(family: Family) -> None:
+    """Raises: ModelError where what is written is normed or scaled before it is added."""
+    if family.attention_norm or family.mlp_norm or family.scales_writes:
+        raise ModelError(
+            f"{family.architecture}: an offset is not defined at site writes, where what is written is "
+            f"{'multiplied by a number' if family.scales_writes else 'normed'} before it is added; use site stream"
+        )
 
 
 @contextmanager

@@ -93,6 +93,7 @@ def split_front_matter(card: str) -> tuple[str, str]:
 
 def _notice(manifest: dict[str, Any]) -> str:
     embeddings = " and the token embeddings" if manifest["embeddings"] else ""
+    notes = "".join(f"\n{note}.\n" for note in manifest["notes"])
     norms = "; every output vector of theirs has its old norm" if manifest["keep_norms"] else ""
     return f"""# Edited checkpoint: refusals removed for research
 
@@ -102,7 +103,7 @@ The outputs of attention and MLP{embeddings} were orthogonalized against a rank-
 
 {_table(manifest)}
 | tensors edited | {len(manifest["tensors"])} |
-
+{notes}
 Every edited tensor and the hash of every file is listed in `{FILE}`; `refusal verify` checks the stored bytes against it.
 """
 

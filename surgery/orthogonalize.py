@@ -286,6 +286,16 @@ def _header_with_head(shard: Shard, head: StoredTensor, name: str) -> bytes:
     return header_bytes({**shard.header, name: entry})
 
 
+def _notes(job: _Job) -> list[str]:
+    """What a user of the checkpoint must know."""
+    if job.head is not None and job.family.always_tied_in_vllm:
+        return [
+            f"In vLLM, {job.family.architecture} uses the edited embedding as unembedding too, so that it refuses this "
+            "checkpoint or answers differently; run it in transformers, or leave the embeddings as they are"
+        ]
+    return []
+
+
 def _manifest(job: _Job, records: list[EditRecord], left_out: list[str], source: dict[str, Any]) -> dict[str, Any]:
     previous = Path(job.info.path) / FILE
     return {
@@ -302,6 +312,7 @@ def _manifest(job: _Job, records: list[EditRecord], left_out: list[str], source:
         "embeddings": job.embeddings,
         "keep_norms": job.keep_norms,
         "untied": job.head is not None,
+        "notes": _notes(job),
         "tensors": [record.to_json() for record in records],
         "n_untouched": sum(len(shard.tensors) for shard in job.shards) - len(records),
         "left_out": left_out,

@@ -78,6 +78,8 @@ def orthogonalize(
         click.echo(f"{n_not_scaled} output vectors lie within the subspace but for a tenth: not given their norm back")
     for name in manifest["left_out"]:
         click.echo(f"left out {name}: another copy of the unedited weights")
+    for note in manifest["notes"]:
+        click.echo(f"note: {note}")
     if verified:
         _verify(output, None)
 

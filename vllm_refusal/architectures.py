@@ -20,7 +20,6 @@ class Architecture:
             where inputs pass none; None where there is none (attention and MLP side by side have no resid_mid).
         returns: what a block returns: SUM, (hidden, residual) whose sum is the residual stream; SINGLE, the stream;
             STALE_RESIDUAL, (stream, residual) where the residual is what entered the block and is not used again.
-        scales_writes: whether those outputs are multiplied by a number before they are added.
         partial_writes: whether they are partial sums under tensor parallelism, reduced later.
     """
 
@@ -31,7 +30,6 @@ class Architecture:
     pre_norm: str | None = "input_layernorm"
     mid_norm: str | None = "post_attention_layernorm"
     returns: str = SUM
-    scales_writes: bool = False
     partial_writes: bool = False
 
     @property
@@ -59,7 +57,7 @@ ARCHITECTURES = {
         Architecture("Qwen2ForCausalLM"),
         Architecture("Qwen3ForCausalLM"),
         Architecture("Phi3ForCausalLM"),
-        Architecture("GraniteForCausalLM", returns=SINGLE, scales_writes=True),
+        Architecture("GraniteForCausalLM", returns=SINGLE),
         Architecture("CohereForCausalLM", mid_norm=None, returns=STALE_RESIDUAL, partial_writes=True),
         Architecture("Gemma2ForCausalLM", mid_norm="pre_feedforward_layernorm"),
         Architecture("Gemma3ForCausalLM", mid_norm="pre_feedforward_layernorm"),

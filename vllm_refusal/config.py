@@ -240,7 +240,7 @@ def _check_offset_of_writes(architecture: str) -> None:
     check_architecture(architecture)
     known = ARCHITECTURES[architecture]
     normed = any(norm is not None for _, norm in known.writers)
-    if normed or known.scales_writes:
+    if normed or known.family.scales_writes:
         what = "passes a norm" if normed else "is multiplied by residual_multiplier"
         raise ConfigError(
             f"an offset is not defined at site writes of {architecture}, where what is written {what} before it is added; "

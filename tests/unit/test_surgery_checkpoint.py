@@ -248,6 +248,15 @@ def test_tied_embeddings_are_untied_and_the_unembedding_keeps_its_values(tmp_pat
     assert verify(out).ok
 
 
+@pytest.mark.parametrize(("architecture", "noted"), [("Gemma2ForCausalLM", True), ("Qwen2ForCausalLM", False)])
+def test_where_vllm_would_tie_an_untied_unembedding_again_the_user_is_told(tmp_path, edit, architecture, noted):
+    folder = write_model(tmp_path / "tied", architecture, tied=True)
+    untied, card = read_manifest(edit(folder, embeddings=True)), (tmp_path / "out" / "README.md").read_text()
+    assert untied["untied"] and bool(untied["notes"]) is noted and ("In vLLM" in card) is noted
+    shutil.rmtree(tmp_path / "out")
+    assert read_manifest(edit(folder))["notes"] == []
+
+
 def test_the_index_of_an_untied_model_counts_the_new_tensor(tmp_path, edit):
     folder = write_model(tmp_path / "tied", "Qwen2ForCausalLM", tied=True, shards=True)
     before = json.loads((folder / shards.INDEX_FILE).read_text())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -136,3 +137,14 @@ def test_a_missing_gain_and_an_offset_before_a_norm_are_refused(folder, tmp_path
             pass
     with ablated(model, BASIS, site="stream", offset=torch.ones(3)) as n_hooked:
         assert n_hooked == 2
+
+
+@pytest.mark.parametrize(("architecture", "refused"), [("GraniteForCausalLM", True), ("LlamaForCausalLM", False)])
+def test_an_offset_of_writes_is_refused_where_they_are_scaled(architecture, refused):
+    model = tiny_model(architecture)
+    offset = torch.ones(len(BASIS))
+    with pytest.raises(ModelError, match="multiplied by a number") if refused else nullcontext():
+        with ablated(model, BASIS, site="writes", offset=offset):
+            pass
+    with ablated(model, BASIS, site="writes"):  # without one the scale does not matter
+        pass
