@@ -128,6 +128,7 @@ def scripts() -> list[str]:
     return sorted(path.name for path in (ROOT / "bin").iterdir() if path.is_file())
 
 
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="bin/demo would install one into this checkout")
 @pytest.mark.parametrize("name", scripts())
 def test_every_script_is_executable_and_explains_itself(name):
     path = ROOT / "bin" / name
