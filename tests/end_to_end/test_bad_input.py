@@ -425,7 +425,7 @@ def full_disk(*arguments, **options):
     ("command", "where"),
     [
         ("subspace rvs.safetensors --layers 1-3 -o {out}", "pathlib.Path.write_bytes"),
-        ("orthogonalize single sub.safetensors -o {out}", "surgery.shards._copy_some"),
+        ("orthogonalize single sub.safetensors -o {out}", "surgery.shards.HashedFile.write"),
         ("organism single -o {out}", "shutil.copyfile"),
         ("generate single --prompts good.jsonl -o {out}", "pathlib.Path.write_text"),
     ],
