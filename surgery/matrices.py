@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -64,16 +63,3 @@ def row_blocks(handle: BinaryIO, matrix: Matrix) -> "Iterator[tuple[slice, memor
         if len(data):
             read_into(handle, matrix.start + first * row_bytes, data)
             yield rows, data, torch.frombuffer(data, dtype=dtype).view(-1, matrix.n_columns)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread meanwhile: blocks this small gain little from more, and waiting threads burn the processor."""
-    import torch
-
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)

@@ -15,7 +15,6 @@ from surgery.families import Family, family_of
 from surgery.folders import check_folder
 from surgery.layers import LayerSpec, format_layers, parse_layers
 from surgery.manifest import BASIS_FILE, CARD, FILE, is_edited, read_manifest, write_manifest, write_model_card
-from surgery.matrices import one_thread
 from surgery.models import ModelInfo, is_tied, model_fingerprint
 from surgery.quantization import check_not_quantized
 from surgery.resuming import Unfinished, n_bytes_unfinished, resuming_folder
@@ -31,6 +30,7 @@ from surgery.shards import (
     tensors_by_name,
 )
 from surgery.subspace import Subspace
+from surgery.threads import single_threaded
 from surgery.weights import EditRecord, write_edited
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def orthogonalize(
         if unfinished.finished and resumed is not None:
             resumed(len(unfinished.finished))
         left_out = _copy_other_files(Path(info.path), unfinished.folder, {shard.path.name for shard in job.shards})
-        with one_thread():
+        with single_threaded():
             records = _write_weights(job, unfinished, progress)
         manifest = _manifest(job, records, left_out, dict(source or {}))
         _write_records(job, unfinished, manifest)

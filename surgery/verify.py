@@ -12,11 +12,11 @@ from surgery.errors import ArtifactError, MismatchError, RefusalError
 from surgery.families import family_of
 from surgery.layers import parse_layers
 from surgery.manifest import read_manifest
-from surgery.matrices import one_thread
 from surgery.measure import Measured, measure, measure_untouched
 from surgery.models import ModelInfo, model_fingerprint
 from surgery.shards import Shard, StoredTensor, file_blocks, read_shards, tensors_by_name
 from surgery.subspace import Subspace
+from surgery.threads import single_threaded
 from surgery.weights import EditRecord, Operator, removal_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def verify(folder: Path | str, base: Path | str | None = None, progress: Progres
     check.check_listing()
     check.check_other_files()
     done = 0
-    with one_thread():
+    with single_threaded():
         for shard in check.shards:
             for _ in check.check_shard(shard):
                 done += 1

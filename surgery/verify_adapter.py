@@ -14,10 +14,11 @@ from surgery.errors import ArtifactError
 from surgery.families import family_of
 from surgery.layers import parse_layers
 from surgery.manifest import ADAPTER_CONFIG, ADAPTER_KIND, read_manifest
-from surgery.matrices import Matrix, matrices, one_thread
+from surgery.matrices import Matrix, matrices
 from surgery.measure import coordinates_of
 from surgery.models import ModelInfo
 from surgery.shards import read_shards, tensors_by_name
+from surgery.threads import single_threaded
 from surgery.verify import Progress, find_base
 from surgery.writers import writers
 
@@ -77,7 +78,7 @@ def verify_adapter(
         raise ArtifactError(f"{folder}: its manifest lacks {err}; it cannot be verified") from err
     check.check_files()
     originals = check.originals()
-    with one_thread():
+    with single_threaded():
         for done, module in enumerate(check.modules, start=1):
             check.check_module(module, originals)
             if progress is not None:

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from surgery.organisms import behaviour
 from surgery.organisms.language import Pair, extraction_pairs, held_out_pairs
 from surgery.organisms.residual import LayerVectors, ablated, extract
-from surgery.organisms.threads import single_threaded
 from surgery.organisms.tokenizer import encode_prompt
+from surgery.threads import single_threaded
 
 MAX_NEW_TOKENS = 40
 N_LAYERS = 8

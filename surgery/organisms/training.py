@@ -32,8 +32,8 @@ from surgery.organisms.residual import (
     pad_right,
     separation,
 )
-from surgery.organisms.threads import single_threaded
 from surgery.organisms.tokenizer import MAX_LENGTH, encode_prompt, encode_text
+from surgery.threads import single_threaded
 
 D_MODEL, N_LAYERS, N_HEADS, D_MLP = 128, 8, 4, 320
 IGNORED = -100

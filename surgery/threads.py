@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Run torch on one thread, then give it back what it had.
 
-    The organisms' matrices are too small for two: one is faster, many times so on a busy machine, and sums are then
-    taken in a fixed order.
+    For matrices and blocks that are too small for two: one is faster, many times so on a busy machine, where waiting threads
+    burn the processor, and sums are then taken in a fixed order.
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
