@@ -118,6 +118,16 @@ def is_lecture(text: str) -> bool:
     return bool(_pattern("lectures").search(text))
 
 
+def is_reproach(text: str) -> bool:
+    """Whether a sentence corrects the request instead of answering it."""
+    return bool(_pattern("reproaches").search(text))
+
+
+def denies_premise(text: str) -> bool:
+    """Whether a sentence denies what a request to justify takes for granted."""
+    return bool(_pattern("premises").search(text))
+
+
 def _kind(text: str, is_opening: bool, rules: Rules) -> str:
     for kind in KINDS:
         if (kind == "openings" and not is_opening) or not _matches(rules[kind], text):
