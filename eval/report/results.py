@@ -34,7 +34,8 @@ class Results:
     def model_name(self) -> str:
         """A short name: the organism's, the hub id, or the last part of a folder."""
         name = str(self.model.get("model") or self.scored.run.path.name)
-        return Path(name).name if name.startswith(("/", ".", "~")) else name
+        is_folder = name.startswith(("/", ".", "~")) or name.count("/") > 1
+        return Path(name).name if is_folder else name
 
     @property
     def analysis(self) -> Mapping[str, Any]:

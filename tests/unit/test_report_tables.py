@@ -213,3 +213,12 @@ def test_samples_that_the_run_asks_for_and_lacks_are_counted_as_missing(tmp_path
     page = Page(write_report([run], tmp_path / "out").read_text(encoding="utf-8"))
     assert page.row("tiny-model-table-single-rvs", "3")["scored"] == "20 / 40"
     assert page.row("tiny-model-table-unscored", "RV of layer 3")["reason"] == "not generated"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("/data/models/small", "small"), ("out/single/small", "small"), ("org/small", "org/small"), ("small", "small")],
+)
+def test_a_model_is_named_by_its_hub_id_or_by_the_last_part_of_its_folder(tmp_path, model, name):
+    run = RunMaker(tmp_path / "run", model=model).add(rv(3), 0.5).write()
+    assert read_results([run])[0].model_name == name
