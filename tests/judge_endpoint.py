@@ -87,36 +87,41 @@ class Endpoint:
         """Bodies of all requests but the probe's."""
         return [body for body in self.bodies if "Name a colour" not in material(body)[0]]
 
-    @contextmanager
     def serving(self):
         """Serve from a thread of its own; yields the base URL."""
-        loop, ready, address = asyncio.new_event_loop(), threading.Event(), []
+        return serving(asyncio.new_event_loop(), self.reply, "/v1/chat/completions", "/v1/completions")
 
-        async def start():
-            app = web.Application(client_max_size=2**24)
-            app.router.add_post("/v1/chat/completions", self.reply)
-            app.router.add_post("/v1/completions", self.reply)
-            runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            address.append(runner.addresses[0][1])
-            ready.set()
-            return runner
 
-        def serve():
-            runner = loop.run_until_complete(start())
-            loop.run_forever()
-            loop.run_until_complete(runner.cleanup())
-            loop.close()
+@contextmanager
+def serving(loop, reply, *routes, **options):
+    """Serve from a thread of its own, in this loop; yields the base URL."""
+    ready, address = threading.Event(), []
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        ready.wait()
-        try:
-            yield f"http://127.0.0.1:{address[0]}/v1"
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+    async def start():
+        app = web.Application(client_max_size=2**24)
+        for route in routes:
+            app.router.add_post(route, reply)
+        runner = web.AppRunner(app, access_log=None, **{"handler_cancellation": True} | options)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        address.append(runner.addresses[0][1])
+        ready.set()
+        return runner
+
+    def serve():
+        runner = loop.run_until_complete(start())
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    ready.wait()
+    try:
+        yield f"http://127.0.0.1:{address[0]}/v1"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
 
 
 async def drop(request):

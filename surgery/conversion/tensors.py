@@ -26,26 +26,6 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some rows of a stored tensor, as a tensor of its own.
-
-    Attributes:
-        start, end: absolute byte offsets in the stored tensor's file, end exclusive.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of data."""
-        return self.end - self.start
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is copied from where, decided before a byte is written.
 
@@ -55,7 +35,7 @@ class Plan:
         dropped: names of stored buffers that are no weights.
     """
 
-    parts: dict[Path, tuple[Part, ...]]
+    parts: dict[Path, tuple[StoredTensor, ...]]
     metadata: dict[Path, dict[str, str]]
     n_read: int
     n_split: int
@@ -141,20 +121,23 @@ def _check_weights(folder: Path, weights: Mapping[str, StoredTensor], shapes: Ma
             raise ModelError(f"{folder}: {name} is {weights[name].dtype}, expected one of {', '.join(FLOAT_DTYPES)}")
 
 
-def _parts_of(shard: Shard, weights: Mapping[str, StoredTensor]) -> tuple[Part, ...]:
+def _parts_of(shard: Shard, weights: Mapping[str, StoredTensor]) -> tuple[StoredTensor, ...]:
     return tuple(part for tensor in shard.tensors if tensor.name in weights for part in split_rows(tensor))
 
 
-def split_rows(tensor: StoredTensor) -> list[Part]:
+def split_rows(tensor: StoredTensor) -> list[StoredTensor]:
     """A stored tensor as Qwen2 has it: renamed, its rows shared equally where it becomes several."""
     names = qwen2_names(tensor.name)
     shape = (tensor.shape[0] // len(names), *tensor.shape[1:])
     step = tensor.n_bytes // len(names)
     starts = range(tensor.start, tensor.end, step)
-    return [Part(name, tensor.dtype, shape, at, at + step) for name, at in zip(names, starts, strict=True)]
+    return [
+        StoredTensor(name, tensor.dtype, shape, tensor.path, at, at + step)
+        for name, at in zip(names, starts, strict=True)
+    ]
 
 
-def _header(parts: tuple[Part, ...], metadata: dict[str, str]) -> dict[str, object]:
+def _header(parts: tuple[StoredTensor, ...], metadata: dict[str, str]) -> dict[str, object]:
     header: dict[str, object] = {METADATA_KEY: metadata}
     at = 0
     for part in parts:

@@ -11,10 +11,8 @@ import multiprocessing
 import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
 import certifi
@@ -28,7 +26,7 @@ from eval.judge.llm import LLMJudge
 from eval.judge.overlap import OverlappedJudging
 from eval.records import Generation, Run, item_id
 from eval.redaction import Redaction
-from tests.judge_endpoint import material
+from tests.judge_endpoint import material, serving
 
 N_KILLS = 20
 CONCURRENCY = 16
@@ -90,35 +88,10 @@ class Endpoint:
 
         asyncio.run_coroutine_threadsafe(turns(), self._loop).result(GIVE_UP)
 
-    @contextmanager
     def serving(self):
         """Serve from a thread of its own; yields the base URL."""
-        loop, ready, address = asyncio.new_event_loop(), threading.Event(), []
-
-        async def start():
-            app = web.Application(client_max_size=2**24)
-            app.router.add_post("/v1/chat/completions", self.reply)
-            runner = web.AppRunner(app, access_log=None)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            address.append(runner.addresses[0][1])
-            ready.set()
-            return runner
-
-        def serve():
-            runner = loop.run_until_complete(start())
-            loop.run_forever()
-            loop.run_until_complete(runner.cleanup())
-            loop.close()
-
-        self._loop, thread = loop, threading.Thread(target=serve)
-        thread.start()
-        ready.wait()
-        try:
-            yield f"http://127.0.0.1:{address[0]}/v1"
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+        self._loop = asyncio.new_event_loop()
+        return serving(self._loop, self.reply, "/v1/chat/completions", handler_cancellation=False)
 
 
 def make_judge(url):

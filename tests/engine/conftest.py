@@ -9,7 +9,7 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 import pytest  # noqa: E402
-from served import KEY, MAX_NUM_SEQS, REFUSAL, environment, free_port, wait_until_healthy  # noqa: E402
+from served import KEY, REFUSAL, running_server  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -50,21 +50,10 @@ def rvs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(rvs, tmp_path_factory):
     """(base URL, process, log file) of a server with two ablations behind an API key."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("server") / "server.log"
-    command = [sys.executable, REFUSAL, "serve", rvs.parent / "model", "--port", port, "--served-model-name", "base"]
-    command += ["--ablation", f"refusal={rvs},source_layer=4"]
-    command += ["--ablation", f"late={rvs},source_layers=3-5,alpha=0.5,layers=2,4-6"]
-    command += ["--enforce-eager", "--max-model-len", "256", "--dtype", "float32", "--api-key", KEY]
-    command += ["--max-num-seqs", MAX_NUM_SEQS, "--enable-scale-out"]
-    with open(log, "w") as output:
-        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment())
-        try:
-            wait_until_healthy(port, process, log)
-            yield f"http://127.0.0.1:{port}/v1", process, log
-        finally:
-            process.kill()
-            process.wait()
+    options = ["--ablation", f"refusal={rvs},source_layer=4"]
+    options += ["--ablation", f"late={rvs},source_layers=3-5,alpha=0.5,layers=2,4-6", "--enable-scale-out"]
+    with running_server(rvs.parent / "model", tmp_path_factory.mktemp("server") / "server.log", *options) as found:
+        yield found
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 import os
 import socket
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -49,6 +52,23 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@contextmanager
+def running_server(model, log, *options):
+    """`refusal serve MODEL` behind an API key; yields (base URL, process, log file)."""
+    port = free_port()
+    command = [sys.executable, REFUSAL, "serve", model, "--port", port, "--served-model-name", "base", "--api-key", KEY]
+    command += ["--enforce-eager", "--max-model-len", 256, "--dtype", "float32", "--max-num-seqs", MAX_NUM_SEQS]
+    with open(log, "w") as output:
+        command = list(map(str, [*command, *options]))
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment())
+        try:
+            wait_until_healthy(port, process, log)
+            yield f"http://127.0.0.1:{port}/v1", process, log
+        finally:
+            process.kill()
+            process.wait()
 
 
 def wait_until_healthy(port, process, log):

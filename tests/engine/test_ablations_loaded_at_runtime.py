@@ -2,14 +2,12 @@
 
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
 import pytest
-from served import HARMFUL, KEY, MAX_NUM_SEQS, REFUSAL, ask, environment, free_port, samples, text, wait_until_healthy
+from served import HARMFUL, KEY, MAX_NUM_SEQS, ask, running_server, samples, text
 from tiny_models import D_MODEL, save_servable_model
 
 from surgery.artifacts import file_sha256
@@ -42,19 +40,9 @@ def folder(rvs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(rvs, folder, tmp_path_factory):
     """(base URL, process, log file) of a server that starts with the base model alone."""
-    port, log = free_port(), tmp_path_factory.mktemp("runtime") / "server.log"
-    command = [sys.executable, REFUSAL, "serve", rvs.parent / "model", "--port", port, "--served-model-name", "base"]
-    command += ["--allow-runtime-ablations", folder, "--max-ablations", 3, "--shutdown-timeout", 60]
-    command += ["--enforce-eager", "--max-model-len", 256, "--dtype", "float32", "--api-key", KEY]
-    command += ["--max-num-seqs", MAX_NUM_SEQS]
-    with open(log, "w") as output:
-        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment())
-        try:
-            wait_until_healthy(port, process, log)
-            yield f"http://127.0.0.1:{port}/v1", process, log
-        finally:
-            process.kill()
-            process.wait()
+    options = ["--allow-runtime-ablations", folder, "--max-ablations", 3, "--shutdown-timeout", 60]
+    with running_server(rvs.parent / "model", tmp_path_factory.mktemp("runtime") / "server.log", *options) as found:
+        yield found
 
 
 @pytest.fixture
