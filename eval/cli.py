@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": "surgery.weight_commands",
     "convert": "surgery.conversion.commands",
     "organism": "surgery.organisms.commands",
+    "power": "eval.power_commands",
     "generate": "eval.commands",
     "sweep": "eval.commands",
     "damage": "eval.damage.commands",

@@ -25,6 +25,7 @@ class RepeatNoise:
             where no repeat differed, which shows no spread to make an interval of.
         noise_share: share of the variance of a condition's mean that is the judge's noise, after averaging repeats.
         alpha_ordinal, alpha_interval: Krippendorff's alpha over the repeats; NaN when all verdicts are the same.
+        sd: standard deviation of one verdict around the mean of its response's verdicts.
     """
 
     n_items: int
@@ -34,6 +35,7 @@ class RepeatNoise:
     noise_share: float
     alpha_ordinal: float
     alpha_interval: float
+    sd: float
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def repeat_noise(ratings: NDArray[np.float64], confidence: float = CONFIDENCE) -
     noise = within * float((1 / n).mean())
     alphas = [krippendorff_alpha(kept.T, level) for level in ("ordinal", "interval")]
     icc = _icc(between, within, n0, (k - 1, total - k), k, confidence)
-    return RepeatNoise(k, int((n > 1).sum()), total, icc, float(noise / (items + noise)), *alphas)
+    return RepeatNoise(k, int((n > 1).sum()), total, icc, float(noise / (items + noise)), *alphas, within**0.5)
 
 
 def condition_repeats(run: ScoredRun, condition_id: str, prompt_set: str) -> NDArray[np.float64]:

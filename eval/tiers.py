@@ -73,24 +73,42 @@ def tier_contrasts(
 
 
 def detectable_contrast(lower: Sequence[float], upper: Sequence[float], n_tests: int = 1) -> float | None:
-    """Least difference of two independent means that Welch's two-sided t-test finds with 80 % power.
-
-    Solves POWER = P(T > t_crit) for T noncentral t with the Welch-Satterthwaite degrees of freedom and noncentrality
-    delta / sqrt(s1^2/n1 + s2^2/n2); the level is 0.05 / n_tests (Bonferroni).
+    """Least difference of the means of two samples that Welch's test finds; see `detectable_difference_of_means`.
 
     Args:
         lower, upper: [n] changes of either tier, at least two each.
     Returns: None when neither group varies.
     """
+    variances = [float(np.var(values, ddof=1)) for values in (lower, upper)]
+    if not sum(variances) > 0:
+        return None
+    return detectable_difference_of_means(variances, (len(lower), len(upper)), n_tests)
+
+
+def detectable_difference_of_means(
+    variances: Sequence[float],
+    sizes: Sequence[int],
+    n_tests: int = 1,
+    power: float = POWER,
+    significance: float = SIGNIFICANCE,
+) -> float:
+    """Least difference of two independent means that Welch's two-sided t-test finds with the given power.
+
+    Solves power = P(T > t_crit) for T noncentral t with the Welch-Satterthwaite degrees of freedom and noncentrality
+    delta / sqrt(s1^2/n1 + s2^2/n2); the level is significance / n_tests (Bonferroni).
+
+    Args:
+        variances: of the two groups, not both zero.
+        sizes: of the two groups, at least two each.
+    """
     from scipy.optimize import brentq
     from scipy.stats import nct, t
 
-    parts = np.array([np.var(values, ddof=1) / len(values) for values in (lower, upper)])
-    if not parts.sum() > 0:
-        return None
-    freedom = parts.sum() ** 2 / (parts**2 / (np.array([len(lower), len(upper)]) - 1)).sum()
-    critical = t.isf(SIGNIFICANCE / n_tests / 2, freedom)
-    shift = brentq(lambda shift: nct.sf(critical, freedom, shift) - POWER, 0.0, 3 * critical + 10)
+    n = np.array(sizes)
+    parts = np.array(variances) / n
+    freedom = parts.sum() ** 2 / (parts**2 / (n - 1)).sum()
+    critical = t.isf(significance / n_tests / 2, freedom)
+    shift = brentq(lambda shift: nct.sf(critical, freedom, shift) - power, 0.0, 3 * critical + 10)
     return float(shift * parts.sum() ** 0.5)
 
 
