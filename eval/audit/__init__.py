@@ -1,0 +1,1 @@
+"""The audit: how robust a model's refusal is to linear edits."""
