@@ -1,6 +1,6 @@
 """The commands that answer prompts: `generate` for named ablations, `sweep` for the write-up's comparison."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ def generate(model: str, ablations: tuple[str, ...], allow_other_model: bool, ou
     help="Ablate at these layers only, e.g. 7-10; repeatable, each a set of conditions of its own. Default: all.",
 )
 @click.option("--alphas", default="1", show_default=True, help="Strengths, e.g. 0.5,1,1.5.")
+@click.option("--tiers", is_flag=True, help="Also ablate what is extracted from each tier of the pairs by itself.")
+@click.option("--tag", "tags", multiple=True, help='The same for one tier or category, "tier 2"; repeatable.')
 @click.option(
     "--writes", is_flag=True, help="Also ablate each subspace at attention and MLP writes: equals a checkpoint."
 )
@@ -68,6 +70,8 @@ def sweep(
     subspaces: tuple[str, ...],
     layer_sets: tuple[str, ...],
     alphas: str,
+    tiers: bool,
+    tags: tuple[str, ...],
     writes: bool,
     n_random: int,
     allow_other_model: bool,
@@ -90,15 +94,18 @@ def sweep(
     def conditions(builder: Any, info: Any) -> None:
         vectors = RefusalVectors.load(rvs)
         _check_vectors(vectors, info, str(rvs), allow_other_model)
-        ranks = [1]
-        builder.single_vectors(rvs, source_layers, strengths, allow_other_model, at)
-        for spec in subspaces:
-            rank = Subspace.from_vectors(vectors, spec).rank
-            ranks.append(rank)
-            for site in ("stream", "writes") if writes else ("stream",):
-                builder.subspace(rvs, spec, rank, strengths, site, allow_other_model, at)
+        ranks, made = {1}, _made_folder(out, options)
+        for tag in ("", *_tags(vectors, rvs, tiers, tags)):
+            part = vectors.of_tag(tag) if tag else vectors
+            file = builder.vectors_of_tag(rvs, vectors, tag, made) if tag else rvs
+            builder.single_vectors(file, source_layers, strengths, allow_other_model, at, tag)
+            for spec in subspaces:
+                rank = Subspace.from_vectors(part, spec).rank
+                ranks.add(rank)
+                for site in ("stream", "writes") if writes else ("stream",):
+                    builder.subspace(file, spec, rank, strengths, site, allow_other_model, at, tag)
         control = 1.0 if 1.0 in strengths else max(strengths)
-        builder.random_controls(_controls_folder(out, options), ranks, n_random, control, at)
+        builder.random_controls(made, sorted(ranks), n_random, control, at)
 
     _run(model, out, conditions, rvs=rvs, **options)
 
@@ -116,8 +123,27 @@ def _run(
     click.echo(f"{out}: {n_new} new responses; {job.size}; next: refusal {job.next_command} {out}")
 
 
-def _controls_folder(out: Path, options: Mapping[str, Any]) -> Path:
-    """In the run; beside it where servers answer, which must be started with them first."""
+def _tags(vectors: Any, rvs: Path, tiers: bool, asked: Sequence[str]) -> list[str]:
+    """The tags whose vectors are ablated beside those of all prompts, each once.
+
+    Raises: ArtifactError when tiers are asked for and the file has not two, or a tag that it does not have.
+    """
+    from surgery.errors import ArtifactError
+
+    held = [entry["tag"] for entry in vectors.header.get("tags", ())]
+    found = [tag for tag in held if tag.startswith("tier ")] if tiers else []
+    if tiers and len(found) < 2:
+        raise ArtifactError(
+            f"{rvs}: --tiers needs the vectors of two tiers at least, found {', '.join(found) or 'none'}; extract them "
+            "again from pairs that name their tiers"
+        )
+    for tag in asked:
+        vectors.of_tag(tag)
+    return list(dict.fromkeys([*found, *asked]))
+
+
+def _made_folder(out: Path, options: Mapping[str, Any]) -> Path:
+    """Where files made for the run are kept: in it; beside it where servers answer, which must be started with them."""
     return out.with_name(f"{out.name}-controls") if options["base_urls"] else out / "modules"
 
 

@@ -25,6 +25,7 @@ class Condition:
         site: "stream" (block outputs), "writes" (attention and MLP outputs), "weights" (checkpoint), or "" (baseline).
         request: keys merged into a request's extra_args for the engine; empty for baseline and checkpoint.
         source: sha256 of the file that holds the basis or of the checkpoint's manifest; "" for the baseline.
+        tag: the tier or category of the prompts that its RVs were extracted from, e.g. "tier 2"; "" for all of them.
     """
 
     id: str
@@ -37,14 +38,16 @@ class Condition:
     site: str = ""
     request: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    tag: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"condition {self.id!r}: kind must be one of {', '.join(KINDS)}, found {self.kind!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """The condition as plain JSON types."""
-        return {**asdict(self), "source_layers": list(self.source_layers), "request": dict(self.request)}
+        """The condition as plain JSON types; without a tag as runs from before there were tags have it."""
+        record = {**asdict(self), "source_layers": list(self.source_layers), "request": dict(self.request)}
+        return record if self.tag else {key: value for key, value in record.items() if key != "tag"}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Condition":
@@ -53,6 +56,11 @@ class Condition:
 
 
 BASELINE = Condition(id="baseline", kind="baseline", label="baseline")
+
+
+def from_tag(tag: str) -> str:
+    """How labels say which prompts the RVs of a condition are from; nothing for all of them."""
+    return f", from {tag}" if tag else ""
 
 
 def is_adapter(condition: Condition) -> bool:

@@ -114,7 +114,7 @@ def generate_run(
     if not items:
         raise GenerationError("nothing to generate: the run has no prompts")
     with run.writing(), run.discarded_if_empty():
-        plan.save_controls()
+        plan.save_made()
         done = run.generated_ids()
         missing = [item for item in items if item.id not in done]
         tally = Tally(len(items) - len(missing), len(items))

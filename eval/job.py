@@ -226,7 +226,7 @@ def _servers(info: ModelInfo, plan: Plan, options: Mapping[str, Any]) -> Any:
     elsewhere = [*plan.checkpoints, *plan.adapters]
     if elsewhere:
         raise ServersError(f"{elsewhere[0]} is answered by an engine of its own; generate it without --base-url")
-    plan.save_controls()
+    plan.save_made()
     modules = {name: load_module(name, settings, info) for name, settings in plan.modules.items()}
     return Servers(
         options["base_urls"],

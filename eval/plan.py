@@ -1,15 +1,17 @@
 """Which conditions a run compares, and which engine modules they need."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.conditions import BASELINE, Condition
+from eval.conditions import BASELINE, Condition, from_tag
 from surgery.artifacts import file_sha256, json_sha256
 from surgery.errors import RefusalError
 from surgery.layers import LayerSpec, format_layers, parse_layers
 from surgery.subspace import Subspace, random_subspace
+from surgery.vectors import RefusalVectors
 
 
 class PlanError(RefusalError):
@@ -25,20 +27,21 @@ class Plan:
         modules: name -> module settings for the engine's additional_config["ablation"].
         checkpoints: condition id -> folder of orthogonalized weights, answered by stock engines.
         adapters: condition id -> folder of a LoRA adapter of the run's model, all answered by one engine of their own.
-        controls: file -> random subspace that a module reads from it; written by `save_controls`.
+        made: file -> what a module reads from it, a random subspace or the refusal vectors of one tag; written by
+            `save_made`.
     """
 
     conditions: tuple[Condition, ...]
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
-    controls: Mapping[Path, Subspace] = field(default_factory=dict)
+    made: Mapping[Path, Subspace | RefusalVectors] = field(default_factory=dict)
     adapters: Mapping[str, Path] = field(default_factory=dict)
 
-    def save_controls(self) -> None:
-        """Write the random subspaces where the modules expect them."""
-        for path, subspace in self.controls.items():
+    def save_made(self) -> None:
+        """Write what was made for this plan where the modules expect it."""
+        for path, content in self.made.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            subspace.save(path, force=True)
+            content.save(path, force=True)
 
 
 class PlanBuilder:
@@ -50,8 +53,21 @@ class PlanBuilder:
         self._conditions = [BASELINE]
         self._modules: dict[str, Mapping[str, Any]] = {}
         self._checkpoints: dict[str, Path] = {}
-        self._controls: dict[Path, Subspace] = {}
+        self._made: dict[Path, Subspace | RefusalVectors] = {}
+        self._sources: dict[Path, str] = {}
         self._adapters: dict[str, Path] = {}
+
+    def vectors_of_tag(self, rvs: Path, vectors: RefusalVectors, tag: str, folder: Path) -> Path:
+        """Keep the refusal vectors of one tier or category in `folder`, for conditions of their own.
+
+        Args:
+            rvs: the file that `vectors` were read from.
+        Returns: the file they will be in, as `single_vectors` and `subspace` take it together with the tag.
+        """
+        path = folder / f"rvs{_suffix(tag, '-')}.safetensors"
+        self._made[path] = vectors.of_tag(tag)
+        self._sources[path] = json_sha256(["refusal vectors", file_sha256(rvs), tag])
+        return path
 
     def single_vectors(
         self,
@@ -60,17 +76,20 @@ class PlanBuilder:
         alphas: Sequence[float],
         allow_other_model: bool = False,
         at: Sequence[str] = ("all",),
+        tag: str = "",
     ) -> "PlanBuilder":
         """Each source layer's RV ablated at each strength.
 
         Args:
             at: decoder blocks it is ablated at; each entry is a set of conditions of its own.
+            tag: the tier or category that the file is from: see `vectors_of_tag`.
         """
         allowed = {"allow_other_model": True} if allow_other_model else {}
         for layer in parse_layers(source_layers, self.n_layers):
-            module = self._module(f"L{layer}", {"path": str(rvs), "source_layer": layer, **allowed})
-            stem, label, source = f"rv:L{layer}", f"RV of layer {layer}", file_sha256(rvs)
-            self._add_each(alphas, at, stem, "rv", label, module, 1, (layer,), "stream", source)
+            stem, label = f"L{layer}{_suffix(tag)}", f"RV of layer {layer}{from_tag(tag)}"
+            module = self._module(stem, {"path": str(rvs), "source_layer": layer, **allowed})
+            source = self._source(rvs)
+            self._add_each(alphas, at, f"rv:{stem}", "rv", label, module, 1, (layer,), "stream", source, tag)
         return self
 
     def subspace(
@@ -82,23 +101,24 @@ class PlanBuilder:
         site: str,
         allow_other_model: bool = False,
         at: Sequence[str] = ("all",),
+        tag: str = "",
     ) -> "PlanBuilder":
         """The QR subspace of several layers' RVs ablated at each strength.
 
         Args:
             rank: of the basis: fewer than the layers named when their RVs depend on each other.
             site: "stream" or "writes".
-            at: as in `single_vectors`.
+            at, tag: as in `single_vectors`.
         """
         layers = parse_layers(spec, self.n_layers)
         name = format_layers(layers)
-        suffix = "" if site == "stream" else f":{site}"
+        suffix = _suffix(tag) + ("" if site == "stream" else f":{site}")
         allowed = {"allow_other_model": True} if allow_other_model else {}
         settings = {"path": str(rvs), "source_layers": list(layers), "site": site, **allowed}
         module = self._module(f"QR{name}{suffix}", settings)
-        label = f"QR of layers {name}" + ("" if site == "stream" else f" ({site})")
-        stem, source = f"subspace:{name}{suffix}", file_sha256(rvs)
-        self._add_each(alphas, at, stem, "subspace", label, module, rank, layers, site, source)
+        label = f"QR of layers {name}{from_tag(tag)}" + ("" if site == "stream" else f" ({site})")
+        stem, source = f"subspace:{name}{suffix}", self._source(rvs)
+        self._add_each(alphas, at, stem, "subspace", label, module, rank, layers, site, source, tag)
         return self
 
     def random_controls(
@@ -112,7 +132,7 @@ class PlanBuilder:
         for rank in sorted(set(ranks)):
             for seed in range(n_seeds):
                 path = folder / f"random-k{rank}-s{seed}.safetensors"
-                self._controls[path] = random_subspace(self.d_model, rank, seed)
+                self._made[path] = random_subspace(self.d_model, rank, seed)
                 module = self._module(f"random-k{rank}-s{seed}", {"path": str(path)})
                 label = f"random, rank {rank}, seed {seed}"
                 source = json_sha256(["random subspace", self.d_model, rank, seed])
@@ -169,7 +189,7 @@ class PlanBuilder:
             tuple(self._conditions),
             dict(self._modules),
             dict(self._checkpoints),
-            dict(self._controls),
+            dict(self._made),
             dict(self._adapters),
         )
 
@@ -190,6 +210,7 @@ class PlanBuilder:
         source_layers: tuple[int, ...],
         site: str,
         source: str,
+        tag: str = "",
     ) -> None:
         for layers in [self._named_layers(spec) for spec in at]:
             everywhere = layers == "all"
@@ -206,8 +227,13 @@ class PlanBuilder:
                     request={"ablation": module, "ablation_alpha": alpha}
                     | ({} if everywhere else {"ablation_layers": layers}),
                     source=source,
+                    tag=tag,
                 )
                 self._append(condition)
+
+    def _source(self, rvs: Path) -> str:
+        """What identifies the vectors in a file, one made for this plan or one that is there."""
+        return self._sources.get(rvs) or file_sha256(rvs)
 
     def _named_layers(self, spec: str) -> str:
         """Layers as they are named in ids: "all" for all of them however they were given."""
@@ -219,6 +245,11 @@ class PlanBuilder:
         if any(condition.id == other.id for other in self._conditions):
             raise PlanError(f"condition {condition.id} is asked for twice; name each layer set and alpha once")
         self._conditions.append(condition)
+
+
+def _suffix(tag: str, mark: str = ":") -> str:
+    """A tag as a part of ids and file names, nothing without one."""
+    return mark + re.sub(r"[^\w.]+", "-", tag) if tag else ""
 
 
 def _of_weights(kind: str, folder: Path, manifest: Mapping[str, Any], also: str = "") -> Condition:

@@ -116,7 +116,7 @@ def summarize_all(run: ScoredRun, prompt_set: str) -> list[Summary]:
     """Describe every condition that answered this prompt set, in the run's order, against the run's baseline.
 
     A condition of which nothing is scored keeps its counts and reasons, and no number. RVs of one sweep (same alpha,
-    site and layers acted on) get p adjusted over their source layers.
+    site, layers acted on and tag) get p adjusted over their source layers.
     Raises: NoScoresError when the baseline has no score.
     """
     conditions = [condition for condition in run.conditions if run.has(condition, prompt_set)]
@@ -126,12 +126,12 @@ def summarize_all(run: ScoredRun, prompt_set: str) -> list[Summary]:
     return [adjusted.get(row.condition.id, row) for row in rows]
 
 
-def sweeps(conditions: Iterable[Condition]) -> dict[tuple[float, str, str], list[Condition]]:
-    """RVs by (alpha, site, layers acted on): the families over whose source layers p is adjusted."""
-    families: dict[tuple[float, str, str], list[Condition]] = defaultdict(list)
+def sweeps(conditions: Iterable[Condition]) -> dict[tuple[float, str, str, str], list[Condition]]:
+    """RVs by (alpha, site, layers acted on, tag): the families over whose source layers p is adjusted."""
+    families: dict[tuple[float, str, str, str], list[Condition]] = defaultdict(list)
     for condition in conditions:
         if condition.kind == "rv":
-            families[condition.alpha, condition.site, condition.layers].append(condition)
+            families[condition.alpha, condition.site, condition.layers, condition.tag].append(condition)
     return dict(families)
 
 

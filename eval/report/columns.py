@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from eval.bounds import Bounds, is_withheld
+from eval.conditions import from_tag
 from eval.report.documents import Cell, Column, Count, Measured, PValue, Range, Value
 from eval.summaries import Summary
 from surgery.layers import format_layers
@@ -42,9 +43,9 @@ def condition_name(row: Summary) -> str:
         case "baseline":
             return "baseline (unedited)"
         case "rv":
-            return f"RV of layer {format_layers(condition.source_layers)}{where}"
+            return f"RV of layer {format_layers(condition.source_layers)}{from_tag(condition.tag)}{where}"
         case "subspace":
-            return f"QR of layers {format_layers(condition.source_layers)}{where}"
+            return f"QR of layers {format_layers(condition.source_layers)}{from_tag(condition.tag)}{where}"
     return condition.label
 
 
@@ -56,6 +57,7 @@ def in_order(rows: Sequence[Summary]) -> list[Summary]:
             ORDER[r.condition.kind],
             len(r.condition.source_layers),
             r.condition.source_layers,
+            r.condition.tag,
             r.condition.site,
             r.condition.alpha,
         ),

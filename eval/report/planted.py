@@ -46,7 +46,7 @@ class PlantedFacts:
 
     def _matching(self, condition: Condition) -> Iterator[Mapping[str, Any]]:
         kind = "weights" if condition.site == "writes" else _KINDS.get(condition.kind)
-        if condition.layers != "all" or kind is None:
+        if condition.layers != "all" or condition.tag or kind is None:
             return
         for row in self._rows():
             same = row.get("kind") == kind and row.get("rank", condition.rank) == condition.rank

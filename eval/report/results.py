@@ -92,13 +92,26 @@ class Results:
     @cached_property
     def sweep(self) -> list[Summary]:
         """The reference sweep: one row per source layer, ascending."""
+        return self.sweeps_by_tag.get("", [])
+
+    @cached_property
+    def sweeps_by_tag(self) -> dict[str, list[Summary]]:
+        """The reference sweep of the RVs of all prompts (tag ""), and the same of those of each tag."""
         families = sweeps(row.condition for row in self.of_kind("rv"))
         if not families:
-            return []
-        key = max(families, key=lambda k: (k[0] == self.alpha, k[1] == "stream", k[2] == "all", len(families[k])))
-        ids = {condition.id for condition in families[key]}
-        rows = [row for row in self.harmful if row.condition.id in ids]
-        return sorted(rows, key=lambda row: row.condition.source_layers)
+            return {}
+
+        def preference(key: tuple[float, str, str, str]) -> tuple[bool, bool, bool, bool, int]:
+            alpha, site, layers, tag = key
+            return not tag, alpha == self.alpha, site == "stream", layers == "all", len(families[key])
+
+        reference = max(families, key=preference)[:3]
+        rows = {row.condition.id: row for row in self.harmful}
+        return {
+            key[3]: [rows[condition.id] for condition in sorted(families[key], key=lambda c: c.source_layers)]
+            for key in families
+            if key[:3] == reference
+        }
 
     def is_candidate(self, row: Summary) -> bool:
         """Whether a single RV may be called the best: not from the last fifth of the layers."""
@@ -114,7 +127,12 @@ class Results:
     @property
     def candidates(self) -> list[Summary]:
         """The rows of the reference sweep that may be called the best and have scores, lowest layer first."""
-        return [row for row in self.sweep if self.is_candidate(row) and row.compliance is not None]
+        return self.candidates_of("")
+
+    def candidates_of(self, tag: str) -> list[Summary]:
+        """The same of the RVs of one tag."""
+        rows = self.sweeps_by_tag.get(tag, [])
+        return [row for row in rows if self.is_candidate(row) and row.compliance is not None]
 
     @cached_property
     def best_rv(self) -> Summary | None:
@@ -124,7 +142,12 @@ class Results:
     @cached_property
     def subspaces(self) -> list[Summary]:
         """Subspaces at the reference strength, site and layers, smallest rank first."""
-        rows = [row for row in self.of_kind("subspace") if row.condition.alpha == self.alpha]
+        return self.subspaces_of("")
+
+    def subspaces_of(self, tag: str) -> list[Summary]:
+        """The same of the RVs of one tag."""
+        rows = [row for row in self.of_kind("subspace") if row.condition.tag == tag]
+        rows = [row for row in rows if row.condition.alpha == self.alpha]
         rows = [row for row in rows if row.condition.site == "stream"] or rows
         rows = [row for row in rows if row.condition.layers == "all"] or rows
         return sorted(rows, key=lambda row: row.condition.rank)
@@ -152,7 +175,7 @@ class Results:
 
 
 def _same_removal(a: Condition, b: Condition) -> bool:
-    same = (a.source_layers, a.layers, a.alpha) == (b.source_layers, b.layers, b.alpha)
+    same = (a.source_layers, a.layers, a.alpha, a.tag) == (b.source_layers, b.layers, b.alpha, b.tag)
     return bool(a.source_layers) and same
 
 

@@ -232,7 +232,7 @@ def varied_in_alpha(results: Results) -> list[Summary]:
     for row in results.of_kind("rv", "subspace"):
         condition = row.condition
         groups.setdefault(
-            (ORDER[condition.kind], condition.source_layers, condition.site, condition.layers), []
+            (ORDER[condition.kind], condition.source_layers, condition.tag, condition.site, condition.layers), []
         ).append(row)
     varied = [groups[key] for key in sorted(groups) if len(groups[key]) > 1]
     return [row for group in varied for row in sorted(group, key=lambda row: row.condition.alpha)]
