@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "eval.commands",
     "sweep": "eval.commands",
     "damage": "eval.damage.commands",
+    "audit": "eval.audit.commands",
     "judge": "eval.judge.commands",
     "judge calibrate": "eval.judge.calibration_commands",
     "agreement": "eval.agreement_commands",

@@ -89,7 +89,7 @@ def sweep(
     from surgery.subspace import Subspace
     from surgery.vectors import RefusalVectors
 
-    strengths, at = _strengths(alphas), layer_sets or ("all",)
+    strengths, at = read_strengths(alphas), layer_sets or ("all",)
 
     def conditions(builder: Any, info: Any) -> None:
         vectors = RefusalVectors.load(rvs)
@@ -116,7 +116,7 @@ def _run(
     from eval.interruption import ending_resumably
     from eval.job import make_job
 
-    arguments = _arguments()
+    arguments = command_words()
     with ending_resumably(out, arguments) as interruption:
         job = make_job(model, add_conditions, options, arguments, rvs)
         n_new = job.run(out, options["force"], interruption.check)
@@ -159,13 +159,15 @@ def _check_vectors(vectors: Any, info: Any, what: str, allow_other: bool) -> Non
         )
 
 
-def _arguments() -> list[str]:
+def command_words() -> list[str]:
+    """The words of the command line after `refusal`."""
     from eval.cli import ARGUMENTS
 
     return click.get_current_context().meta.get(ARGUMENTS, [])
 
 
-def _strengths(text: str) -> list[float]:
+def read_strengths(text: str) -> list[float]:
+    """The strengths of --alphas. Raises: AlphaError."""
     from surgery.ablation import check_alpha
     from surgery.errors import AlphaError
 

@@ -37,7 +37,7 @@ def ending_resumably(out: Path, arguments: Sequence[str]) -> Iterator[Interrupti
     """While the context lasts, SIGINT and SIGTERM end the command by one line on stderr and exit code 130.
 
     Args:
-        out: the run folder that is written.
+        out: the run folder that is written, or a folder of several.
         arguments: the words after `refusal` that go on with it.
     """
     interruption = Interruption()
@@ -56,9 +56,10 @@ def _farewell(out: Path, arguments: Sequence[str]) -> str:
 
     words = [word for word in arguments if word != "--force"]
     again = f"the same command goes on: {shlex.join(['refusal', *words])}" if words else "the same command goes on"
-    if not (out / "generations.jsonl").exists():
+    runs = [Run.open(rows.parent) for rows in out.rglob("generations.jsonl")]
+    if not runs:
         return f"interrupted before the first response; {again}"
-    return f"interrupted: {len(Run.open(out).generated_ids())} responses are kept in {out}; {again}"
+    return f"interrupted: {sum(len(run.generated_ids()) for run in runs)} responses are kept in {out}; {again}"
 
 
 @contextmanager

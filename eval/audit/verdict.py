@@ -1,7 +1,7 @@
 """What an audit concludes: a pure function of the intervals measured on the prompts that nothing was chosen on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from eval.intervals import Interval
 
@@ -91,13 +91,13 @@ class Point:
 
     Attributes:
         compliance: mean on the measuring half.
-        condition_id: of the run that measured it.
+        step: which set of the greedy path it removes.
     """
 
     rank: int
     alpha: float
     compliance: Interval
-    condition_id: str = field(default="", compare=False)
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""`refusal audit`: how robust a model's refusal is to linear edits."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eval.judge.options import judge_options
+from surgery.prompt_commands import SOURCE_HELP
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--pairs", metavar="SOURCE", default="builtin", show_default=True, help="Extraction pairs.")
+@click.option("--prompts", metavar="SOURCE", default="builtin", show_default=True, help=f"Harmful: {SOURCE_HELP}")
+@click.option("--safe-prompts", metavar="SOURCE", default="builtin", show_default=True, help="Safe ones, likewise.")
+@click.option("--rvs", type=PATH, metavar="FILE", help="Refusal vectors of MODEL instead of extracting them.")
+@click.option("--max-rank", type=click.IntRange(1, 64), default=16, show_default=True, help="Largest subspace tried.")
+@click.option("--alphas", default="0.5,1,1.5", show_default=True, help="Strengths that are measured.")
+@click.option("--limit", type=click.IntRange(2), help="Use only the first N prompts of each set.")
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest response.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the halves of the prompts.")
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+)
+@click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
+@click.option("--eager/--compile", default=None, help="Default: eager on CPU, compiled on GPU.")
+@click.option("--max-num-seqs", type=click.IntRange(1), help="Requests in one batch.")
+@click.option("--weights/--no-weights", default=True, show_default=True, help="Make and compare a checkpoint as well.")
+@click.option("--dry-run", is_flag=True, help="Say how many responses it would ask for at most, and end.")
+@click.option("-o", "--output", "out", type=PATH, required=True, help="Folder to write; the same command resumes it.")
+@click.option("--force", is_flag=True, help="Replace an audit that is there.")
+@judge_options
+def audit(model: str, out: Path, dry_run: bool, force: bool, **options: Any) -> None:
+    """Audit how robust the refusals of MODEL are to linear edits, and end with a verdict on one page.
+
+    Ablates every layer's refusal vector, then subspaces grown layer by layer on one half of the harmful prompts, and
+    measures what was chosen on the other half: against rank, strength and random controls, plain, affine and projected,
+    at run time and in the weights, per tier; what it costs on safe prompts; and what adding the vectors does to them.
+    Writes audit.html, audit.md, audit.json, and every response in runs/.
+
+    \b
+    Example:
+      refusal audit meta-llama/Llama-3.2-1B-Instruct --judge-model gpt-4.1-mini -o audit
+    """
+    from eval.audit.page import write_pages
+    from eval.audit.preparation import begin, prepare
+    from eval.commands import command_words, read_strengths
+    from eval.interruption import ending_resumably
+
+    arguments, alphas = command_words(), tuple(read_strengths(options.pop("alphas")))
+    request = prepare(model, alphas, options, arguments)
+    click.echo(str(request.size), err=True)
+    if dry_run:
+        return
+    begin(out, request, force)
+    with ending_resumably(out, arguments) as interruption:
+        found = request.audit(out, interruption.check).run()
+        page = write_pages(found, out)
+    click.echo(f"{found.verdict.text}\n{page}")

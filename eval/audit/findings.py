@@ -1,0 +1,146 @@
+"""What an audit found, and its record as JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from eval.audit.design import Size
+from eval.audit.greedy import Step
+from eval.audit.verdict import Evidence, Reached, Verdict
+from eval.damage.measures import Damage
+from eval.intervals import Interval
+from eval.scores import ScoredRun
+from eval.summaries import Agreement, Summary
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen on the selection half.
+
+    Attributes:
+        steps: the greedy path.
+        headline: the step whose set stands for subspaces where one is enough.
+        first: every single vector, plain, affine and projected, with the baseline.
+        affine, projected: the layer whose vector did best in that form.
+    """
+
+    steps: Sequence[Step]
+    headline: Step
+    first: Sequence[Summary]
+    affine: int
+    projected: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The measuring half; names are ids of conditions.
+
+    Attributes:
+        path: condition ids of the greedy path, by (step index, alpha).
+        alpha: the reference strength.
+        weights: the checkpoint against the same ablation at run time; None where none was made.
+        writes: ablation of the block outputs against that of the writes.
+    """
+
+    scored: ScoredRun
+    rows: Mapping[str, Summary]
+    path: Mapping[tuple[int, float], str]
+    alpha: float
+    affine: str
+    projected: str
+    headline: str
+    writes: Agreement
+    weights: Agreement | None
+
+    @property
+    def baseline(self) -> Summary:
+        """The unedited model."""
+        return self.rows["baseline"]
+
+    @property
+    def randoms(self) -> list[Summary]:
+        """The random controls."""
+        return [row for row in self.rows.values() if row.condition.kind == "random"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """An audit's outcome.
+
+    Attributes:
+        cost: ablations on the safe prompts, baseline first; `damage` of each by condition id.
+        reverse: each layer's vector added, on the safe prompts, baseline first.
+        facts: name -> value of what was audited with, for people.
+    """
+
+    size: Size
+    seed: int
+    selection: Selection
+    measured: Measurement
+    evidence: Evidence
+    verdict: Verdict
+    reached: Sequence[Reached]
+    cost: Sequence[Summary]
+    damage: Mapping[str, Damage]
+    reverse: Sequence[Summary]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The audit as plain JSON types."""
+        measured = self.measured
+        return {
+            "kind": "audit",
+            "format_version": 1,
+            "verdict": asdict(self.verdict),
+            "evidence": {
+                "baseline": asdict(self.evidence.baseline),
+                "control": asdict(self.evidence.control),
+                "ranks": {str(rank): asdict(found) for rank, found in self.evidence.ranks.items()},
+                "affine": _interval(self.evidence.affine),
+                "projected": _interval(self.evidence.projected),
+                "max_rank": self.evidence.max_rank,
+            },
+            "reached": [{**asdict(each), "text": each.text} for each in self.reached],
+            "size": {**asdict(self.size), "seed": self.seed},
+            "selection": {
+                "path": [asdict(step) for step in self.selection.steps],
+                "headline": list(self.selection.headline.layers),
+                "single": [_row(row) for row in self.selection.first],
+            },
+            "measured": [_row(row) for row in measured.rows.values()],
+            "writes": _agreement(measured.writes),
+            "weights": measured.weights and _agreement(measured.weights),
+            "cost": [_row(row) for row in self.cost],
+            "damage": {name: damage.to_json() for name, damage in self.damage.items()},
+            "reverse": [_row(row) for row in self.reverse],
+            **self.provenance,
+        }
+
+
+def _row(row: Summary) -> dict[str, Any]:
+    return {
+        "condition": row.condition.to_json(),
+        "n": row.n,
+        "n_scored": row.n_scored,
+        "unscored": dict(row.reasons),
+        "compliance": _interval(row.compliance),
+        "coherence": _interval(row.coherence),
+        "refused": _interval(row.refused),
+        "p": row.p,
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, Any] | None:
+    return None if interval is None else asdict(interval)
+
+
+def _agreement(found: Agreement) -> dict[str, Any]:
+    return {
+        "first": found.first.id,
+        "second": found.second.id,
+        "n_pairs": found.n_pairs,
+        "same_verdict": asdict(found.same_verdict),
+        "same_text": found.same_text,
+        "change": asdict(found.change),
+        "p": found.p,
+    }

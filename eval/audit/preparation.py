@@ -1,0 +1,142 @@
+"""From the command line to an audit: everything read and checked before a response is asked for."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eval.audit.bench import Bench
+from eval.audit.design import Size
+from eval.audit.study import Audit, halves
+from eval.demo import Shell
+from eval.judge.options import choose_judge
+from surgery.artifacts import file_sha256, json_sha256, package_versions
+from surgery.errors import ArtifactError
+from surgery.folders import check_folder, make_folder
+from surgery.models import ModelInfo, describe_model
+from surgery.prompt_commands import say_origin
+from surgery.prompts import PromptSet, load_pairs, load_prompts
+from vllm_refusal.config import check_architecture
+from vllm_refusal.engine import EngineOptions, Sampling
+
+DESIGN = "design.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """An audit that is asked for.
+
+    Attributes:
+        options: of the command, by name.
+        prompts, safe: what is asked.
+        arguments: the words after `refusal`.
+    """
+
+    info: ModelInfo
+    size: Size
+    prompts: PromptSet[Any]
+    safe: PromptSet[Any]
+    options: Mapping[str, Any]
+    arguments: Sequence[str]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an audit that is gone on with must share, as JSON."""
+        chosen = ("max_tokens", "seed", "dtype", "eager", "pairs")
+        return {
+            "model": self.info.to_json(),
+            "size": asdict(self.size) | {"alphas": list(self.size.alphas)},
+            "prompts": self.prompts.provenance(),
+            "safe prompts": self.safe.provenance(),
+            "refusal vectors": file_sha256(self.options["rvs"]) if self.options["rvs"] else None,
+            "judge": self.judge().judge_id,
+            **{name.replace("_", " "): self.options[name] for name in chosen},
+        }
+
+    def judge(self) -> Any:
+        """The judge that the options choose."""
+        return choose_judge(**{name: value for name, value in self.options.items() if name.startswith("judge_")})
+
+    def audit(self, folder: Path, check_interrupted: Callable[[], None]) -> Audit:
+        """The audit, once the refusal vectors are there."""
+        rvs = self._refusal_vectors(folder)
+        sampling = Sampling(self.options["max_tokens"])
+        engine = EngineOptions(self.options["dtype"], self.options["eager"], self.options["max_num_seqs"])
+        bench = Bench(folder, self.info, rvs, sampling, engine, self.judge, self.arguments, check_interrupted)
+        selection, measuring = halves(self.prompts, self.options["seed"])
+        provenance = {
+            "command": shlex.join(["refusal", *self.arguments]),
+            "model": self.info.to_json(),
+            "refusal_vectors": {"path": str(rvs), "sha256": file_sha256(rvs)},
+            "prompts": self.prompts.provenance(),
+            "safe_prompts": self.safe.provenance(),
+            "versions": package_versions(),
+        }
+        return Audit(bench, self.size, self.options["seed"], selection, measuring, self.safe, _say, provenance)
+
+    def _refusal_vectors(self, folder: Path) -> Path:
+        """The vectors given, or extracted into the folder by the command that a user would type."""
+        if self.options["rvs"]:
+            return self.options["rvs"]
+        revision = ["--revision", self.info.revision] if self.info.revision else []
+        command = ("extract", self.info.model, "--pairs", self.options["pairs"], "--dtype", self.options["dtype"])
+        with redirect_stdout(click.get_text_stream("stderr")):
+            Shell(False).make("extract", folder / "rvs.safetensors", *command, *revision)
+        return folder / "rvs.safetensors"
+
+
+def prepare(model: str, alphas: tuple[float, ...], options: Mapping[str, Any], arguments: Sequence[str]) -> Request:
+    """Read and check what the command names.
+
+    Raises: RefusalError (prompts, model, architecture, too few prompts), click.UsageError (judge).
+    """
+    prompts = say_origin(load_prompts(options["prompts"], "harmful"))[: options["limit"]]
+    safe = say_origin(load_prompts(options["safe_prompts"], "safe"))[: options["limit"]]
+    if not options["rvs"]:
+        load_pairs(options["pairs"])
+    info = describe_model(model, options["revision"])
+    check_architecture(info.architecture, "an audit")
+    selection, measuring = halves(prompts, options["seed"])
+    counts = len(selection), len(measuring), len(safe)
+    size = Size(info.n_layers, options["max_rank"], alphas, *counts, options["weights"])
+    request = Request(info, size, prompts, safe, options, arguments)
+    request.judge()
+    return request
+
+
+def begin(folder: Path, request: Request, force: bool) -> None:
+    """Make the folder, or find that the same audit began it.
+
+    Raises: OutputExistsError when something else is there, ArtifactError when it is another audit; with `force` an audit
+        that is there is replaced.
+    """
+    identity, path = request.identity, folder / DESIGN
+    is_audit = path.is_file()
+    if folder.exists() and any(folder.iterdir()) and (force or not is_audit):
+        check_folder(folder, force, kind="an audit", is_kind=lambda _: is_audit)
+        shutil.rmtree(folder)
+        is_audit = False
+    if is_audit:
+        _check_same(json.loads(path.read_text(encoding="utf-8")), identity, folder)
+        return
+    make_folder(folder)
+    path.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    differing = [name for name in now if json_sha256(before.get(name)) != json_sha256(now[name])]
+    if differing:
+        raise ArtifactError(
+            f"{folder}: holds another audit ({', '.join(differing)} differ); repeat its command to go on with it, choose "
+            "another output, or pass --force to replace it"
+        )
+
+
+def _say(line: str) -> None:
+    click.secho(f"\n{line}", bold=True, err=True)

@@ -1,0 +1,219 @@
+"""The stages of an audit: choose on one half, measure on the other, then the cost and the reverse test."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eval.audit.bench import Bench
+from eval.audit.design import N_RANDOM, Size, split_in_halves
+from eval.audit.findings import Findings, Measurement, Selection
+from eval.audit.greedy import Layers, Step, forward_selection, headline_step
+from eval.audit.interventions import Interventions
+from eval.audit.verdict import TARGETS, Evidence, Point, Reached, conclude, smallest_reaching
+from eval.conditions import BASELINE
+from eval.damage.records import load_damage
+from eval.demo import Shell
+from eval.job import HARMFUL, SAFE
+from eval.scores import NoScoresError, ScoredRun
+from eval.summaries import Agreement, Summary, agreement, is_candidate, summarize_all
+from surgery.prompts import PromptSet
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One audit: what it asks, and with what.
+
+    Attributes:
+        selection, measuring: the halves of the harmful prompts.
+        tell: shows one line of progress.
+    """
+
+    bench: Bench
+    size: Size
+    seed: int
+    selection: PromptSet[Any]
+    measuring: PromptSet[Any]
+    safe: PromptSet[Any]
+    tell: Tell
+    provenance: Mapping[str, Any]
+
+    @property
+    def alpha(self) -> float:
+        """The reference strength: 1 where it is asked for, else the largest."""
+        return 1.0 if 1.0 in self.size.alphas else max(self.size.alphas)
+
+    def run(self) -> Findings:
+        """Everything that is missing. Raises: RefusalError; what was answered is kept."""
+        bench = self.bench
+        made = Interventions(bench.info, bench.rvs, bench.folder / "modules")
+        selection = self._select(made)
+        checkpoint = self._checkpoint(selection.headline.layers) if self.size.weights else None
+        measured = self._measure(made, selection, checkpoint)
+        evidence = _evidence(measured, selection.steps, self.size.largest)
+        reached = _reached(measured, self.size.largest)
+        cost = self._cost(made, selection, reached)
+        reverse = self._reverse(made)
+        record = load_damage(bench.path("cost"))
+        return Findings(
+            self.size,
+            self.seed,
+            selection,
+            measured,
+            evidence,
+            conclude(evidence),
+            reached,
+            cost,
+            record.conditions if record else {},
+            reverse,
+            self.provenance,
+        )
+
+    def _select(self, made: Interventions) -> Selection:
+        """Stage 1: every single vector three ways; then greedy steps."""
+        n_layers = self.bench.info.n_layers
+        plain = {layer: made.plain((layer,), self.alpha) for layer in range(n_layers)}
+        affine = {layer: made.affine(layer) for layer in range(n_layers)}
+        projected = {layer: made.projected(layer) for layer in range(n_layers)}
+        scored = self._ask("selection-01", "every single vector", made, self.selection)
+        found = {condition.id: _mean(scored, condition.id) for condition in scored.conditions}
+        singles = {layer: found[name] for layer, name in plain.items()}
+        steps = forward_selection(
+            self.size.candidates, self._scorer(made, singles), made.novelty, self.size.max_rank, found[BASELINE.id]
+        )
+        first = summarize_all(scored, HARMFUL)
+        return Selection(steps, headline_step(steps), first, _best(affine, found), _best(projected, found))
+
+    def _scorer(self, made: Interventions, singles: Mapping[int, float]) -> Callable[[Sequence[Layers]], list[float]]:
+        """Scores of sets of one size: of single vectors as they are known, of others by a run of their own."""
+
+        def score(sets: Sequence[Layers]) -> list[float]:
+            if len(sets[0]) == 1:
+                return [singles[layer] for (layer,) in sets]
+            names = [made.plain(layers, self.alpha) for layers in sets]
+            rank = len(sets[0])
+            scored = self._ask(
+                f"selection-{rank:02}", f"{len(sets)} sets of {rank} layers", made, self.selection, False
+            )
+            return [_mean(scored, name) for name in names]
+
+        return score
+
+    def _measure(self, made: Interventions, selection: Selection, checkpoint: Path | None) -> Measurement:
+        """Stage 2: what was chosen, on the prompts that nothing was chosen on."""
+        path = {
+            (index, alpha): made.plain(step.layers, alpha)
+            for index, step in enumerate(selection.steps)
+            for alpha in self.size.alphas
+        }
+        headline = path[selection.steps.index(selection.headline), self.alpha]
+        made.controls([made.subspace(step.layers).rank for step in selection.steps], N_RANDOM, self.alpha)
+        affine, projected = made.affine(selection.affine), made.projected(selection.projected)
+        writes = made.plain(selection.headline.layers, self.alpha, "writes")
+        edited = made.checkpoint(checkpoint) if checkpoint else None
+        scored = self._ask("measured", "what was chosen, on the other prompts", made, self.measuring)
+        rows = {row.condition.id: row for row in summarize_all(scored, HARMFUL)}
+        weights = edited and _agreement(scored, writes, edited)
+        against = _agreement(scored, headline, writes)
+        return Measurement(scored, rows, path, self.alpha, affine, projected, headline, against, weights or None)
+
+    def _checkpoint(self, layers: Layers) -> Path:
+        """The weights orthogonalized against the headline set, by the commands that a user would type."""
+        folder, shell = self.bench.folder, Shell(False)
+        with redirect_stdout(_stderr()):
+            subspace = folder / "subspace.safetensors"
+            chosen = ",".join(map(str, layers))
+            shell.make("weights", subspace, "subspace", self.bench.rvs, "--layers", chosen)
+            command = ("orthogonalize", self.bench.info.path, subspace, "--alpha", self.alpha)
+            shell.make("weights", folder / "checkpoint", *command)
+        return folder / "checkpoint"
+
+    def _cost(self, made: Interventions, selection: Selection, reached: Sequence[Reached]) -> list[Summary]:
+        """Stage 3: safe prompts under the ablations that reach the targets, and how far distributions move."""
+        wanted = [(selection.headline.layers, self.alpha)]
+        for point in filter(None, (each.point for each in reached)):
+            wanted.append((selection.steps[point.step].layers, point.alpha))
+        for layers, alpha in dict.fromkeys(wanted):
+            made.plain(layers, alpha)
+        made.affine(selection.affine)
+        made.projected(selection.projected)
+        scored = self._ask("cost", "safe prompts under the ablations that work best", made, self.safe, prompt_set=SAFE)
+        with redirect_stdout(_stderr()):
+            Shell(False).run("damage", "damage", self.bench.path("cost"))
+        return summarize_all(scored, SAFE)
+
+    def _reverse(self, made: Interventions) -> list[Summary]:
+        """Stage 4: each layer's vector added to safe prompts."""
+        for layer in range(self.bench.info.n_layers):
+            made.added(layer)
+        scored = self._ask("reverse", "each vector added to safe prompts", made, self.safe, prompt_set=SAFE)
+        return summarize_all(scored, SAFE)
+
+    def _ask(
+        self,
+        stage: str,
+        what: str,
+        made: Interventions,
+        prompts: PromptSet[Any],
+        baseline: bool = True,
+        prompt_set: str = HARMFUL,
+    ) -> ScoredRun:
+        plan = made.plan(baseline)
+        self.tell(f"{stage}: {what} ({len(plan.conditions)} conditions x {len(prompts)} prompts)")
+        return self.bench.ask(stage, plan, prompt_set, prompts)
+
+
+def halves(prompts: PromptSet[Any], seed: int) -> tuple[PromptSet[Any], PromptSet[Any]]:
+    """A selection and a measuring half that know where they are from. Raises: AuditError with too few prompts."""
+    first, second = split_in_halves(prompts, seed)
+    return replace(prompts, prompts=tuple(first)), replace(prompts, prompts=tuple(second))
+
+
+def _mean(scored: ScoredRun, condition_id: str) -> float:
+    """Mean compliance. Raises: NoScoresError when nothing of the condition is scored."""
+    condition = next(each for each in scored.conditions if each.id == condition_id)
+    return float(scored.scores(condition, HARMFUL).scored("compliance").mean())
+
+
+def _best(names: Mapping[int, str], found: Mapping[str, float]) -> int:
+    """The candidate layer of the highest score; of equal ones the first."""
+    candidates = [layer for layer in names if is_candidate(layer, len(names))]
+    return max(candidates, key=lambda layer: found[names[layer]])
+
+
+def _evidence(measured: Measurement, steps: Sequence[Step], largest: int) -> Evidence:
+    """The intervals that the verdict rests on."""
+    ranks = {}
+    for index in range(len(steps)):
+        row = _scored(measured.rows[measured.path[index, measured.alpha]])
+        ranks.setdefault(row.condition.rank, row.compliance)
+    control = max((_scored(row).compliance for row in measured.randoms), key=lambda interval: interval.high)
+    affine, projected = (_scored(measured.rows[name]).compliance for name in (measured.affine, measured.projected))
+    return Evidence(_scored(measured.baseline).compliance, control, ranks, largest, affine, projected)
+
+
+def _reached(measured: Measurement, largest: int) -> list[Reached]:
+    rows = [(index, _scored(measured.rows[name])) for (index, _), name in measured.path.items()]
+    points = [Point(row.condition.rank, row.condition.alpha, row.compliance, index) for index, row in rows]
+    return [smallest_reaching(points, target, largest) for target in TARGETS]
+
+
+def _scored(row: Summary) -> Summary:
+    """The row, once it is sure that it has numbers. Raises: NoScoresError."""
+    if row.compliance is None:
+        raise NoScoresError(f"{row.condition.id}: none of its {row.n} responses is scored ({dict(row.reasons)})")
+    return row
+
+
+def _agreement(scored: ScoredRun, first: str, second: str) -> Agreement:
+    conditions = {condition.id: condition for condition in scored.conditions}
+    return agreement(scored, HARMFUL, conditions[first], conditions[second])
+
+
+def _stderr() -> Any:
+    import sys
+
+    return sys.stderr
