@@ -63,7 +63,7 @@ def confirm_best(
     """
     if len(candidates) < 2:
         return None
-    compliance, coherence = (np.array([getattr(c, name) for c in candidates]) for name in ("compliance", "coherence"))
+    compliance, coherence = _stacked(candidates)
     halves = split_in_halves(candidates[0].prompts, n_splits, seed)
     index, chosen_at = _choose(compliance, coherence, halves)
     confirming = ~halves[0]
@@ -74,6 +74,19 @@ def confirm_best(
     change, p = _change(values, baseline.compliance[confirming] if baseline else None)
     repeated = _repeat(compliance, index, chosen_at, halves)
     return Confirmation(int(index[0]), float(chosen_at[0]), bootstrap_mean(kept), change, p, *repeated)
+
+
+def choose_on_half(candidates: Sequence[Scores], seed: int = SEED) -> tuple[int, NDArray[np.bool_]] | None:
+    """What `confirm_best` chooses in its first split, to be measured in other ways than it does.
+
+    Returns: (which candidate, [n_prompts] True for the prompts that took no part in the choice); None when there is no
+        candidate, or none is scored on the choosing half.
+    """
+    if not candidates:
+        return None
+    halves = split_in_halves(candidates[0].prompts, N_SPLITS, seed)[:1]
+    index, chosen_at = _choose(*_stacked(candidates), halves)
+    return None if np.isnan(chosen_at[0]) else (int(index[0]), ~halves[0])
 
 
 def split_in_halves(prompts: Sequence[PromptKey], n_splits: int, seed: int = SEED) -> NDArray[np.bool_]:
@@ -92,6 +105,12 @@ def split_in_halves(prompts: Sequence[PromptKey], n_splits: int, seed: int = SEE
     halves = np.empty((n_splits, len(prompts)), dtype=bool)
     np.put_along_axis(halves, order, turns, axis=1)
     return halves
+
+
+def _stacked(candidates: Sequence[Scores]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[n_candidates, n_prompts] compliance and coherence."""
+    compliance, coherence = (np.array([getattr(c, name) for c in candidates]) for name in ("compliance", "coherence"))
+    return compliance, coherence
 
 
 def _choose(

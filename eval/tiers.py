@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.bounds import Bounds, worst_case_contrast
-from eval.comparisons import N_FLIPS, POWER, SEED, SIGNIFICANCE, step_down
+from eval.comparisons import N_FLIPS, POWER, SEED, SIGNIFICANCE, minimal_detectable_share, step_down
 from eval.intervals import Interval, independent_difference, paired_difference
 from eval.scores import Scores
 
@@ -35,16 +35,40 @@ class TierContrast:
     detectable: float | None
     bounds: Bounds | None = None
 
+    @property
+    def least_shown(self) -> float:
+        """The detectable difference, never below what the number of prompts alone allows, however little varies."""
+        floor = minimal_detectable_share(max(2, min(self.lower.n, self.upper.n)))
+        return max(floor, self.detectable or 0.0)
+
+    @property
+    def below_detectable(self) -> bool:
+        """Whether the difference seen is smaller than what so many prompts can be relied on to show."""
+        return abs(self.difference.estimate) < self.least_shown
+
 
 def contrast_tiers(conditions: Sequence[Scores], baseline: Scores, lower: int, upper: int) -> list[TierContrast | None]:
     """Compare the changes from the baseline in two tiers of one prompt set; see `tier_contrasts`."""
-    tiers = np.array([-1 if prompt.tier is None else prompt.tier for prompt in baseline.prompts])
-    is_lower, is_upper = tiers == lower, tiers == upper
-    kept = is_lower | is_upper
-    changes = np.column_stack([scores.compliance - baseline.compliance for scores in conditions])
-    contrasts = tier_contrasts(changes[kept], is_upper[kept])
-    bounds = [worst_case_contrast(scores, baseline, is_upper, is_lower) for scores in conditions]
-    return [each and replace(each, bounds=span) for each, span in zip(contrasts, bounds, strict=True)]
+    everywhere = np.ones(len(baseline.prompts), dtype=bool)
+    return contrast_pairs([(scores, baseline, everywhere) for scores in conditions], lower, upper)
+
+
+def contrast_pairs(
+    pairs: Sequence[tuple[Scores, Scores, NDArray[np.bool_]]], lower: int, upper: int
+) -> list[TierContrast | None]:
+    """Compare, in two tiers of one prompt set, the differences of two conditions; see `tier_contrasts`.
+
+    Args:
+        pairs: (first, second, [n_prompts] mask): the change is that from second to first, on the prompts of the mask.
+    """
+    tiers = np.array([-1 if prompt.tier is None else prompt.tier for prompt in pairs[0][0].prompts])
+    kept = (tiers == lower) | (tiers == upper)
+    changes = np.column_stack([np.where(mask, a.compliance - b.compliance, np.nan) for a, b, mask in pairs])
+    contrasts = tier_contrasts(changes[kept], tiers[kept] == upper)
+    return [
+        found and replace(found, bounds=worst_case_contrast(a, b, mask & (tiers == upper), mask & (tiers == lower)))
+        for found, (a, b, mask) in zip(contrasts, pairs, strict=True)
+    ]
 
 
 def tier_contrasts(

@@ -18,6 +18,7 @@ from eval.report.sentences import (
     provenance,
 )
 from eval.report.tier_tables import tier_contrast_tables
+from eval.report.transfer_tables import transfer_tables
 
 
 def make_chapter(results: Results, chapter_id: str) -> Chapter:
@@ -49,6 +50,7 @@ def make_chapter(results: Results, chapter_id: str) -> Chapter:
                 tables.group_table(results, "category", judge),
             ],
         ),
+        _section("transfer", "Transfer between tiers", (), (), transfer_tables(results, judge)),
         *(_set_section(results, name, judge) for name in set_tables.other_sets(results)),
         _section("damage", "Damage", (), (), [damage_table(results)]),
         _section("random", "Random control", (), (), [tables.random_table(results, judge)]),

@@ -14,16 +14,21 @@ import click
 def report(runs: tuple[Path, ...], out: Path, judge_id: str | None, force: bool) -> None:
     """Tables, figures and a response browser of judged RUNs.
 
-    Writes report.html (one file, opens without a network), report.md, tables/*.csv and figures/*.svg.
+    Writes report.html (one file, opens without a network), report.md, tables/*.csv and figures/*.svg. Of runs with
+    conditions from tiers (sweep --tiers) the transfer between them is printed as well.
 
     \b
     Examples:
       refusal report RUN -o DIR
       refusal report RUN_A RUN_B -o DIR        several models, with a contrast table
     """
+    from eval.report.console import transfer_text
     from eval.report.report import write_report
 
-    click.echo(write_report(runs, out, judge_id, force))
+    told: list[str] = []
+    click.echo(write_report(runs, out, judge_id, force, tell=lambda results: told.append(transfer_text(results))))
+    for text in filter(None, told):
+        click.echo(text)
 
 
 def headline(runs: Sequence[Path | str], judge_id: str | None = None) -> str:

@@ -1,7 +1,7 @@
 """Writing the report of one or several judged runs: report.html, report.md, tables as CSV, figures as SVG."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval.records import Run
@@ -20,7 +20,11 @@ PAGE = "report.html"
 
 
 def write_report(
-    runs: Sequence[Run | Path | str], out_dir: Path | str, judge_id: str | None = None, force: bool = False
+    runs: Sequence[Run | Path | str],
+    out_dir: Path | str,
+    judge_id: str | None = None,
+    force: bool = False,
+    tell: Callable[[Sequence[Results]], None] | None = None,
 ) -> Path:
     """Write the report of these runs into a new folder.
 
@@ -28,6 +32,7 @@ def write_report(
         runs: judged runs, or their folders.
         judge_id: whose verdicts to show; without it a language-model judge is preferred to the heuristic one.
         force: replace an earlier report; any other folder is left alone.
+        tell: called with what was read, when the report is written.
     Returns: the path of report.html.
     Raises: OutputExistsError, JudgeChoiceError, NoScoresError, ArtifactError, DiskError; nothing is left half-written.
     """
@@ -38,6 +43,8 @@ def write_report(
         _write(folder / "report.md", render_markdown(report))
         _write_tables(folder / "tables", report)
         _write_figures(folder / "figures", report.chapters)
+    if tell:
+        tell(results)
     return Path(out_dir) / PAGE
 
 

@@ -9,6 +9,7 @@ from eval.report.columns import condition_name
 from eval.report.confirmation_table import confirmation_sentence
 from eval.report.documents import bounds, display_p, number
 from eval.report.results import HARMFUL, SAFE, Results
+from eval.report.transfer_tables import transfer_sentence
 from eval.scores import ScoredRun
 from eval.summaries import Summary, compare
 from surgery.layers import format_layers
@@ -44,6 +45,7 @@ def headline(results: Results) -> list[str]:
         _subspace_sentence(results),
         _random_sentence(results),
         _safe_sentence(results),
+        transfer_sentence(results),
     ]
     return [sentence for sentence in sentences if sentence]
 

@@ -1,14 +1,20 @@
 """Difference in differences: whether an intervention moves one tier of harmful prompts more than another."""
 
+from collections.abc import Sequence
+
 from eval.report.columns import ALPHA, CONDITION, SITE, described, p_cell, tested_p
-from eval.report.documents import Column, Measured, Table, Value
+from eval.report.documents import Cell, Column, Measured, Table, Value
 from eval.report.results import HARMFUL, Results
 from eval.report.tables import reference_rows
 from eval.tiers import TierContrast, contrast_tiers
 
 P = Column("p", "p", "Permutation of the tier labels over prompts, Welch’s t, two-sided")
 P_ADJUSTED = Column("p_adjusted", "adjusted p", "Step-down max-T over the conditions of this table")
-DETECTABLE = Column("detectable", "detectable", "Least difference found at 80 % power by one test, with this spread")
+DETECTABLE = Column(
+    "detectable",
+    "detectable",
+    "Least difference found at 80 % power by one test with this spread, and never below what n alone allows",
+)
 
 
 def tier_contrast_tables(results: Results, judge: str) -> list[Table | None]:
@@ -38,23 +44,39 @@ def tier_contrast_table(results: Results, lower: int, upper: int, judge: str) ->
         P_ADJUSTED,
         DETECTABLE,
     ]
-    body = [[*described(row), *_cells(contrast)] for row, contrast in zip(rows, contrasts, strict=True)]
+    body = [[*described(row), *contrast_cells(contrast)] for row, contrast in zip(rows, contrasts, strict=True)]
     caption = f"Difference in differences: change of compliance in tier {upper} minus that in tier {lower}"
     notes = [
-        "Below zero: the intervention moves the higher tier less. Scores that cannot rise further, or fall, hide it."
+        "Below zero: the intervention moves the higher tier less. Scores that cannot rise further, or fall, hide it.",
+        *noise_notes(contrasts),
     ]
     return Table(f"tier-{upper}-minus-{lower}", caption, columns, body, judge=judge, notes=notes)
 
 
-def _cells(contrast: TierContrast | None) -> list[Value]:
+def contrast_cells(contrast: TierContrast | None) -> list[Value]:
+    """Both changes, their difference (marked where so many prompts cannot show it), p, adjusted p, what is detectable."""
     if contrast is None:
         return [None] * 6
-    detectable = None if contrast.detectable is None else Measured(contrast.detectable, ".2f")
+    seen: Value = contrast.difference
+    if contrast.below_detectable:
+        seen = Cell(seen, "°", title="smaller than what so many prompts can show")
     return [
         contrast.lower,
         contrast.upper,
-        contrast.difference,
+        seen,
         p_cell(contrast.p),
         tested_p(contrast.p_adjusted, contrast.bounds, True),
-        detectable,
+        Measured(contrast.least_shown, ".2f"),
+    ]
+
+
+def noise_notes(contrasts: Sequence[TierContrast | None]) -> list[str]:
+    """How many of the differences seen are smaller than what this many prompts can show."""
+    tested = [contrast for contrast in contrasts if contrast]
+    n_below = sum(contrast.below_detectable for contrast in tested)
+    if not n_below:
+        return []
+    return [
+        f"°: smaller than the detectable difference, {n_below} of {len(tested)} here. Such a difference may be noise, and "
+        "one that is not seen may be there all the same; refusal power says how many prompts would tell."
     ]
