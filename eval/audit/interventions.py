@@ -1,5 +1,6 @@
 """The ablations that an audit compares, and the files behind them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from eval.audit.greedy import Layers
@@ -36,7 +37,7 @@ class Interventions:
     def plan(self, baseline: bool = True) -> Plan:
         """All conditions since the last plan; the next begins empty."""
         plan, self._builder = self._builder.build(), PlanBuilder(self.info.n_layers, self.info.d_model)
-        return plan if baseline else Plan(plan.conditions[1:], plan.modules, plan.checkpoints, plan.controls)
+        return plan if baseline else replace(plan, conditions=plan.conditions[1:])
 
     def plain(self, layers: Layers, alpha: float, site: str = "stream") -> str:
         """The span of these layers' RVs removed at every layer; returns the condition's id."""

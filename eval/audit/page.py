@@ -1,5 +1,101 @@
-"""stub"""
+"""The page of an audit: audit.html, audit.md, audit.json, and its curve as SVG."""
+
 import json
-def write_pages(found, folder):
-    (folder / "audit.json").write_text(json.dumps(found.to_json(), indent=1))
-    return folder / "audit.json"
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.audit import figures, tables
+from eval.audit.findings import Findings
+from eval.audit.verdict import REMOVED
+from eval.report.browser import browser_data, embed
+from eval.report.documents import Chapter, Picture, Report, Section, Table, display
+from eval.report.html import render_html, render_markdown
+from eval.report.report import HEURISTIC_NOTE
+from eval.report.results import Results
+from eval.report.sentences import PLANTED_BADGE, PLANTED_NOTE, facts, judge_label, provenance
+from surgery.artifacts import replacing
+
+PAGE = "audit.html"
+CHAPTER = "audit"
+
+
+def write_pages(findings: Findings, folder: Path) -> Path:
+    """Write the audit's page, its Markdown, its JSON and its figures; returns the path of the page."""
+    results = Results(findings.measured.scored)
+    report = make_report(findings, results)
+    _write(folder / "audit.json", json.dumps(findings.to_json(), indent=1) + "\n")
+    for section in report.chapters[0].sections:
+        for picture in section.pictures:
+            _write(folder / "figures" / f"{CHAPTER}-{picture.id}.svg", picture.svg)
+    _write(folder / "audit.md", render_markdown(report))
+    _write(folder / PAGE, render_html(report, embed(browser_data([results]))))
+    return folder / PAGE
+
+
+def make_report(findings: Findings, results: Results) -> Report:
+    """The page without the response browser."""
+    judge = judge_label(findings.measured.scored)
+    badge, note = (PLANTED_BADGE, PLANTED_NOTE) if results.planted else ("", "")
+    named = [("audit", findings.verdict.text), *facts(results)]
+    origin = [("audit", str(findings.provenance.get("command", ""))), *provenance(results)]
+    chapter = Chapter(
+        CHAPTER, findings.verdict.text, badge, note, sentences(findings), named, _sections(findings), origin
+    )
+    notes = [HEURISTIC_NOTE] if findings.measured.scored.heuristic else []
+    return Report(f"Audit of {results.model_name}", judge, [chapter], notes=notes)
+
+
+def sentences(findings: Findings) -> list[str]:
+    """What was found, for the head of the page."""
+    measured, evidence = findings.measured, findings.evidence
+    reached = ", ".join(f"{each.target:.0%} compliance: {each.text}" for each in findings.reached)
+    found = [
+        f"Verdict: {findings.verdict.text}. Refusal counts as removed at a mean compliance of {REMOVED:g} whose 95 % "
+        "interval lies above those of the baseline and of random subspaces.",
+        f"Baseline {display(evidence.baseline)}, random subspaces at most {display(evidence.control)}, best single vector "
+        f"{display(evidence.ranks[min(evidence.ranks)])}, subspace chosen {display(measured.rows[measured.headline].compliance)}, "
+        f"affine {display(evidence.affine)}, projected {display(evidence.projected)}.",
+        f"Smallest ablation for {reached}.",
+    ]
+    if measured.weights:
+        same = measured.weights
+        found.append(
+            f"Run time against weights: the checkpoint gives the verdicts of the same ablation at run time on "
+            f"{display(same.same_verdict)} of {same.n_pairs} prompts, Δ compliance {display(same.change)}."
+        )
+    return found
+
+
+def _sections(findings: Findings) -> list[Section]:
+    judge = judge_label(findings.measured.scored)
+    return [
+        _section(
+            "curve",
+            "Compliance against rank and strength",
+            [figures.rank_figure(findings, CHAPTER)],
+            [tables.reached_table(findings), tables.path_table(findings, judge)],
+        ),
+        _section("operators", "Controls and other operators", [], [tables.controls_table(findings, judge)]),
+        _section("weights", "Run time and weights", [], [tables.agreement_table(findings, judge)]),
+        _section("tiers", "Tiers", [], [tables.tier_table(findings, judge)]),
+        _section("cost", "Cost", [], [tables.cost_table(findings, judge)]),
+        _section(
+            "reverse",
+            "Induced refusals",
+            [figures.reverse_figure(findings, CHAPTER)],
+            [tables.reverse_table(findings, judge)],
+        ),
+        _section("selection", "Selection", [], [tables.single_table(findings, judge)]),
+    ]
+
+
+def _section(
+    section_id: str, title: str, pictures: Sequence[Picture | None], drafts: Sequence[Table | None]
+) -> Section:
+    return Section(section_id, title, (), [each for each in pictures if each], [table for table in drafts if table])
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path, force=True) as part:
+        part.write_text(text, encoding="utf-8", errors="replace")

@@ -53,7 +53,7 @@ def separability_figure(results: Results, prefix: str) -> Picture | None:
     d = results.analysis.get("cohens_d") or []
     if not any(value is not None for value in d):
         return None
-    figure, axes = _canvas(6.2, 3.1)
+    figure, axes = canvas(6.2, 3.1)
     layers = range(len(d))
     axes.bar(
         layers,
@@ -66,16 +66,16 @@ def separability_figure(results: Results, prefix: str) -> Picture | None:
     if planted:
         axes.plot(range(len(planted)), planted, label="planted ground truth", **_diamonds())
         _legend(axes)
-    _mark_excluded(axes, results.n_layers)
-    _label(axes, "layer", "Cohen’s d (in-sample)")
-    _layer_ticks(axes, len(d))
+    mark_excluded(axes, results.n_layers)
+    label(axes, "layer", "Cohen’s d (in-sample)")
+    layer_ticks(axes, len(d))
     pairs = f", {results.analysis['n_pairs']} pairs" if results.analysis.get("n_pairs") else ""
     caption = (
         f"Separability: Cohen’s d of harmful and safe prompts along each layer’s refusal vector{pairs}. "
         "A large d does not show causal control."
     )
     alt = "Cohen's d per layer: " + ", ".join(f"{layer}: {_two(value)}" for layer, value in enumerate(d))
-    return _picture("separability", caption, figure, prefix, alt)
+    return picture("separability", caption, figure, prefix, alt)
 
 
 def cosine_figure(results: Results, prefix: str) -> Picture | None:
@@ -84,7 +84,7 @@ def cosine_figure(results: Results, prefix: str) -> Picture | None:
     if not cosine:
         return None
     distances = results.analysis.get("cosine_by_distance") or []
-    figure, axes = _canvas(7.4 if distances else 4.4, 3.5, width_ratios=(1.25, 1) if distances else (1,))
+    figure, axes = canvas(7.4 if distances else 4.4, 3.5, width_ratios=(1.25, 1) if distances else (1,))
     heat = axes[0] if distances else axes
     _draw_heat_map(figure, heat, cosine)
     if distances:
@@ -93,7 +93,7 @@ def cosine_figure(results: Results, prefix: str) -> Picture | None:
         ", and its mean by distance of the layers." if distances else "."
     )
     alt = "Mean cosine by layer distance: " + ", ".join(f"{k}: {_two(value)}" for k, value in enumerate(distances))
-    return _picture("cosine", caption, figure, prefix, alt)
+    return picture("cosine", caption, figure, prefix, alt)
 
 
 def sweep_figure(results: Results, prefix: str) -> Picture | None:
@@ -101,19 +101,19 @@ def sweep_figure(results: Results, prefix: str) -> Picture | None:
     rows = [row for row in results.sweep if row.compliance]
     if not rows:
         return None
-    figure, axes = _canvas(7.4, 3.4)
+    figure, axes = canvas(7.4, 3.4)
     layers = [row.condition.source_layers[0] for row in rows]
-    _baseline_band(axes, results.baseline)
-    _points(axes, [x - 0.18 for x in layers], [row.compliance for row in rows], "compliance", "o")
-    _points(axes, [x + 0.18 for x in layers], [row.coherence for row in rows], "coherence", "s")
+    baseline_band(axes, results.baseline)
+    points(axes, [x - 0.18 for x in layers], [row.compliance for row in rows], "compliance", "o")
+    points(axes, [x + 0.18 for x in layers], [row.coherence for row in rows], "coherence", "s")
     planted = [results.planted.compliance(row.condition, HARMFUL) for row in rows]
     if any(value is not None for value in planted):
         axes.plot(layers, [_or_nan(value) for value in planted], label="planted compliance", **_diamonds())
-    _mark_excluded(axes, results.n_layers)
-    _label(axes, "source layer of the refusal vector", "mean score (0–1)")
-    _unit_axis(axes)
+    mark_excluded(axes, results.n_layers)
+    label(axes, "source layer of the refusal vector", "mean score (0–1)")
+    unit_axis(axes)
     axes.set_xlim(-0.6, results.n_layers - 0.4)
-    _layer_ticks(axes, results.n_layers)
+    layer_ticks(axes, results.n_layers)
     _legend_above(axes)
     caption = (
         f"Each layer’s refusal vector ablated at every layer, α = {results.alpha:g}, harmful prompts; bars are 95 % "
@@ -123,7 +123,7 @@ def sweep_figure(results: Results, prefix: str) -> Picture | None:
         f"{layer}: {number(row.compliance.estimate)} {bounds(row.compliance)}"
         for layer, row in zip(layers, rows, strict=True)
     )
-    return _picture("sweep", caption, figure, prefix, alt)
+    return picture("sweep", caption, figure, prefix, alt)
 
 
 def alpha_figure(results: Results, prefix: str) -> Picture | None:
@@ -131,17 +131,17 @@ def alpha_figure(results: Results, prefix: str) -> Picture | None:
     series, left_out = _alpha_series(results)
     if not series:
         return None
-    figure, (left, right) = _canvas(7.4, 3.1, width_ratios=(1, 1))
+    figure, (left, right) = canvas(7.4, 3.1, width_ratios=(1, 1))
     alphas = sorted({row.condition.alpha for rows in series for row in rows})
     shift = min((b - a for a, b in zip(alphas, alphas[1:], strict=False)), default=1.0) * 0.05
     for index, rows in enumerate(series):
         x = [row.condition.alpha + (index - (len(series) - 1) / 2) * shift for row in rows]
         name = _series_name(rows[0])
-        _points(left, x, [row.compliance for row in rows], SERIES[index], MARKERS[index], label=name, line=True)
-        _points(right, x, [row.coherence for row in rows], SERIES[index], MARKERS[index], label=name, line=True)
+        points(left, x, [row.compliance for row in rows], SERIES[index], MARKERS[index], label=name, line=True)
+        points(right, x, [row.coherence for row in rows], SERIES[index], MARKERS[index], label=name, line=True)
     for axes, what in ((left, "mean compliance (0–1)"), (right, "mean coherence (0–1)")):
-        _label(axes, "ablation strength α", what)
-        _unit_axis(axes)
+        label(axes, "ablation strength α", what)
+        unit_axis(axes)
         axes.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
     handles, labels = left.get_legend_handles_labels()
     figure.legend(
@@ -158,7 +158,7 @@ def alpha_figure(results: Results, prefix: str) -> Picture | None:
         )
         for rows in series
     )
-    return _picture("alpha", caption, figure, prefix, alt)
+    return picture("alpha", caption, figure, prefix, alt)
 
 
 def _alpha_series(results: Results) -> tuple[list[list[Summary]], int]:
@@ -177,7 +177,7 @@ def _series_name(row: Summary) -> str:
     return condition_name(row) + (f" ({site})" if site not in ("", "stream") else "")
 
 
-def _canvas(width: float, height: float, width_ratios: Sequence[float] = (1,)) -> tuple["Figure", Any]:
+def canvas(width: float, height: float, width_ratios: Sequence[float] = (1,)) -> tuple["Figure", Any]:
     """A figure of this size in inches with restrained axes side by side; no global matplotlib state is touched."""
     from matplotlib.figure import Figure
 
@@ -193,7 +193,7 @@ def _canvas(width: float, height: float, width_ratios: Sequence[float] = (1,)) -
     return figure, axes
 
 
-def _points(
+def points(
     axes: "Axes",
     x: Sequence[float],
     intervals: Sequence[Interval],
@@ -232,7 +232,7 @@ def _diamonds() -> dict[str, Any]:
     }
 
 
-def _baseline_band(axes: "Axes", baseline: Summary | None) -> None:
+def baseline_band(axes: "Axes", baseline: Summary | None) -> None:
     if baseline is None or baseline.compliance is None:
         return
     axes.axhspan(baseline.compliance.low, baseline.compliance.high, color=colour("grid"), linewidth=0, zorder=0)
@@ -246,25 +246,25 @@ def _baseline_band(axes: "Axes", baseline: Summary | None) -> None:
     )
 
 
-def _mark_excluded(axes: "Axes", n_layers: int) -> None:
+def mark_excluded(axes: "Axes", n_layers: int) -> None:
     """Shade the layers that are not considered for the best one."""
     first = next((layer for layer in range(n_layers) if layer >= EXCLUDED_FROM * n_layers), None)
     if first is not None:
         axes.axvspan(first - 0.5, n_layers - 0.5, color=colour("band"), linewidth=0, zorder=-1, label=EXCLUDED)
 
 
-def _label(axes: "Axes", x: str, y: str) -> None:
+def label(axes: "Axes", x: str, y: str) -> None:
     axes.set_xlabel(x, color=colour("ink"), fontsize=9.5)
     axes.set_ylabel(y, color=colour("ink"), fontsize=9.5)
     axes.grid(axis="y", color=colour("grid"), linewidth=0.7)
 
 
-def _unit_axis(axes: "Axes") -> None:
+def unit_axis(axes: "Axes") -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
 
 
-def _layer_ticks(axes: "Axes", n_layers: int, n_ticks: int = 17) -> None:
+def layer_ticks(axes: "Axes", n_layers: int, n_ticks: int = 17) -> None:
     step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128) if n_layers <= step * n_ticks or step == 128)
     axes.set_xticks(range(0, n_layers, step))
 
@@ -300,7 +300,7 @@ def _draw_heat_map(figure: "Figure", axes: "Axes", cosine: Sequence[Sequence[flo
     axes.set_aspect("equal")
     axes.set_xlabel("layer", color=colour("ink"), fontsize=9.5)
     axes.set_ylabel("layer", color=colour("ink"), fontsize=9.5)
-    _layer_ticks(axes, len(cosine), 12)
+    layer_ticks(axes, len(cosine), 12)
     axes.set_yticks(axes.get_xticks())
     axes.spines[:].set_visible(False)
 
@@ -309,10 +309,10 @@ def _draw_decay(axes: "Axes", distances: Sequence[float]) -> None:
     axes.plot(
         range(len(distances)), distances, "o-", color=colour("coherence"), markersize=4, linewidth=1.2, clip_on=False
     )
-    _label(axes, "distance in layers", "mean cosine")
+    label(axes, "distance in layers", "mean cosine")
     axes.set_ylim(min(-0.03, *distances) - 0.02, 1.03)
     axes.axhline(0, color=colour("muted"), linewidth=0.8)
-    _layer_ticks(axes, len(distances), 12)
+    layer_ticks(axes, len(distances), 12)
 
 
 def _heat_map(axes: "Axes", cosine: Sequence[Sequence[float]]) -> Any:
@@ -345,7 +345,7 @@ def _annotate(axes: "Axes", cosine: Sequence[Sequence[float]]) -> None:
             )
 
 
-def _picture(picture_id: str, caption: str, figure: "Figure", prefix: str, alt: str) -> Picture:
+def picture(picture_id: str, caption: str, figure: "Figure", prefix: str, alt: str) -> Picture:
     return Picture(picture_id, caption, _svg(figure, f"{prefix}-{picture_id}"), alt, round(figure.get_figwidth() * 96))
 
 
