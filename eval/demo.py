@@ -42,9 +42,9 @@ class Shell:
         self.add(stage, time.monotonic() - started)
 
     def make(self, stage: str, target: Path, *arguments: object) -> None:
-        """Run a command that writes `target`, unless an earlier demo has written it."""
+        """Run a command that writes `target`, unless it is there already."""
         if target.exists() and not self.force:
-            click.echo(f"\n{target} is there from an earlier demo; used again", err=True)
+            click.echo(f"\n{target} is there already; used again", err=True)
             return
         self.run(stage, *arguments, "-o", target)
 
