@@ -52,11 +52,11 @@ class Bench:
         asked = Job(self.info, plan, files, sets, self.sampling, self.engine, judge=judge, rvs=self.rvs)
         replace(asked, arguments=tuple(self.arguments)).run(path, False, self.check_interrupted)
         run = Run.open(path)
-        _check_judged(run, judge.judge_id)
+        check_judged(run, judge.judge_id)
         return open_scored([run], judge.judge_id)[0]
 
 
-def _check_judged(run: Run, judge_id: str) -> None:
+def check_judged(run: Run, judge_id: str) -> None:
     """Raises: AuditError when responses have no verdict, not even that they cannot be scored."""
     missing = run.generated_ids() - {verdict.item_id for verdict in run.verdicts(judge_id)}
     if missing:

@@ -9,6 +9,7 @@ from eval.audit.findings import Findings
 from eval.audit.verdict import REMOVED
 from eval.report.browser import browser_data, embed
 from eval.report.documents import Chapter, Picture, Report, Section, Table, display
+from eval.report.figures import alpha_figure
 from eval.report.html import render_html, render_markdown
 from eval.report.report import HEURISTIC_NOTE
 from eval.report.results import Results
@@ -39,7 +40,7 @@ def make_report(findings: Findings, results: Results) -> Report:
     named = [("audit", findings.verdict.text), *facts(results)]
     origin = [("audit", str(findings.provenance.get("command", ""))), *provenance(results)]
     chapter = Chapter(
-        CHAPTER, findings.verdict.text, badge, note, sentences(findings), named, _sections(findings), origin
+        CHAPTER, findings.verdict.text, badge, note, sentences(findings), named, _sections(findings, results), origin
     )
     notes = [HEURISTIC_NOTE] if findings.measured.scored.heuristic else []
     return Report(f"Audit of {results.model_name}", judge, [chapter], notes=notes)
@@ -66,13 +67,13 @@ def sentences(findings: Findings) -> list[str]:
     return found
 
 
-def _sections(findings: Findings) -> list[Section]:
+def _sections(findings: Findings, results: Results) -> list[Section]:
     judge = judge_label(findings.measured.scored)
     return [
         _section(
             "curve",
             "Compliance against rank and strength",
-            [figures.rank_figure(findings, CHAPTER)],
+            [figures.rank_figure(findings, CHAPTER), alpha_figure(results, CHAPTER)],
             [tables.reached_table(findings), tables.path_table(findings, judge)],
         ),
         _section("operators", "Controls and other operators", [], [tables.controls_table(findings, judge)]),

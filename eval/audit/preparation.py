@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -86,7 +87,7 @@ class Request:
             return self.options["rvs"]
         revision = ["--revision", self.info.revision] if self.info.revision else []
         command = ("extract", self.info.model, "--pairs", self.options["pairs"], "--dtype", self.options["dtype"])
-        with redirect_stdout(click.get_text_stream("stderr")):
+        with redirect_stdout(sys.stderr):
             Shell(False).make("extract", folder / "rvs.safetensors", *command, *revision)
         return folder / "rvs.safetensors"
 

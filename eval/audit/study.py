@@ -1,5 +1,6 @@
 """The stages of an audit: choose on one half, measure on the other, then the cost and the reverse test."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -123,7 +124,7 @@ class Audit:
     def _checkpoint(self, layers: Layers) -> Path:
         """The weights orthogonalized against the headline set, by the commands that a user would type."""
         folder, shell = self.bench.folder, Shell(False)
-        with redirect_stdout(_stderr()):
+        with redirect_stdout(sys.stderr):
             subspace = folder / "subspace.safetensors"
             chosen = ",".join(map(str, layers))
             shell.make("weights", subspace, "subspace", self.bench.rvs, "--layers", chosen)
@@ -141,7 +142,7 @@ class Audit:
         made.affine(selection.affine)
         made.projected(selection.projected)
         scored = self._ask("cost", "safe prompts under the ablations that work best", made, self.safe, prompt_set=SAFE)
-        with redirect_stdout(_stderr()):
+        with redirect_stdout(sys.stderr):
             Shell(False).run("damage", "damage", self.bench.path("cost"))
         return summarize_all(scored, SAFE)
 
@@ -211,9 +212,3 @@ def _scored(row: Summary) -> Summary:
 def _agreement(scored: ScoredRun, first: str, second: str) -> Agreement:
     conditions = {condition.id: condition for condition in scored.conditions}
     return agreement(scored, HARMFUL, conditions[first], conditions[second])
-
-
-def _stderr() -> Any:
-    import sys
-
-    return sys.stderr

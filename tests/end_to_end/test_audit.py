@@ -1,0 +1,169 @@
+"""`refusal audit` on model organisms, whose mechanism of refusal is known: the verdict is the planted one."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from eval.audit import bench
+from eval.cli import main
+from eval.records import Run
+from surgery.organisms.release import write_organism
+
+pytestmark = pytest.mark.engine
+
+
+def refusal(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def command(model, *options):
+    sources = ["--pairs", model / "pairs.jsonl", "--prompts", model / "prompts.jsonl"]
+    sources += ["--safe-prompts", model / "safe_prompts.jsonl", "--max-tokens", 24]
+    return ["audit", model, *sources, *options]
+
+
+def audited(folder, name, *options):
+    """(the command's words, the audit's folder) of an audit of an organism."""
+    model = write_organism(name, folder / "model")
+    words = [*command(model, *options), "-o", folder / "audit"]
+    found = refusal(*words)
+    assert found.exit_code == 0, found.output
+    return words, folder / "audit"
+
+
+def read(folder):
+    return json.loads((folder / "audit.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    return audited(tmp_path_factory.mktemp("single"), "single", "--limit", 16, "--alphas", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("distributed", {f"low-rank (k≈{rank})" for rank in range(2, 8)}),
+        ("plain", {"affine only", "projected only", "affine or projected only"}),
+    ],
+)
+@pytest.mark.slow
+def test_the_verdict_is_the_mechanism_that_was_planted(tmp_path, name, texts):
+    _, folder = audited(tmp_path, name, "--limit", 32, "--alphas", "1", "--no-weights")
+    found = read(folder)
+    assert found["verdict"]["text"] in texts
+    assert found["evidence"]["ranks"]["1"]["estimate"] < 0.5  # no single vector does it
+    assert found["evidence"]["control"]["estimate"] < 0.1
+
+
+def test_one_planted_direction_is_found_to_be_one(single):
+    found = read(single[1])
+    assert found["verdict"]["text"] == "single-direction"
+    assert found["evidence"]["baseline"]["estimate"] == 0
+    assert found["evidence"]["control"]["estimate"] == 0  # a random direction does nothing
+    assert [each["text"] for each in found["reached"]] == ["k = 1, α = 1"] * 2
+
+
+def test_what_was_chosen_is_measured_on_other_prompts(single):
+    chosen, measured = (
+        {row.prompt_id for row in Run.open(single[1] / "runs" / stage).generations()}
+        for stage in ("selection-01", "measured")
+    )
+    assert (len(chosen), len(measured)) == (8, 8)
+    assert not chosen & measured
+
+
+def test_no_more_is_asked_than_was_announced(single):
+    words, folder = single
+    announced = refusal(*words, "--dry-run").output
+    most = int(announced.split("at most ")[1].split(" ")[0])
+    asked = sum(len(Run.open(path.parent).generations()) for path in folder.glob("runs/*/run.json"))
+    assert 0 < asked <= most
+
+
+def test_weights_and_run_time_are_compared_and_agree(single):
+    weights = read(single[1])["weights"]
+    assert weights["first"].endswith(":writes:a1")
+    assert weights["second"].startswith("checkpoint:")
+    assert (weights["n_pairs"], weights["same_verdict"]["estimate"]) == (8, 1.0)
+
+
+def test_ablation_costs_little_on_safe_prompts_and_adding_the_vector_makes_them_refused(single):
+    found = read(single[1])
+    assert all(row["compliance"]["estimate"] > 0.8 for row in found["cost"])
+    assert all(0 <= each["kl"]["estimate"] < 0.1 for name, each in found["damage"].items() if name != "baseline")
+    refused = {row["condition"]["id"]: row["refused"]["estimate"] for row in found["reverse"]}
+    assert refused["baseline"] == 0
+    assert max(refused.values()) > 0.3
+    assert refused["named:added-L0"] == 0  # a layer below the mechanism induces nothing
+
+
+def test_the_page_holds_verdict_curve_and_command(single):
+    page = (single[1] / "audit.html").read_text()
+    for text in (
+        "single-direction",
+        "planted ground truth",
+        "<svg",
+        "random subspaces",
+        "refusal audit",
+        "Induced refusals",
+    ):
+        assert text in page
+    assert "http://" not in page.replace("http://www.w3.org", "")  # nothing is fetched
+    assert "single-direction" in (single[1] / "audit.md").read_text()
+
+
+def test_the_same_command_goes_on_and_asks_nothing_twice(single, monkeypatch):
+    words, folder = single
+    before = {path: path.read_bytes() for path in folder.glob("runs/*/*.jsonl")}
+    monkeypatch.setattr("eval.generation.Engine", None)
+    found = refusal(*words)
+    assert found.exit_code == 0, found.output
+    assert found.stdout.splitlines()[0] == "single-direction"
+    assert {path: path.read_bytes() for path in folder.glob("runs/*/*.jsonl")} == before
+
+
+def test_another_audit_is_not_mixed_with_it(single):
+    words, folder = single
+    before = (folder / "audit.json").read_bytes()
+    found = refusal(*words, "--max-rank", 3)
+    assert found.exit_code == 1
+    assert "holds another audit (size differ)" in found.output
+    assert (folder / "audit.json").read_bytes() == before
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(single, tmp_path):
+    (tmp_path / "kept.txt").write_text("kept")
+    words = [*single[0][:-1], tmp_path]
+    assert refusal(*words).exit_code == 1
+    assert "is not an audit" in refusal(*words, "--force").output
+    assert (tmp_path / "kept.txt").read_text() == "kept"
+
+
+def test_judging_that_stopped_is_said_and_not_counted_as_refusal(single, tmp_path):
+    run = Run.open(shutil.copytree(single[1] / "runs" / "measured", tmp_path / "run"))
+    (judge,) = run.manifest["judges"]
+    bench.check_judged(run, judge)
+    lines = (run.path / "verdicts.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "verdicts.jsonl").write_text("".join(lines[:-5]))
+    with pytest.raises(bench.AuditError, match="5 responses are not judged yet; the same command goes on"):
+        bench.check_judged(run, judge)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", 3], "at least 4 harmful prompts, found 3"),
+        (["--alphas", "1,x"], "expected numbers such as 0.5,1,1.5"),
+        (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--judge-rpm", 5], "--judge-rpm needs --judge-model"),
+    ],
+)
+def test_a_fault_is_one_line_before_anything_is_written(single, tmp_path, options, message):
+    found = refusal(*single[0][:-1], tmp_path / "new", *options)
+    assert found.exit_code in (1, 2)
+    assert message in found.output
+    assert "Traceback" not in found.output
+    assert not (tmp_path / "new").exists()
