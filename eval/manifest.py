@@ -74,7 +74,7 @@ def make_manifest(
         "edited": "every condition but the baseline is an ablated variant of the model",
     }
     if rvs is not None:
-        manifest["analysis"] = _analysis(rvs)
+        manifest |= _analysis(rvs, plan)
     ground_truth = Path(info.path) / "ground_truth.json"
     if ground_truth.is_file() and not is_edited(Path(info.path)):  # of an organism, not of an edited copy of one
         manifest["ground_truth"] = json.loads(ground_truth.read_text(encoding="utf-8"))
@@ -130,8 +130,13 @@ def _origin(prompts: Sequence[Prompt]) -> dict[str, Any]:
     return prompts.provenance() if isinstance(prompts, PromptSet) else {}
 
 
-def _analysis(rvs: Path) -> dict[str, Any]:
+def _analysis(rvs: Path, plan: Plan) -> dict[str, Any]:
+    """Statistics of the refusal vectors, and the angles between the tiers' spans for the layers that the plan names."""
     from surgery.separability import analysis
+    from surgery.tier_angles import tier_angles
     from surgery.vectors import RefusalVectors
 
-    return analysis(RefusalVectors.load(rvs))
+    vectors = RefusalVectors.load(rvs)
+    named = {c.source_layers for c in plan.conditions if c.kind in ("rv", "subspace")}
+    angles = tier_angles(vectors, sorted(named, key=lambda layers: (len(layers), layers)))
+    return {"analysis": analysis(vectors), **({"tier_angles": angles} if angles else {})}

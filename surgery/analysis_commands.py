@@ -11,18 +11,20 @@ from surgery.command_options import PATH, SITES, force_option
 @click.argument("file", type=PATH)
 @click.argument("other", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--subspace", "spans", multiple=True, help="Layers, e.g. 7-10: angles between tiers' spans; repeatable.")
 @click.option("--figures", type=PATH, help="Draw the refusal vectors of FILE into this folder, as SVG and PNG.")
-def show(file: Path, other: Path | None, as_json: bool, figures: Path | None) -> None:
+def show(file: Path, other: Path | None, as_json: bool, spans: tuple[str, ...], figures: Path | None) -> None:
     """Show what is in FILE: refusal vectors, a subspace, or the folder of an edited checkpoint or adapter.
 
     For refusal vectors: per layer the norm, Cohen's d with its bootstrap interval, AUROC, how well half the pairs
-    reproduce the vector, and the cosine to the neighbouring layers; --json adds the whole cosine matrix. With OTHER,
-    compare two: the cosines of two files of vectors, the principal angles of two subspaces, or how much of each vector
+    reproduce the vector, and the cosine to the neighbouring layers; of prompts in tiers, the angles between the tiers'
+    vectors beside those between halves of one tier; --json adds the whole cosine matrix. With OTHER, compare two: the cosines of two files of vectors, the principal angles of two subspaces, or how much of each vector
     lies in a subspace.
 
     \b
     Examples:
       refusal show rvs.safetensors --figures figures
+      refusal show rvs.safetensors --subspace 7-10
       refusal show sub-a.safetensors sub-b.safetensors
     """
     import json
@@ -32,11 +34,13 @@ def show(file: Path, other: Path | None, as_json: bool, figures: Path | None) ->
 
     if other is not None and figures is not None:
         raise click.UsageError("--figures draws one file of refusal vectors; leave out OTHER")
+    if other is not None and spans:
+        raise click.UsageError("--subspace compares the tiers of one file; leave out OTHER")
     if other is not None:
         found = compare(file, other)
         click.echo(json.dumps(found, indent=1) if as_json else render_comparison(found))
         return
-    summary = summarize(file)
+    summary = summarize(file, spans)
     drawn = _draw(file, figures) if figures is not None else []
     click.echo(json.dumps(summary, indent=1) if as_json else render(summary))
     for path in drawn:

@@ -16,6 +16,7 @@ from surgery.models import ModelInfo
 from surgery.prompts import Pair
 from surgery.readings import Readings, Rendered
 from surgery.sources import ActivationSource
+from surgery.tier_angles import half_grams
 from surgery.transformers_source import TransformersSource
 from surgery.vectors import RefusalVectors
 
@@ -115,7 +116,10 @@ def extract_from(
             for index in range(len(readings))
         ]
         ran = source.header()  # of the fitted prompts; the held-out ones may share another beginning
-        extras = statistics([store.layer(0, layer) for layer in range(info.n_layers)], tags, plan.n_components)
+        read = [store.layer(0, layer) for layer in range(info.n_layers)]
+        extras = statistics(read, tags, plan.n_components)
+        grams = half_grams(read, tags)
+        extras |= {} if grams is None else {"tier_half_grams": grams}
     for name, other in zip(readings.names[1:], elsewhere, strict=True):
         extras |= {f"{name}/{key}": tensor for key, tensor in other.items()}
     if held_out:

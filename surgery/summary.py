@@ -7,20 +7,23 @@ from typing import Any
 
 from surgery import manifest as manifests
 from surgery.artifacts import file_sha256, load_artifact
-from surgery.layers import format_layers
+from surgery.layers import LayerSpec, format_layers
 from surgery.separability import analysis
 from surgery.subspace import KIND as SUBSPACE
 from surgery.subspace import Subspace
+from surgery.tier_angles import angle_lines, tier_angles
 from surgery.vectors import KIND as VECTORS
 from surgery.vectors import RefusalVectors
 
 _VERSIONS = ("vllm-refusal", "torch", "transformers")
 
 
-def summarize(path: Path | str) -> dict[str, Any]:
+def summarize(path: Path | str, spans: Sequence[LayerSpec] = ()) -> dict[str, Any]:
     """Read refusal vectors, a subspace, or the manifest of an edited checkpoint or an adapter, and describe it in plain JSON types.
 
-    Returns: {path, kind, …}; kind is "refusal_vectors" (with all of `analysis`), "subspace",
+    Args:
+        spans: layers of subspaces whose angles between tiers are told beside those of single layers.
+    Returns: {path, kind, …}; kind is "refusal_vectors" (with all of `analysis`, and `tier_angles`), "subspace",
         "orthogonalized_checkpoint" or "lora_adapter".
     Raises: ArtifactError, ShapeError.
     """
@@ -39,7 +42,9 @@ def summarize(path: Path | str) -> dict[str, Any]:
             "offset": None if subspace.offset is None else subspace.offset.tolist(),
         }
     else:
-        found = {"kind": VECTORS, **analysis(RefusalVectors.from_tensors(tensors, header, str(path)))}
+        vectors = RefusalVectors.from_tensors(tensors, header, str(path))
+        angles = tier_angles(vectors, [*range(vectors.n_layers), *spans])
+        found = {"kind": VECTORS, **analysis(vectors), "tier_angles": angles}
     return {"path": str(path), "sha256": file_sha256(path), "header": dict(header), **found}
 
 
@@ -80,6 +85,7 @@ def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
         "",
         *_table(columns, summary["n_layers"]),
         *_tag_lines(summary),
+        *angle_lines(summary["tier_angles"]),
         *_reading_lines(summary),
         "",
         *(f"note: {caveat}" for caveat in summary["caveats"]),

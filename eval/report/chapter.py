@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from eval.report import figures, judge_tables, set_tables, tables
+from eval.report.angle_table import angle_table
 from eval.report.confirmation_table import confirmation_table
 from eval.report.damage_table import damage_table
 from eval.report.documents import Chapter, Picture, Section, Table
@@ -30,7 +31,7 @@ def make_chapter(results: Results, chapter_id: str) -> Chapter:
             "Refusal vectors",
             _caveats(results),
             _drawn(results, chapter_id, "separability", "cosine"),
-            [tables.layer_table(results)],
+            [tables.layer_table(results), angle_table(results)],
         ),
         _section(
             "single", "Single-vector ablation", (), _drawn(results, chapter_id, "sweep"), _sweep_tables(results, judge)
