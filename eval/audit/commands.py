@@ -39,7 +39,8 @@ def audit(model: str, out: Path, dry_run: bool, force: bool, **options: Any) -> 
     Ablates every layer's refusal vector, then subspaces grown layer by layer on one half of the harmful prompts, and
     measures what was chosen on the other half: against rank, strength and random controls, plain, affine and projected,
     at run time and in the weights, per tier; what it costs on safe prompts; and what adding the vectors does to them.
-    Writes audit.html, audit.md, audit.json, and every response in runs/.
+    Writes audit.html, audit.md, audit.json, and every response in runs/, one run a stage; a judge's limits of cost and
+    tokens hold for each of them.
 
     \b
     Example:
@@ -52,7 +53,7 @@ def audit(model: str, out: Path, dry_run: bool, force: bool, **options: Any) -> 
 
     arguments, alphas = command_words(), tuple(read_strengths(options.pop("alphas")))
     request = prepare(model, alphas, options, arguments)
-    click.echo(str(request.size), err=True)
+    click.echo(str(request.size), err=not dry_run)
     if dry_run:
         return
     begin(out, request, force)

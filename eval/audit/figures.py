@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from eval.audit.design import N_RANDOM
 from eval.audit.findings import Findings, Measurement
 from eval.report.documents import Picture, bounds, number
 from eval.report.figures import (
@@ -31,7 +32,7 @@ def rank_figure(findings: Findings, prefix: str) -> Picture:
         x, y = [row.condition.rank + shift for row in rows], [row.compliance for row in rows]
         points(axes, x, y, _series(index), MARKERS[index % len(MARKERS)], label=f"α = {alpha:g}", line=True)
     randoms = [row for row in measured.randoms if row.compliance]
-    spread = [row.condition.rank + 0.22 + 0.05 * index for index, row in enumerate(randoms)]
+    spread = [row.condition.rank + 0.22 + 0.05 * (index % N_RANDOM) for index, row in enumerate(randoms)]
     points(axes, spread, [row.compliance for row in randoms], "muted", "x", label="random subspaces")
     for each in findings.reached:
         axes.axhline(each.target, color=colour("grid"), linewidth=0.8, dashes=(2, 3), zorder=0)

@@ -15,7 +15,7 @@ import click
 from eval.audit.bench import Bench
 from eval.audit.design import Size
 from eval.audit.study import Audit, halves
-from eval.demo import Shell
+from eval.shell import Shell
 from eval.judge.options import choose_judge
 from surgery.artifacts import file_sha256, json_sha256, package_versions
 from surgery.errors import ArtifactError
