@@ -23,6 +23,7 @@ COMMANDS = {
     "sweep": "eval.commands",
     "damage": "eval.damage.commands",
     "audit": "eval.audit.commands",
+    "reproduce": "eval.recipes.commands",
     "judge": "eval.judge.commands",
     "judge calibrate": "eval.judge.calibration_commands",
     "agreement": "eval.agreement_commands",

@@ -148,5 +148,6 @@ def _check_sources(run: Run, conditions: Sequence[Condition], checkpoints: Mappi
         path = Path(modules[condition.request["ablation"]]["path"])
         if not path.is_file():
             raise DamageError(f"{condition.id}: {path} is gone; run the command where the run was made, or restore it")
-        if condition.kind != "random" and file_sha256(path) != condition.source:
+        is_made_by_run = condition.kind == "random" or bool(condition.tag)
+        if not is_made_by_run and file_sha256(path) != condition.source:
             raise DamageError(f"{condition.id}: {path} has changed since the run; damage would be of another basis")

@@ -2,12 +2,13 @@
 
 import csv
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from eval.records import Run
 from eval.report.browser import browser_data, embed
 from eval.report.chapter import chapter_ids, make_chapter
-from eval.report.documents import Chapter, Report, Table, csv_columns, csv_rows
+from eval.report.documents import Chapter, Report, Section, Table, csv_columns, csv_rows
 from eval.report.html import render_html, render_markdown
 from eval.report.results import HARMFUL, Results
 from eval.report.sentences import judge_label
@@ -25,6 +26,7 @@ def write_report(
     judge_id: str | None = None,
     force: bool = False,
     tell: Callable[[Sequence[Results]], None] | None = None,
+    first: Callable[[Results], Sequence[Section]] = lambda results: (),
 ) -> Path:
     """Write the report of these runs into a new folder.
 
@@ -33,12 +35,13 @@ def write_report(
         judge_id: whose verdicts to show; without it a language-model judge is preferred to the heuristic one.
         force: replace an earlier report; any other folder is left alone.
         tell: called with what was read, when the report is written.
+        first: makes sections that go before all others in a run's chapter.
     Returns: the path of report.html.
     Raises: OutputExistsError, JudgeChoiceError, NoScoresError, ArtifactError, DiskError; nothing is left half-written.
     """
     with replacing_folder(out_dir, force, kind="a report", is_kind=_is_report) as folder:
         results = read_results(runs, judge_id)
-        report = make_report(results)
+        report = make_report(results, first)
         _write(folder / PAGE, render_html(report, embed(browser_data(results))))
         _write(folder / "report.md", render_markdown(report))
         _write_tables(folder / "tables", report)
@@ -62,15 +65,22 @@ def read_results(runs: Sequence[Run | Path | str], judge_id: str | None = None) 
     return results
 
 
-def make_report(all_results: Sequence[Results]) -> Report:
-    """Arrange everything but the response browser."""
+def make_report(
+    all_results: Sequence[Results], first: Callable[[Results], Sequence[Section]] = lambda results: ()
+) -> Report:
+    """Arrange everything but the response browser; `first` as in `write_report`."""
     judges = list(dict.fromkeys(judge_label(results.scored) for results in all_results))
     chapters = [
-        make_chapter(results, name) for results, name in zip(all_results, chapter_ids(all_results), strict=True)
+        _opened_by(first(results), make_chapter(results, name))
+        for results, name in zip(all_results, chapter_ids(all_results), strict=True)
     ]
     contrast = contrast_table(all_results, "; ".join(judges)) if len(all_results) > 1 else None
     notes = [HEURISTIC_NOTE] if any(results.scored.heuristic for results in all_results) else []
     return Report(" · ".join(chapter.title for chapter in chapters), "; ".join(judges), chapters, contrast, notes)
+
+
+def _opened_by(sections: Sequence[Section], chapter: Chapter) -> Chapter:
+    return replace(chapter, sections=[*sections, *chapter.sections])
 
 
 def _is_report(folder: Path) -> bool:
