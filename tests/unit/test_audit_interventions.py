@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_vectors import D_MODEL, save_vectors
 
 from eval.audit.interventions import SMALL, Interventions
 from surgery.ablation import ablate_affine
@@ -9,22 +10,11 @@ from surgery.errors import MismatchError
 from surgery.models import describe_model
 from surgery.organisms.release import asset
 from surgery.subspace import Subspace
-from surgery.vectors import RefusalVectors
-
-N_LAYERS, D_MODEL = 8, 128
 
 
 @pytest.fixture(scope="module")
 def info():
     return describe_model(asset("single"))
-
-
-def save_vectors(folder, n_layers=N_LAYERS, dependent=False):
-    rows = torch.randn(n_layers, D_MODEL, generator=torch.Generator().manual_seed(0)) * 5
-    if dependent:
-        rows[3] = 2 * rows[1] - rows[2]
-    safe = torch.randn(n_layers, D_MODEL, generator=torch.Generator().manual_seed(1))
-    return RefusalVectors(rows, safe + rows, safe).save(folder / "rvs.safetensors")
 
 
 @pytest.fixture

@@ -1,0 +1,158 @@
+"""A whole audit with made answers: what is chosen, measured, concluded and shown follows from the mechanism alone."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from made_vectors import save_vectors
+from synthetic_runs import RunMaker
+
+from eval.audit import study
+from eval.audit.design import Size
+from eval.audit.page import write_pages
+from eval.conditions import BASELINE
+from eval.damage.measures import Damage
+from eval.damage.records import DamageRecord, Inputs
+from eval.scores import NoScoresError, open_scored
+from surgery.models import describe_model
+from surgery.organisms.release import asset
+from surgery.prompts import Prompt, PromptSet
+
+N = 20
+MODEL = "<script>alert(1)</script>"
+
+
+@dataclass
+class MadeBench:
+    """Answers every condition with the compliance that a mechanism gives it, in place of engine and judge.
+
+    Attributes:
+        mechanism: condition -> mean compliance on harmful prompts.
+        unscored: id of a condition whose answers no judge can read.
+    """
+
+    folder: Path
+    info: object
+    rvs: Path
+    mechanism: object
+    unscored: str = ""
+    asked: dict = field(default_factory=dict)
+
+    def path(self, stage):
+        return self.folder / "runs" / stage
+
+    def ask(self, stage, plan, prompt_set, prompts):
+        self.asked[stage] = [condition.id for condition in plan.conditions], prompts
+        maker = RunMaker(self.path(stage), n_prompts=N, model=MODEL)
+        for condition in plan.conditions:
+            if condition != BASELINE:
+                rate = self.mechanism(condition)
+                n_unscored = N if condition.id == self.unscored and stage == "measured" else 0
+                safe = None if prompt_set == "harmful" else 1.0
+                maker.add(condition, rate, safe, n_unscored=n_unscored)
+        return open_scored([maker.write()])[0]
+
+
+class MadeShell:
+    """Writes a record of damage in place of measuring it."""
+
+    def __init__(self, force):
+        pass
+
+    def run(self, stage, command, run_path):
+        damage = {"baseline": Damage(9.0)}
+        DamageRecord(Inputs(2, "a", 3, 16, "b", "built in", "float32"), damage).save(run_path)
+
+
+@pytest.fixture
+def audit(tmp_path, monkeypatch):
+    """audit(mechanism): the findings."""
+    monkeypatch.setattr(study, "Shell", MadeShell)
+    prompts = PromptSet(
+        tuple(Prompt(f"p{i}", f"How {i}?", "fraud", 1 + i % 2) for i in range(2 * N)), "made", "prompts"
+    )
+
+    def run(mechanism, max_rank=16, **options):
+        rvs = save_vectors(tmp_path)
+        bench = MadeBench(tmp_path, describe_model(asset("single")), rvs, mechanism, **options)
+        size = Size(8, max_rank, (0.5, 1.0), N, N, N, weights=False)
+        found = study.Audit(bench, size, 0, *study.halves(prompts, 0), prompts, lambda line: None, {"command": MODEL})
+        return found.run(), bench
+
+    return run
+
+
+def needing(*layers):
+    """A refusal that goes, at full strength, with the plain vectors of all these layers."""
+
+    def mechanism(condition):
+        removed = set(condition.source_layers) if condition.kind in ("rv", "subspace") else set()
+        return 1.0 if removed >= set(layers) and condition.alpha == 1 else 0.0
+
+    return mechanism
+
+
+def test_one_direction(audit):
+    found, bench = audit(needing(4))
+    assert found.verdict.text == "single-direction"
+    assert [step.layers for step in found.selection.steps] == [(4,)]
+    assert list(bench.asked) == ["selection-01", "measured", "cost", "reverse"]  # no second step
+
+
+def test_several_directions_are_found_even_where_no_smaller_set_shows_anything(audit):
+    found, _ = audit(needing(1, 5))
+    assert found.verdict.name == "low-rank"
+    assert set(found.selection.headline.layers) >= {1, 5}
+    assert found.verdict.rank == len(found.selection.headline.layers)
+    assert [each.point.alpha for each in found.reached] == [1.0, 1.0]
+
+
+def test_the_last_layer_is_tried_and_reported_but_never_chosen(audit):
+    found, _ = audit(needing(7), max_rank=3)
+    assert found.verdict.text == "not linearly removable at k ≤ 3"
+    last = next(row for row in found.selection.first if row.condition.id == "rv:L7:a1")
+    assert last.compliance.estimate == 1
+
+
+@pytest.mark.parametrize(
+    ("kinds", "text"),
+    [
+        (("affine",), "affine only"),
+        (("affine", "projected"), "affine or projected only"),
+        ((), "not linearly removable at k ≤ 2"),
+        (("random", "affine"), "not linearly removable at k ≤ 2"),  # what anything does, shows nothing
+    ],
+)
+def test_operators_that_work_alone_are_named(audit, kinds, text):
+    def mechanism(condition):
+        return float(any(condition.id.removeprefix("named:").startswith(kind) for kind in kinds))
+
+    assert audit(mechanism, max_rank=2)[0].verdict.text == text
+
+
+def test_halves_are_asked_in_their_stages_and_nothing_else(audit):
+    _, bench = audit(needing(1, 5))
+    asked = {stage: {prompt.id for prompt in prompts} for stage, (_, prompts) in bench.asked.items()}
+    selecting = [prompts for stage, prompts in asked.items() if stage.startswith("selection")]
+    assert len(selecting) > 1
+    assert all(prompts == selecting[0] for prompts in selecting)
+    assert not selecting[0] & asked["measured"]
+
+
+def test_a_condition_of_which_no_judge_could_score_anything_is_an_error(audit):
+    with pytest.raises(NoScoresError, match="rv:L4:a1 share no scored"):
+        audit(needing(4), unscored="rv:L4:a1")
+
+
+def test_the_page_escapes_what_it_shows_and_the_record_is_plain_json(audit, tmp_path):
+    found, _ = audit(needing(4))
+    page = write_pages(found, tmp_path / "out").read_text()
+    assert MODEL not in page
+    assert "&lt;script&gt;" in page
+    for text in ("single-direction", "<svg", "k = 1, α = 1", "tier 2", "Induced refusals"):
+        assert text in page
+    record = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert record["verdict"] == {"name": "single-direction", "rank": 1, "text": "single-direction"}
+    assert record["evidence"]["ranks"]["1"]["n"] == N
+    assert (tmp_path / "out" / "figures" / "audit-ranks.svg").is_file()
