@@ -14,6 +14,7 @@ from eval.audit.page import write_pages
 from eval.conditions import BASELINE
 from eval.damage.measures import Damage
 from eval.damage.records import DamageRecord, Inputs
+from eval.interruption import ending_resumably
 from eval.scores import NoScoresError, open_scored
 from surgery.models import describe_model
 from surgery.organisms.release import asset
@@ -156,3 +157,12 @@ def test_the_page_escapes_what_it_shows_and_the_record_is_plain_json(audit, tmp_
     assert record["verdict"] == {"name": "single-direction", "rank": 1, "text": "single-direction"}
     assert record["evidence"]["ranks"]["1"]["n"] == N
     assert (tmp_path / "out" / "figures" / "audit-ranks.svg").is_file()
+
+
+def test_an_interrupted_audit_says_how_much_of_all_its_stages_is_kept(audit, tmp_path, capsys):
+    audit(needing(4))
+    n_rows = sum(path.read_text().count("\n") for path in tmp_path.glob("runs/*/generations.jsonl"))
+    with pytest.raises(SystemExit) as ended, ending_resumably(tmp_path, ["audit", "model"]):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert f"{n_rows} responses are kept" in capsys.readouterr().err
