@@ -9,6 +9,7 @@ from surgery.errors import RefusalError
 
 BASELINE, CORRELATION = 0.1, 0.4
 MAX_PROMPTS = 10_000_000
+CONTINUITY = 0.5  # of a score: half the step of the difference of two sums when two labels are exchanged
 _LEAST_DIFFERENCE = 1e-4
 
 
@@ -89,10 +90,17 @@ def share_found(n: int, difference: float, spread: Spread, level: Level) -> bool
 
 
 def contrast_found(n: int, difference: float, spread: Spread, level: Level) -> bool:
-    """Whether n prompts in each of two tiers show a difference in differences: one tier stays, one moves by it."""
+    """Whether n prompts in each of two tiers show a difference in differences: one tier stays, one moves by it.
+
+    By Welch's t-test, which the permutation of tier labels follows but for two things. Sums of scores come in steps, and
+    exchanges that equal what is seen count against it: half a step is lost (CONTINUITY). And m prompts that move, all of
+    them in one of two equal tiers, have a chance of about 2^(1 - m) under it, so enough have to move, as in `mean_found`.
+    """
     variances = [spread.sd(change) ** 2 for change in (0.0, difference)]
     asked = (level.n_tests, level.power, level.significance)
-    return detectable_difference_of_means(variances, (n, n), *asked) <= abs(difference)
+    least = detectable_difference_of_means(variances, (n, n), *asked)
+    enough = _enough_move(n, min(1.0, variances[1] + difference**2), level)
+    return least + CONTINUITY / n <= abs(difference) and enough
 
 
 def mcnemar_power(n: int, gained: float, lost: float, significance: float = SIGNIFICANCE) -> float:

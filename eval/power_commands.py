@@ -156,7 +156,7 @@ def _assumptions(spread: "Spread", difference: float | None, pilot: "Pilot | Non
 
 
 def _line(row: "PlanRow", priced: bool) -> str:
-    difference = "none" if row.difference is None else f"{row.difference:.3f}"
+    difference = "none" if row.difference is None else f"{row.difference:.3g}"
     if row.n_prompts is None:
         return f"{row.name:<46} {difference:>10} {'more than 10 million':>12}"
     each = f"{row.n_groups} x {row.n_prompts // row.n_groups}" if row.n_groups > 1 else str(row.n_prompts)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from eval.report.documents import Table, display, is_text
 from eval.report.results import Results
 from eval.report.sentences import judge_label
-from eval.report.transfer_tables import transfer_sentence, transfer_tables
+from eval.report.transfer_tables import BY_LAYER, transfer_sentence, transfer_tables
 
 
 def text_table(table: Table) -> str:
@@ -30,6 +30,7 @@ def transfer_text(all_results: Sequence[Results]) -> str:
         judge = judge_label(results.scored)
         tables = transfer_tables(results, judge)
         if tables:
-            parts += ["", f"{results.model_name}, verdicts: {judge}", *map(text_table, tables[:-1])]
+            shown = [text_table(table) for table in tables if table.id != BY_LAYER]
+            parts += ["", f"{results.model_name}, verdicts: {judge}", *shown]
             parts += filter(None, [transfer_sentence(results)])
     return "\n".join(parts)

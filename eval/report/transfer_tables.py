@@ -21,6 +21,7 @@ from surgery.layers import format_layers
 
 ALL = "all prompts"
 SINGLE = "best single RV"
+BY_LAYER = "rvs-by-source"
 
 
 def transfer_tables(results: Results, judge: str) -> list[Table]:
@@ -180,7 +181,7 @@ def _layer_table(results: Results, judge: str) -> Table | None:
         index for index, layer in enumerate(layers) if not any(map(results.is_candidate, _rows_of(by_tag, layer)))
     )
     caption = "Each layer’s RV by the prompts it was extracted from: compliance on all harmful prompts"
-    return Table("rvs-by-source", caption, columns, body, muted, judge)
+    return Table(BY_LAYER, caption, columns, body, muted, judge)
 
 
 def _rows_of(by_tag: Mapping[str, Sequence[Summary]], layer: int) -> list[Summary]:
