@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eval.audit import figures, tables
 from eval.audit.findings import Findings
-from eval.audit.verdict import REMOVED
+from eval.audit.verdict import REMOVED, Reached
 from eval.report.browser import browser_data, embed
 from eval.report.documents import Chapter, Picture, Report, Section, Table, display
 from eval.report.figures import alpha_figure
@@ -49,7 +49,7 @@ def make_report(findings: Findings, results: Results) -> Report:
 def sentences(findings: Findings) -> list[str]:
     """What was found, for the head of the page."""
     measured, evidence = findings.measured, findings.evidence
-    reached = ", ".join(f"{each.target:.0%} compliance: {each.text}" for each in findings.reached)
+    reached = "; ".join(map(_reached, findings.reached))
     found = [
         f"Verdict: {findings.verdict.text}. Refusal counts as removed at a mean compliance of {REMOVED:g} whose 95 % "
         "interval lies above those of the baseline and of random subspaces.",
@@ -57,12 +57,32 @@ def sentences(findings: Findings) -> list[str]:
         f"{display(evidence.ranks[min(evidence.ranks)])}, subspace chosen {display(measured.rows[measured.headline].compliance)}, "
         f"affine {display(evidence.affine)}, projected {display(evidence.projected)}.",
         f"Smallest ablation for {reached}.",
+        *_on_safe_prompts(findings),
     ]
     if measured.weights:
         same = measured.weights
         found.append(
             f"Run time against weights: the checkpoint gives the verdicts of the same ablation at run time on "
             f"{display(same.same_verdict)} of {same.n_pairs} prompts, Δ compliance {display(same.change)}."
+        )
+    return found
+
+
+def _reached(each: Reached) -> str:
+    at = f" ({display(each.point.compliance)})" if each.point else ""
+    return f"{each.target:.0%} compliance: {each.text}{at}"
+
+
+def _on_safe_prompts(findings: Findings) -> list[str]:
+    """What the subspace costs there, and the most refusals that adding a vector induces."""
+    cost = next(row for row in findings.cost if row.condition.id == findings.measured.headline)
+    found = [f"Safe prompts under the subspace chosen: compliance {display(cost.compliance)}."]
+    added = [row for row in findings.reverse if row.condition.kind != "baseline" and row.refused]
+    if added:
+        most = max(added, key=lambda row: row.refused.estimate)
+        found.append(
+            f"Adding a layer’s vector makes {display(most.refused)} of safe prompts refused at layer "
+            f"{most.condition.layers}, the highest of {len(added)} layers; {display(findings.reverse[0].refused)} without."
         )
     return found
 

@@ -15,8 +15,8 @@ import click
 from eval.audit.bench import Bench
 from eval.audit.design import Size
 from eval.audit.study import Audit, halves
-from eval.shell import Shell
 from eval.judge.options import choose_judge
+from eval.shell import Shell
 from surgery.artifacts import file_sha256, json_sha256, package_versions
 from surgery.errors import ArtifactError
 from surgery.folders import check_folder, make_folder

@@ -15,9 +15,9 @@ from eval.audit.interventions import Interventions
 from eval.audit.verdict import TARGETS, Evidence, Point, Reached, conclude, smallest_reaching
 from eval.conditions import BASELINE
 from eval.damage.records import load_damage
-from eval.shell import Shell
 from eval.job import HARMFUL, SAFE
 from eval.scores import NoScoresError, ScoredRun
+from eval.shell import Shell
 from eval.summaries import Agreement, Summary, agreement, is_candidate, summarize_all
 from surgery.prompts import PromptSet
 

@@ -151,7 +151,14 @@ def test_the_page_escapes_what_it_shows_and_the_record_is_plain_json(audit, tmp_
     page = write_pages(found, tmp_path / "out").read_text()
     assert MODEL not in page
     assert "&lt;script&gt;" in page
-    for text in ("single-direction", "<svg", "k = 1, α = 1", "tier 2", "Induced refusals"):
+    for text in (
+        "single-direction",
+        "<svg",
+        "k = 1, α = 1 (1.000 [",
+        "tier 2",
+        "Induced refusals",
+        "the highest of 8 layers",
+    ):
         assert text in page
     record = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert record["verdict"] == {"name": "single-direction", "rank": 1, "text": "single-direction"}
