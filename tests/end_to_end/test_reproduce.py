@@ -1,0 +1,124 @@
+"""Recipes carried out whole: the organisms with their planted truth, and the shapes of the real models without weights."""
+
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from qwen_v1 import write_qwen_v1
+from tiny_models import servable_model, tiny_tokenizer
+
+from eval.cli import main as refusal
+from eval.recipes.estimate import count_conditions
+from eval.recipes.recipe import load_recipe
+from eval.recipes.stages import Choices
+from eval.records import Run
+
+pytestmark = pytest.mark.engine
+
+SKIP = ("--skip", "benchmark")
+QWEN = {
+    "hidden_size": 128,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 4,
+    "kv_channels": 32,
+    "intermediate_size": 192,
+}
+
+
+def invoke(*words):
+    return CliRunner().invoke(refusal, ["reproduce", *map(str, words)], catch_exceptions=False)
+
+
+def write_recipe(folder, name, **changes):
+    """A shipped recipe with fewer conditions."""
+    from eval.recipes.recipe import _SHIPPED
+
+    content = yaml.safe_load((_SHIPPED / f"{name}.yaml").read_text()) | changes
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content, allow_unicode=True))
+    return path
+
+
+def findings(out):
+    return {row["claim"]: row["verdict"] for row in json.loads((out / "findings.json").read_text())["findings"]}
+
+
+@pytest.fixture(scope="module", params=["single", "distributed"])
+def organism(request, tmp_path_factory):
+    """(organism's name, recipe, folder of the study, output)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    recipe = write_recipe(folder, f"organism-{request.param}", alphas=[1.0], n_random=1)
+    done = invoke(recipe, "-o", folder / "out", "--limit", 24, *SKIP)
+    assert done.exit_code == 0, done.output
+    return request.param, recipe, folder / "out", done
+
+
+def test_the_findings_on_an_organism_are_what_was_planted(organism):
+    name, _, out, done = organism
+    found = findings(out)
+    planted = {
+        "single": {
+            "RVs of middle and late layers are one direction": "supported",
+            "Refusal is nearly one direction: a single RV suffices": "supported",
+        },
+        "distributed": {
+            "Similarity of the RVs decays quickly off the diagonal": "supported",
+            "Ablating a single RV plateaus well below full compliance": "supported",
+            "A subspace of several layers does better than a single RV": "supported",
+        },
+    }[name]
+    assert {claim: found[claim] for claim in planted} == planted
+    assert found["Every layer separates harmful from safe prompts"] in ("supported", "cannot tell")
+    assert all(claim in done.output for claim in found)
+
+
+def test_every_artifact_of_a_study_is_there_and_the_run_has_as_many_conditions_as_were_announced(organism):
+    _, recipe, out, _ = organism
+    for name in ("model", "rvs.safetensors", "subspace.safetensors", "checkpoint-a1", "figures"):
+        assert (out / name).exists(), name
+    assert (out / "run" / "damage.json").is_file()
+    assert len(Run.open(out / "run").conditions) == count_conditions(load_recipe(str(recipe)), 8, Choices())
+    page = (out / "report" / "report.html").read_text()
+    assert "Claims of the write-up" in page and "Claims of the write-up" in (out / "report" / "report.md").read_text()
+
+
+def test_a_finished_study_is_not_run_again_and_a_lost_artifact_is_made_again(organism):
+    name, recipe, out, _ = organism
+    if name == "distributed":
+        pytest.skip("once is enough")
+    (out / "subspace.safetensors").unlink()
+    before = (out / "run" / "generations.jsonl").stat().st_mtime_ns
+    again = invoke(recipe, "-o", out, "--limit", 24, *SKIP)
+    assert again.exit_code == 0, again.output
+    assert (out / "subspace.safetensors").is_file()
+    assert (out / "run" / "generations.jsonl").stat().st_mtime_ns == before
+    assert "extract: done before" in again.stderr and "subspace: done before" not in again.stderr
+
+
+def save_shaped(folder, n_layers):
+    """A random Llama with all layers of a real one, narrow, with a tokenizer and chat template of its own."""
+    model = servable_model(
+        "LlamaForCausalLM", vocab_size=260, num_hidden_layers=n_layers, tied=True, max_position_embeddings=1024
+    )
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("llama-3.2-1b-instruct", lambda folder: save_shaped(folder, 16)),
+        ("qwen-1.8b-chat", lambda folder: write_qwen_v1(folder, n_files=2, seq_length=1024, **QWEN)),
+        pytest.param("generic", lambda folder: save_shaped(folder, 16), marks=pytest.mark.slow),
+    ],
+)
+def test_the_recipe_of_a_real_model_runs_to_its_report_on_random_weights_of_its_depth(tmp_path, name, make):
+    model = make(tmp_path / "weights")
+    recipe = write_recipe(tmp_path, name, alphas=[1.0], n_random=1, max_tokens=4, dtype="float32")
+    done = invoke(recipe, "--model", model, "-o", tmp_path / "out", "--limit", 2, *SKIP)
+    assert done.exit_code == 0, done.output
+    assert len(findings(tmp_path / "out")) == len(load_recipe(name).claims)
+    page = (tmp_path / "out" / "report" / "report.html").read_text()
+    assert ("Beside the write-up" in page) == (name == "llama-3.2-1b-instruct")
