@@ -70,7 +70,7 @@ class Findings:
     Attributes:
         cost: ablations on the safe prompts, baseline first; `damage` of each by condition id.
         reverse: each layer's vector added, on the safe prompts, baseline first.
-        facts: name -> value of what was audited with, for people.
+        provenance: command, model, hashes and versions, as JSON.
     """
 
     size: Size

@@ -53,7 +53,7 @@ def sentences(findings: Findings) -> list[str]:
     found = [
         f"Verdict: {findings.verdict.text}. Refusal counts as removed at a mean compliance of {REMOVED:g} whose 95 % "
         "interval lies above those of the baseline and of random subspaces.",
-        f"Baseline {display(evidence.baseline)}, random subspaces at most {display(evidence.control)}, best single vector "
+        f"Baseline {display(evidence.baseline)}, random subspaces at most {display(evidence.control)}, single vector chosen "
         f"{display(evidence.ranks[min(evidence.ranks)])}, subspace chosen {display(measured.rows[measured.headline].compliance)}, "
         f"affine {display(evidence.affine)}, projected {display(evidence.projected)}.",
         f"Smallest ablation for {reached}.",
