@@ -107,7 +107,7 @@ def test_a_dry_run_tells_stages_and_cost_and_writes_nothing(recipe_file, tmp_pat
     assert found.exit_code == 0, found.output
     assert "--batched" in found.output and "orthogonalize" in found.output
     assert (
-        "conditions   45" in found.output
+        "conditions   44" in found.output
     )  # 1 + 2 sets x 3 strengths x (2 + 2 x 2) + 2 x 2 controls + 3 checkpoints...
     assert not (tmp_path / "out").exists()
 
