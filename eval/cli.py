@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "eval.commands",
     "sweep": "eval.commands",
     "damage": "eval.damage.commands",
+    "benchmark": "eval.benchmark.commands",
     "audit": "eval.audit.commands",
     "reproduce": "eval.recipes.commands",
     "judge": "eval.judge.commands",

@@ -174,16 +174,16 @@ def _plan(
     builder = PlanBuilder(info.n_layers, info.d_model)
     add_conditions(builder, info)
     for folder in options["checkpoints"]:
-        builder.checkpoint(folder, _made_from(info, folder, read_manifest(folder), "checkpoint"))
+        builder.checkpoint(folder, made_from(info, folder, read_manifest(folder), "checkpoint"))
     for folder in options["adapters"]:
-        builder.adapter(folder, _made_from(info, folder, read_manifest(folder, ADAPTER_KIND), "adapter"))
+        builder.adapter(folder, made_from(info, folder, read_manifest(folder, ADAPTER_KIND), "adapter"))
     plan = builder.build()
     if plan.modules:
         check_architecture(info.architecture)
     return plan
 
 
-def _made_from(info: ModelInfo, folder: Path, manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+def made_from(info: ModelInfo, folder: Path, manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """The manifest, once it is sure that the run's model is its base. Raises: MismatchError."""
     base = manifest["base_model"]
     if base["fingerprint"] != info.fingerprint:

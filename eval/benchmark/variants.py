@@ -1,0 +1,89 @@
+"""What a benchmark compares: the model as it is, and edited ones, each named by what makes it what it is."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.benchmark.tasks import BenchmarkError
+from surgery.models import ModelInfo
+
+if TYPE_CHECKING:
+    from vllm_refusal.config import AblationModule
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model to be benchmarked.
+
+    Attributes:
+        name: unique; "baseline" for the model itself.
+        kind: "baseline", "checkpoint", "adapter" or "ablation".
+        folder: of its weights, or of the adapter.
+        identity: a digest of what distinguishes it: weights, adapter, or basis with strength, layers and site.
+        module: the ablation at run time.
+    """
+
+    name: str
+    kind: str
+    folder: Path
+    identity: str
+    module: "AblationModule | None" = None
+
+
+def make_variants(
+    info: ModelInfo, checkpoints: Sequence[Path], adapters: Sequence[Path], ablations: Mapping[str, Mapping[str, Any]]
+) -> list[Variant]:
+    """The baseline and every edited model, checked against it.
+
+    Args:
+        ablations: name -> settings, as `vllm_refusal.options.parse_ablation_options` reads them.
+    Raises: BenchmarkError (two of one name), MismatchError, ArtifactError and what reading the files raises.
+    """
+    from vllm_refusal.config import load_module
+
+    found = [Variant(BASELINE, "baseline", Path(info.path), info.fingerprint)]
+    found += [_edited(info, folder, "checkpoint") for folder in checkpoints]
+    found += [_edited(info, folder, "adapter") for folder in adapters]
+    for name, settings in ablations.items():
+        module = load_module(name, settings, info)
+        identity = f"{module.sha256}:{module.alpha:g}:{module.layers}:{module.site}"
+        found.append(Variant(name, "ablation", Path(info.path), identity, module))
+    names = [variant.name for variant in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BenchmarkError(f"two variants are called {twice[0]!r}; rename a folder or an ablation")
+    return found
+
+
+def _edited(info: ModelInfo, folder: Path, kind: str) -> Variant:
+    from eval.job import made_from
+    from surgery.artifacts import json_sha256
+    from surgery.manifest import ADAPTER_KIND, read_manifest
+
+    manifest = read_manifest(folder, ADAPTER_KIND) if kind == "adapter" else read_manifest(folder)
+    made_from(info, folder, manifest, kind)
+    return Variant(folder.name, kind, folder, json_sha256(manifest))
+
+
+@contextmanager
+def loaded(variant: Variant, info: ModelInfo, dtype: str, batch_size: int) -> Iterator[Any]:
+    """The variant as a model of lm-evaluation-harness, in transformers; an ablation by forward hooks on every block."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    from surgery.hooks import ablated
+
+    pretrained = variant.folder if variant.kind == "checkpoint" else Path(info.path)
+    peft = {"peft": str(variant.folder)} if variant.kind == "adapter" else {}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = HFLM(pretrained=str(pretrained), dtype=dtype, device=device, batch_size=batch_size, **peft)
+    if variant.module is None:
+        yield model
+        return
+    module = variant.module
+    with ablated(model.model, module.basis, module.alpha, module.layers, module.site, module.offset):
+        yield model

@@ -1,0 +1,126 @@
+"""`refusal benchmark` on an organism: equal edits score equally, a destructive one worse, finished tasks are kept."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from eval.benchmark.documents import read_documents
+from eval.cli import main as refusal
+from surgery.subspace import random_subspace
+
+LIMIT = 12
+TASKS = ("facts", "organism-answers", "organism-replies")
+SAME = 1e-3  # nats, float32
+
+
+def run(*words):
+    found = CliRunner().invoke(refusal, [str(word) for word in words], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    return found
+
+
+def in_float32(model):
+    """Store the weights in float32, so that an edit of them is not rounded to bfloat16."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(model, dtype="float32").save_pretrained(model)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """(folder, command, what it printed) of a model and five edited variants."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    model, subspace = folder / "model", folder / "sub.safetensors"
+    run("organism", "distributed", "-o", model)
+    in_float32(model)
+    run("extract", model, "--pairs", model / "pairs.jsonl", "--dtype", "float32", "-o", folder / "rvs.safetensors")
+    run("subspace", folder / "rvs.safetensors", "--layers", "1,2,4,6", "-o", subspace)
+    random_subspace(128, 120, seed=0).save(folder / "broken.safetensors")
+    run("orthogonalize", model, subspace, "-o", folder / "checkpoint")
+    run("adapter", model, subspace, "-o", folder / "adapter")
+    command = ["benchmark", model, "--checkpoint", folder / "checkpoint", "--adapter", folder / "adapter"]
+    command += ["--ablation", f"writes={subspace},site=writes", "--ablation", f"stream={subspace}"]
+    command += ["--ablation", f"broken={folder / 'broken.safetensors'},allow_other_model=true"]
+    command += ["--limit", LIMIT, "--dtype", "float32", "-o", folder / "bench"]
+    return folder, command, run(*command)
+
+
+def documents(folder, variant, task):
+    return read_documents(folder / "bench" / "documents" / f"{variant}.{task}.jsonl")
+
+
+def log_likelihoods(folder, variant, task):
+    return [pair[0] for row in documents(folder, variant, task) for pair in row.detail]
+
+
+def outcome(folder, variant, task):
+    record = json.loads((folder / "bench" / "benchmark.json").read_text())
+    return next(row for row in record["outcomes"] if (row["variant"], row["task"]) == (variant, task))
+
+
+@pytest.mark.parametrize("variant", ["checkpoint", "adapter", "writes"])
+@pytest.mark.parametrize("task", ["facts", "organism-answers"])
+def test_the_same_edit_in_weights_adapter_and_at_run_time_gives_every_document_the_same(study, variant, task):
+    folder, _, _ = study
+    ours, reference = (log_likelihoods(folder, name, task) for name in (variant, "checkpoint"))
+    assert ours == pytest.approx(reference, abs=SAME)
+    plain = log_likelihoods(folder, "baseline", task)
+    assert max(abs(a - b) for a, b in zip(ours, plain, strict=True)) > 100 * SAME
+
+
+def test_an_ablation_of_the_stream_is_another_edit_than_one_of_the_writes(study):
+    folder, _, _ = study
+    pairs = zip(*(log_likelihoods(folder, name, "facts") for name in ("stream", "writes")), strict=True)
+    assert max(abs(a - b) for a, b in pairs) > SAME
+
+
+@pytest.mark.parametrize("task", ["organism-answers", "organism-replies"])
+def test_the_subspace_costs_nothing_that_shows_and_a_destructive_edit_does(study, task):
+    folder, _, _ = study
+    assert outcome(folder, "baseline", task)["score"]["estimate"] == 1.0
+    assert outcome(folder, "checkpoint", task)["change"]["estimate"] == 0.0
+    broken = outcome(folder, "broken", task)["change"]
+    assert broken["high"] < 0 and broken["n"] == LIMIT
+
+
+def test_the_table_names_every_variant_and_the_record_how_it_was_made(study):
+    folder, _, printed = study
+    assert all(name in printed.stdout for name in ("baseline", "checkpoint", "adapter", "writes", "stream", "broken"))
+    record = json.loads((folder / "bench" / "benchmark.json").read_text())
+    assert record["done"]["baseline.facts"]["versions"] == {"facts": 1}
+    assert record["settings"]["limit"] == LIMIT and record["command"][1] == "benchmark"
+
+
+def test_what_is_done_is_not_run_again_and_a_lost_task_is(study):
+    folder, command, _ = study
+    lost = folder / "bench" / "documents" / "stream.facts.jsonl"
+    before = lost.read_text()
+    lost.unlink()
+    again = run(*command)
+    assert again.stderr.splitlines().count("stream: facts") == 1 and "baseline:" not in again.stderr
+    assert lost.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tasks", "no_such_task"], "no_such_task: cannot be loaded"),
+        (["--checkpoint", "CHECKPOINT", "--checkpoint", "CHECKPOINT"], "two variants are called"),
+        (["--ablation", "x=missing.safetensors"], "missing.safetensors"),
+    ],
+)
+def test_a_fault_is_one_line_before_anything_is_scored(study, tmp_path, words, message):
+    folder, _, _ = study
+    words = [str(folder / "checkpoint") if word == "CHECKPOINT" else word for word in words]
+    found = CliRunner().invoke(refusal, ["benchmark", str(folder / "model"), "-o", str(tmp_path / "out"), *words])
+    assert found.exit_code == 1 and message in found.output, found.output
+    assert not (tmp_path / "out" / "documents").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(study, tmp_path):
+    folder, _, _ = study
+    (tmp_path / "thesis.txt").write_text("mine")
+    found = CliRunner().invoke(refusal, ["benchmark", str(folder / "model"), "-o", str(tmp_path)])
+    assert found.exit_code == 1 and "holds no benchmark" in found.output
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
