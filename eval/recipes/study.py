@@ -79,6 +79,7 @@ class Study:
         state.finish(stage, key, time.monotonic() - started)
 
     def _write_report(self) -> None:
+        from eval.recipes.capability import capability_sections
         from eval.recipes.findings import findings_of, sections
         from eval.report.report import write_report
 
@@ -87,8 +88,10 @@ class Study:
             text = json.dumps({"recipe": self.name, "findings": rows}, indent=1, ensure_ascii=False)
             (self.place.folder / FINDINGS).write_text(text + "\n", encoding="utf-8")
 
-        make = (lambda results: sections(results, self.recipe),)
-        write_report([self.place.run], self.place.report, force=True, tell=keep, first=make[0])
+        def first(results: Any) -> list[Any]:
+            return [*sections(results, self.recipe), *capability_sections(self.place.benchmark)]
+
+        write_report([self.place.run], self.place.report, force=True, tell=keep, first=first)
 
     def _closing_words(self) -> str:
         found = json.loads((self.place.folder / FINDINGS).read_text(encoding="utf-8"))["findings"]

@@ -16,7 +16,6 @@ from eval.records import Run
 
 pytestmark = pytest.mark.engine
 
-SKIP = ("--skip", "benchmark")
 QWEN = {
     "hidden_size": 128,
     "num_hidden_layers": 24,
@@ -49,7 +48,7 @@ def organism(request, tmp_path_factory):
     """(organism's name, recipe, folder of the study, output)."""
     folder = tmp_path_factory.mktemp(request.param)
     recipe = write_recipe(folder, f"organism-{request.param}", alphas=[1.0], n_random=1)
-    done = invoke(recipe, "-o", folder / "out", "--limit", 24, *SKIP)
+    done = invoke(recipe, "-o", folder / "out", "--limit", 24)
     assert done.exit_code == 0, done.output
     return request.param, recipe, folder / "out", done
 
@@ -75,11 +74,12 @@ def test_the_findings_on_an_organism_are_what_was_planted(organism):
 
 def test_every_artifact_of_a_study_is_there_and_the_run_has_as_many_conditions_as_were_announced(organism):
     _, recipe, out, _ = organism
-    for name in ("model", "rvs.safetensors", "subspace.safetensors", "checkpoint-a1", "figures"):
+    for name in ("model", "rvs.safetensors", "subspace.safetensors", "checkpoint-a1", "figures", "benchmark"):
         assert (out / name).exists(), name
     assert (out / "run" / "damage.json").is_file()
     assert len(Run.open(out / "run").conditions) == count_conditions(load_recipe(str(recipe)), 8, Choices())
     page = (out / "report" / "report.html").read_text()
+    assert "Capability" in page and "organism-answers" in page
     assert "Claims of the write-up" in page and "Claims of the write-up" in (out / "report" / "report.md").read_text()
 
 
@@ -89,7 +89,7 @@ def test_a_finished_study_is_not_run_again_and_a_lost_artifact_is_made_again(org
         pytest.skip("once is enough")
     (out / "subspace.safetensors").unlink()
     before = (out / "run" / "generations.jsonl").stat().st_mtime_ns
-    again = invoke(recipe, "-o", out, "--limit", 24, *SKIP)
+    again = invoke(recipe, "-o", out, "--limit", 24)
     assert again.exit_code == 0, again.output
     assert (out / "subspace.safetensors").is_file()
     assert (out / "run" / "generations.jsonl").stat().st_mtime_ns == before
@@ -117,7 +117,7 @@ def save_shaped(folder, n_layers):
 def test_the_recipe_of_a_real_model_runs_to_its_report_on_random_weights_of_its_depth(tmp_path, name, make):
     model = make(tmp_path / "weights")
     recipe = write_recipe(tmp_path, name, alphas=[1.0], n_random=1, max_tokens=4, dtype="float32")
-    done = invoke(recipe, "--model", model, "-o", tmp_path / "out", "--limit", 2, *SKIP)
+    done = invoke(recipe, "--model", model, "-o", tmp_path / "out", "--limit", 2)
     assert done.exit_code == 0, done.output
     assert len(findings(tmp_path / "out")) == len(load_recipe(name).claims)
     page = (tmp_path / "out" / "report" / "report.html").read_text()
