@@ -80,9 +80,7 @@ def benchmark(
     if settings["chat_template"]:
         check_template(load_tokenizer(info))
     study = Benchmark(out, info, variants, Settings(**settings))  # type: ignore[arg-type]
-    if force:
-        study.clear()
-    outcomes = study.run(asked, lambda line: click.echo(line, err=True), command_words())
+    outcomes = study.run(asked, lambda line: click.echo(line, err=True), command_words(), force)
     click.echo("\n".join(table(outcomes)))
 
 

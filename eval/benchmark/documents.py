@@ -53,7 +53,10 @@ def _document(name: str, row: Mapping[str, Any]) -> Document:
     measure = next((each for each in MEASURES if each in row["metrics"]), None)
     if measure is None:
         raise BenchmarkError(f"{name}: scored by {', '.join(row['metrics'])}; expected one of {', '.join(MEASURES)}")
-    return Document(f"{name}/{row['doc_id']}", row["doc_hash"], measure, float(row[measure]), row["filtered_resps"])
+    score = float(row[measure])
+    if not 0 <= score <= 1:
+        raise BenchmarkError(f"{name}: {measure} of document {row['doc_id']} is {score:g}; expected a score in 0..1")
+    return Document(f"{name}/{row['doc_id']}", row["doc_hash"], measure, score, row["filtered_resps"])
 
 
 def score_of(documents: Sequence[Document]) -> Interval:

@@ -16,7 +16,6 @@ from eval.benchmark.tasks import BenchmarkError, Task
 from eval.benchmark.variants import BASELINE, Variant, loaded
 from eval.intervals import Interval
 from surgery.artifacts import explaining_disk_errors, json_sha256, package_versions
-from surgery.errors import OutputExistsError
 from surgery.models import ModelInfo
 
 RECORD = "benchmark.json"
@@ -59,15 +58,24 @@ class Benchmark:
     def __init__(self, folder: Path, info: ModelInfo, variants: Sequence[Variant], settings: Settings):
         self.folder, self.info, self.variants, self.settings = folder, info, variants, settings
 
-    def run(self, tasks: Sequence[Task], tell: Callable[[str], None], command: Sequence[str] = ()) -> list[Outcome]:
+    def run(
+        self,
+        tasks: Sequence[Task],
+        tell: Callable[[str], None],
+        command: Sequence[str] = (),
+        force: bool = False,
+    ) -> list[Outcome]:
         """Run what is missing and compare.
 
         Args:
             tell: called with a line before each variant.
-        Raises: BenchmarkError, OutputExistsError, DiskError.
+            force: score again what has been scored; it is replaced task by task.
+        Raises: BenchmarkError, DiskError.
         """
         done = self._done()
         check_tasks(tasks)
+        if force:
+            done = {}
         with explaining_disk_errors(self.folder, after="what was scored is kept"):
             (self.folder / "documents").mkdir(parents=True, exist_ok=True)
             for variant in self.variants:
@@ -78,12 +86,6 @@ class Benchmark:
             outcomes = [outcome for task in tasks for outcome in self._compare(task)]
             self._save(done, command, outcomes)
         return outcomes
-
-    def clear(self) -> None:
-        """Forget what was scored."""
-        (self.folder / RECORD).unlink(missing_ok=True)
-        for path in (self.folder / "documents").glob("*.jsonl"):
-            path.unlink()
 
     def _score(self, variant: Variant, tasks: Sequence[Task], done: Done, command: Sequence[str]) -> None:
         with loaded(variant, self.info, self.settings.dtype, self.settings.batch_size) as model:
@@ -123,12 +125,12 @@ class Benchmark:
         if not path.exists():
             kept = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
             if kept not in ([], ["documents"]):
-                raise OutputExistsError(f"{self.folder} exists and holds no benchmark; choose another folder")
+                raise BenchmarkError(f"{self.folder}: exists and holds no benchmark; choose another folder")
             return {}
         try:
             done = dict(json.loads(path.read_text(encoding="utf-8"))["done"])
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as err:
-            raise BenchmarkError(f"{path}: not the record of a benchmark ({err}); use --force") from err
+            raise BenchmarkError(f"{path}: not the record of a benchmark ({err}); remove it") from err
         there = {file.stem for file in (self.folder / "documents").glob("*.jsonl")}
         return {name: entry for name, entry in done.items() if name.replace("/", "-") in there}
 

@@ -10,12 +10,13 @@ from surgery.errors import RefusalError
 
 LOCAL = "local"
 SUITE = ("mmlu", "gsm8k", "hellaswag", "arc_challenge", "truthfulqa_mc2", "winogrande")
-MEASURES = ("acc", "acc_norm", "exact_match", "contains", "mc2", "f1")  # in order of preference
+MEASURES = ("acc_norm", "acc", "exact_match", "contains", "mc2", "f1")  # in order of preference
 MOST_ANSWER_TOKENS = 48
 _FILES = resources.files("eval.benchmark") / "local_tasks"
 _CHOICE, _SHORT = ("facts", "organism_answers"), ("short_answers", "organism_replies")
 LOCAL_TASKS = {"facts": "facts", "short-answers": "short_answers"}
 ORGANISM_TASKS = {"organism-answers": "organism_answers", "organism-replies": "organism_replies"}
+_OWN = LOCAL_TASKS | ORGANISM_TASKS
 
 
 class BenchmarkError(RefusalError):
@@ -36,7 +37,7 @@ class Task:
 
 
 def parse_tasks(text: str, is_organism: bool = False) -> list[Task]:
-    """Read a list of tasks: "local", names of the harness's tasks, paths of YAML files, joined by commas.
+    """Read a list of tasks: "local" or some of those, names of the harness's tasks, paths of YAML files, joined by commas.
 
     Args:
         is_organism: "local" then has tasks in the organisms' own language too.
@@ -47,6 +48,8 @@ def parse_tasks(text: str, is_organism: bool = False) -> list[Task]:
         if word == LOCAL:
             names = LOCAL_TASKS | (ORGANISM_TASKS if is_organism else {})
             found += [Task(name, _local(name, stem)) for name, stem in names.items()]
+        elif word in _OWN:
+            found.append(Task(word, _local(word, _OWN[word])))
         elif word.endswith((".yaml", ".yml")):
             found.append(_from_file(Path(word)))
         else:

@@ -61,12 +61,15 @@ def make_variants(
 
 def _edited(info: ModelInfo, folder: Path, kind: str) -> Variant:
     from eval.job import made_from
-    from surgery.artifacts import json_sha256
+    from surgery.adapter import WEIGHTS
+    from surgery.artifacts import file_sha256, json_sha256
     from surgery.manifest import ADAPTER_KIND, read_manifest
+    from surgery.models import model_fingerprint
 
     manifest = read_manifest(folder, ADAPTER_KIND) if kind == "adapter" else read_manifest(folder)
     made_from(info, folder, manifest, kind)
-    return Variant(folder.name, kind, folder, json_sha256(manifest))
+    weights = file_sha256(folder / WEIGHTS) if kind == "adapter" else model_fingerprint(folder)
+    return Variant(folder.name, kind, folder, json_sha256([manifest, weights]))
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """The write-up's claims, each with the rule by which it is held against what was measured.
 
 A claim is supported, or not, when a 95 % interval lies wholly on one side of the rule's threshold; when it covers the
-threshold the answer is "cannot tell", and so it is when something the rule needs was not measured. The thresholds are
-ours: the write-up gives figures without uncertainty.
+threshold the answer is "cannot tell", and so it is when something the rule needs was not measured. Cosines between RVs have
+no interval here: their means are held against two thresholds with an undecided band between. The thresholds are ours: the
+write-up gives figures without uncertainty.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ class Evidence:
     Compliance and coherence are means over harmful prompts; differences are paired.
 
     Attributes:
-        cohens_d: layer -> Cohen's d of the general set with its interval.
+        cohens_d: layer -> Cohen's d of the general set with its interval; None for a layer without one.
         cosine: [n_layers][n_layers], between the RVs of the general set.
         best_single: compliance under the best single RV, chosen on one half of the prompts, on the other half.
         subspace_gain: headline subspace minus that single RV, on those prompts.
@@ -37,7 +38,7 @@ class Evidence:
         strength_cost: coherence at the highest α minus α = 1.
     """
 
-    cohens_d: Mapping[int, Interval] = field(default_factory=dict)
+    cohens_d: Mapping[int, Interval | None] = field(default_factory=dict)
     cosine: Sequence[Sequence[float]] = ()
     best_single: Interval | None = None
     subspace_gain: Interval | None = None
@@ -116,11 +117,14 @@ def off_diagonal(cosine: Sequence[Sequence[float]], from_layer: int = 0) -> dict
 
 
 def _large_d(evidence: Evidence) -> tuple[str, str]:
-    if not evidence.cohens_d:
+    measured = {layer: interval for layer, interval in evidence.cohens_d.items() if interval is not None}
+    if not measured:
         return CANNOT_TELL, "not measured"
-    layer, least = min(evidence.cohens_d.items(), key=lambda item: item[1].estimate)
+    layer, least = min(measured.items(), key=lambda item: item[1].estimate)
+    n_missing = len(evidence.cohens_d) - len(measured)
+    missing = f"; not measured at {n_missing} of {len(evidence.cohens_d)} layers" if n_missing else ""
     verdicts = [above(interval, LARGE_D) for interval in evidence.cohens_d.values()]
-    return both(*verdicts), f"least d {least.estimate:.2f} [{least.low:.2f}, {least.high:.2f}], at layer {layer}"
+    return both(*verdicts), f"least d {number(least.estimate, '.2f')} {bounds(least)}, at layer {layer}{missing}"
 
 
 def _cosine_decays(evidence: Evidence) -> tuple[str, str]:

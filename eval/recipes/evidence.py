@@ -53,13 +53,13 @@ def _traits(condition: Condition) -> tuple[object, ...]:
     return c.kind, c.source_layers, c.alpha, c.site, c.layers, c.tag
 
 
-def separations(results: Results) -> dict[int, Interval]:
-    """Layer -> Cohen's d, of held-out pairs where there are some; a layer without an interval is left out."""
+def separations(results: Results) -> dict[int, Interval | None]:
+    """Layer -> Cohen's d, of held-out pairs where there are some; None for a layer without d or interval."""
     statistics = results.analysis.get("held_out") or results.analysis
     values, ends = statistics.get("cohens_d") or (), statistics.get("cohens_d_interval") or ()
     n = int(statistics.get("n_harmful") or statistics.get("n_pairs") or 0)
-    rows = enumerate(zip(values, ends, strict=False))
-    return {layer: Interval(d, *pair, n, "bootstrap") for layer, (d, pair) in rows if d is not None and pair}
+    rows = enumerate(zip(values, ends, strict=True))
+    return {layer: Interval(d, *pair, n, "bootstrap") if d is not None and pair else None for layer, (d, pair) in rows}
 
 
 def change(

@@ -1,6 +1,6 @@
 """The part of a report that holds a recipe's claims and the write-up's figures beside ours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from eval.intervals import Interval
 from eval.recipes.claims import Finding, find_all
@@ -13,7 +13,8 @@ from eval.summaries import Summary
 
 WHAT_IT_IS = (
     "Each claim is held against this run by a rule fixed beforehand, on 95 % intervals: supported or not when an interval "
-    "lies wholly on one side of the rule's threshold, otherwise undecided. The thresholds are this program's."
+    "lies wholly on one side of the rule's threshold, otherwise undecided. Cosines have no interval: their means are held "
+    "against two thresholds. The thresholds are this program's."
 )
 
 
@@ -22,10 +23,11 @@ def findings_of(results: Results, recipe: Recipe) -> list[Finding]:
     return find_all(recipe.claims, gather(results, recipe))
 
 
-def sections(results: Results, recipe: Recipe) -> list[Section]:
-    """The findings, and the published figures where the recipe has some."""
+def sections(results: Results, recipe: Recipe, left_out: Sequence[str] = ()) -> list[Section]:
+    """The findings, and the published figures where the recipe has some; stages that were left out are named."""
     judge = judge_label(results.scored)
-    found = [Section("claims", "Claims of the write-up", (WHAT_IT_IS,), (), [_claims_table(results, recipe, judge)])]
+    said = [WHAT_IT_IS, *([f"Left out of this study: {', '.join(left_out)}."] if left_out else [])]
+    found = [Section("claims", "Claims of the write-up", said, (), [_claims_table(results, recipe, judge)])]
     if recipe.published:
         beside = [_layer_table(results, recipe, judge), _subspace_table(results, recipe, judge)]
         found.append(Section("beside", "Beside the write-up's figures", (recipe.published.source + ".",), (), beside))

@@ -16,7 +16,7 @@ from eval.recipes.estimate import estimate, lines
 from eval.recipes.recipe import MODEL_FOLDER, Recipe, RecipeError, load_recipe
 from eval.recipes.stages import GROUPS, Choices, Stage, Workplace, place_of, plan_stages
 from eval.recipes.state import STATE, State, keys_of
-from surgery.errors import ModelError, OutputExistsError
+from surgery.errors import ModelError
 
 FINDINGS = "findings.json"
 
@@ -41,9 +41,15 @@ class Study:
     def forecast(self) -> list[str]:
         """Stages, commands and what they will take."""
         head = [f"{self.name}: {self.recipe.title}", ""]
+        left_out = [f"left out: {', '.join(self.left_out)}"] if self.left_out else []
         commands = [f"{stage.name:<16} refusal {shlex.join(stage.words)}" for stage in self.stages]
         found = estimate(self.recipe, self.n_layers, self.place, self.choices)
-        return [*head, *commands, "", *lines(found, self.stages, self.recipe.limit)]
+        return [*head, *commands, *left_out, "", *lines(found, self.stages, self.recipe.limit)]
+
+    @property
+    def left_out(self) -> list[str]:
+        """The stages that --skip leaves out."""
+        return sorted(self.choices.skip, key=GROUPS.index)
 
     @cached_property
     def keys(self) -> Mapping[str, str]:
@@ -56,7 +62,7 @@ class Study:
 
         folder = self.place.folder
         if folder.exists() and any(folder.iterdir()) and not (folder / STATE).exists():
-            raise OutputExistsError(f"{folder} exists and holds no reproduction; choose another folder")
+            raise RecipeError(f"{folder}: exists and holds no reproduction; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         state, shell = State(folder), Shell(force=False)
         for stage in self.stages:
@@ -85,11 +91,15 @@ class Study:
 
         def keep(found: Sequence[Any]) -> None:
             rows = [vars(finding) for finding in findings_of(found[0], self.recipe)]
-            text = json.dumps({"recipe": self.name, "findings": rows}, indent=1, ensure_ascii=False)
+            text = json.dumps(
+                {"recipe": self.name, "left_out": self.left_out, "findings": rows}, indent=1, ensure_ascii=False
+            )
             (self.place.folder / FINDINGS).write_text(text + "\n", encoding="utf-8")
 
         def first(results: Any) -> list[Any]:
-            return [*sections(results, self.recipe), *capability_sections(self.place.benchmark)]
+            was_run = any(stage.group == "benchmark" for stage in self.stages)
+            capability = capability_sections(self.place.benchmark) if was_run else []
+            return [*sections(results, self.recipe, self.left_out), *capability]
 
         write_report([self.place.run], self.place.report, force=True, tell=keep, first=first)
 
@@ -132,6 +142,7 @@ def make_study(name: str, out: Path, options: Mapping[str, Any]) -> Study:
 
 def _model_facts(recipe: Recipe) -> tuple[int, str]:
     """(layers, what names the weights), from the model or, where it is not there yet, from the recipe."""
+    from surgery.conversion.qwen import load_qwen_config
     from surgery.models import describe_model, model_fingerprint
 
     if recipe.prepare == "none":
@@ -142,10 +153,12 @@ def _model_facts(recipe: Recipe) -> tuple[int, str]:
             if recipe.shape is None or Path(recipe.model).exists():
                 raise
             return recipe.shape.n_layers, recipe.model
+    folder = Path(recipe.model)
+    if recipe.prepare == "convert" and folder.is_dir():
+        return load_qwen_config(folder).n_layers, model_fingerprint(folder)
     if recipe.shape is None:
         raise RecipeError(f"prepare: {recipe.prepare} needs shape, the size of the model that will be there")
-    folder = Path(recipe.model)
-    return recipe.shape.n_layers, model_fingerprint(folder) if folder.is_dir() else recipe.model
+    return recipe.shape.n_layers, recipe.model
 
 
 def _further(words: Sequence[str]) -> dict[str, list[str]]:

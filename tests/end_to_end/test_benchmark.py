@@ -121,6 +121,34 @@ def test_a_fault_is_one_line_before_anything_is_scored(study, tmp_path, words, m
 def test_a_folder_of_something_else_is_left_alone(study, tmp_path):
     folder, _, _ = study
     (tmp_path / "thesis.txt").write_text("mine")
-    found = CliRunner().invoke(refusal, ["benchmark", str(folder / "model"), "-o", str(tmp_path)])
-    assert found.exit_code == 1 and "holds no benchmark" in found.output
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "other.jsonl").write_text("mine")
+    for force in ([], ["--force"]):
+        found = CliRunner().invoke(refusal, ["benchmark", str(folder / "model"), "-o", str(tmp_path), *force])
+        assert found.exit_code == 1 and found.output.strip().endswith("holds no benchmark; choose another folder")
+    assert {path.name for path in tmp_path.rglob("*")} == {"thesis.txt", "documents", "other.jsonl"}
+
+
+def test_a_mistyped_task_with_force_costs_no_results(study):
+    folder, command, _ = study
+    before = {path.name for path in (folder / "bench" / "documents").iterdir()}
+    found = CliRunner().invoke(refusal, [str(word) for word in [*command, "--tasks", "no_such", "--force"]])
+    assert found.exit_code == 1 and {path.name for path in (folder / "bench" / "documents").iterdir()} == before
+
+
+def test_changed_weights_under_the_same_manifest_are_scored_again(study, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder, _, _ = study
+    checkpoint = shutil.copytree(folder / "checkpoint", tmp_path / "checkpoint")
+    command = ["benchmark", folder / "model", "--checkpoint", checkpoint, "--tasks", "organism-answers", "--limit", 4]
+    command += ["--dtype", "float32", "-o", tmp_path / "bench"]
+    run(*command)
+    weights = checkpoint / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.layers.3.mlp.down_proj.weight"].zero_()
+    save_file(tensors, weights, {"format": "pt"})
+    again = run(*command)
+    assert "checkpoint: organism-answers" in again.stderr and "baseline:" not in again.stderr

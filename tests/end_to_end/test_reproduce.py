@@ -31,9 +31,7 @@ def invoke(*words):
 
 def write_recipe(folder, name, **changes):
     """A shipped recipe with fewer conditions."""
-    from eval.recipes.recipe import _SHIPPED
-
-    content = yaml.safe_load((_SHIPPED / f"{name}.yaml").read_text()) | changes
+    content = load_recipe(name).model_dump(mode="json") | changes
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(content, allow_unicode=True))
     return path

@@ -44,6 +44,18 @@ def test_a_log_without_documents_or_known_measure_is_an_error_and_no_zero():
         read_samples({"facts": [sample(0, 0.5, "bleu")]})
 
 
+def test_a_score_that_is_a_percentage_is_refused():
+    with pytest.raises(BenchmarkError, match="f1 of document 0 is 83"):
+        read_samples({"squad": [sample(0, 83.0, "f1")]})
+
+
+def test_a_task_scored_with_and_without_length_normalization_counts_with_it():
+    row = sample(0, 0.0) | {"metrics": ["acc", "acc_norm"], "acc_norm": 1.0}
+    assert [(document.measure, document.score) for document in read_samples({"hellaswag": [row]})] == [
+        ("acc_norm", 1.0)
+    ]
+
+
 def test_the_interval_of_a_change_is_that_of_the_paired_differences():
     rng = np.random.default_rng(3)
     before = rng.integers(0, 2, 200).astype(float)
@@ -94,6 +106,7 @@ def test_a_file_that_is_no_task_is_an_error(tmp_path):
 
 def test_organisms_get_tasks_of_their_own_language():
     assert {"organism-answers", "facts"} <= {task.name for task in parse_tasks("local", is_organism=True)}
+    assert [task.name for task in parse_tasks("organism-answers,facts")] == ["organism-answers", "facts"]
     assert [task.name for task in parse_tasks("local,mmlu")] == ["facts", "short-answers", "mmlu"]
 
 

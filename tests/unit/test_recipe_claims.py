@@ -80,6 +80,12 @@ def test_a_claim_is_decided_only_by_an_interval_on_one_side_of_its_threshold(nam
     assert verdicts == [SUPPORTED, NOT_SUPPORTED, CANNOT_TELL]
 
 
+def test_a_layer_whose_d_was_not_measured_leaves_the_claim_undecided():
+    finding = find_all(["large-d"], Evidence(cohens_d={0: LARGE, 1: None}))[0]
+    assert finding.verdict == CANNOT_TELL and "not measured at 1 of 2 layers" in finding.measured
+    assert find_all(["large-d"], Evidence(cohens_d={0: SMALL, 1: None}))[0].verdict == NOT_SUPPORTED
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_not_measured_decides_nothing(name):
     finding = find_all([name], Evidence())[0]

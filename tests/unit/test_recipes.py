@@ -159,3 +159,60 @@ def test_a_broken_state_is_said(tmp_path):
     (tmp_path / "reproduce.json").write_text("{")
     with pytest.raises(RecipeError, match="reproduce.json"):
         State(tmp_path)
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Commands that only write their output; a stage in `broken` fails. Returns (commands run, broken)."""
+    from eval.recipes.study import Study
+    from eval.shell import Shell
+
+    ran, broken = [], set()
+
+    def run(shell, stage, *words):
+        ran.append(stage)
+        if stage in broken:
+            raise RecipeError(f"{stage} failed")
+        out = Path(words[words.index("-o") + 1]) if "-o" in words else None
+        if stage == "separability":
+            out = Path(words[words.index("--figures") + 1])
+        if stage == "damage":
+            out = Path(words[1]) / "damage.json"
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(Shell, "run", run)
+    monkeypatch.setattr(Study, "_write_report", lambda study: ran.append("report"))
+    monkeypatch.setattr(Study, "_closing_words", lambda study: "done")
+    return ran, broken
+
+
+def test_a_study_that_failed_goes_on_at_the_stage_that_failed(recipe_file, tmp_path, pretended):
+    ran, broken = pretended
+    broken.add("sweep")
+    assert invoke(recipe_file(), "-o", tmp_path / "out").exit_code == 1
+    assert ran[-1] == "sweep" and "extract" in ran
+    ran.clear(), broken.clear()
+    assert invoke(recipe_file(), "-o", tmp_path / "out").exit_code == 0
+    assert ran == ["sweep", "judge", "damage", "benchmark", "report"]
+
+
+def test_a_changed_recipe_renews_only_what_it_concerns(recipe_file, tmp_path, pretended):
+    ran, _ = pretended
+    assert invoke(recipe_file(), "-o", tmp_path / "out").exit_code == 0
+    ran.clear()
+    assert invoke(recipe_file("max_tokens: 9\n"), "-o", tmp_path / "out").exit_code == 0
+    assert ran == ["sweep", "judge", "damage", "report"]
+
+
+def test_what_is_left_out_is_said(recipe_file, tmp_path):
+    found = invoke(recipe_file(), "-o", tmp_path / "out", "--dry-run", "--skip", "damage", "--skip", "benchmark")
+    assert "left out: damage, benchmark" in found.output
+
+
+def test_the_depth_of_a_model_to_convert_is_its_own(tmp_path):
+    from qwen_v1 import write_qwen_v1
+
+    source = write_qwen_v1(tmp_path / "weights", num_hidden_layers=32)
+    found = invoke("qwen-1.8b-chat", "--model", source, "-o", tmp_path / "out", "--dry-run")
+    assert found.exit_code == 0 and "--layers 14,16,18,20" in found.output, found.output
