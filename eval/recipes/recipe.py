@@ -1,6 +1,6 @@
 """What a recipe holds, and reading one: everything in it is checked before anything runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,13 +76,13 @@ class Recipe(_Strict):
     depth: Annotated[int, Field(gt=0)] | None = None
     subspace: str
     wider: str
-    alphas: Annotated[Sequence[Annotated[float, Field(gt=0)]], Field(min_length=1)] = (0.5, 1.0, 1.5)
+    alphas: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.5, 1.0, 1.5)
     n_random: Annotated[int, Field(ge=0)] = 2
     max_tokens: Annotated[int, Field(gt=0)] = 256
     limit: Annotated[int, Field(gt=1)] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     tasks: str = "local"
-    claims: Annotated[Sequence[Literal[tuple(CLAIMS)]], Field(min_length=1)]  # type: ignore[valid-type]
+    claims: Annotated[tuple[Literal[tuple(CLAIMS)], ...], Field(min_length=1)]  # type: ignore[valid-type]
     published: Published | None = None
 
     @property

@@ -53,6 +53,14 @@ def test_a_shipped_recipe_fits_its_own_model(name):
     assert [stage.group for stage in stages][-1] == "report" and len({stage.name for stage in stages}) == len(stages)
 
 
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_recipe_written_to_a_file_is_the_same_recipe(tmp_path, name):
+    import yaml
+
+    (tmp_path / "copy.yaml").write_text(yaml.safe_dump(load_recipe(name).model_dump(mode="json")))
+    assert load_recipe(str(tmp_path / "copy.yaml")) == load_recipe(name)
+
+
 def test_layers_are_scaled_to_the_depth_of_the_model():
     generic = load_recipe("generic")
     assert (generic.at_depth(16).subspace, generic.at_depth(16).wider) == ("7-10", "7-10,13-15")
