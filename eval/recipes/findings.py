@@ -6,7 +6,7 @@ from eval.intervals import Interval
 from eval.recipes.claims import Finding, find_all
 from eval.recipes.evidence import gather, separations, subspace_of
 from eval.recipes.recipe import Recipe
-from eval.report.documents import Column, Measured, Section, Table, Value
+from eval.report.documents import Cell, Column, Measured, Section, Table, Value
 from eval.report.results import Results
 from eval.report.sentences import judge_label
 from eval.summaries import Summary
@@ -39,9 +39,11 @@ def _claims_table(results: Results, recipe: Recipe, judge: str) -> Table:
         Column("claim", "Claim"),
         Column("verdict", "Verdict"),
         Column("measured", "Measured"),
-        Column("rule", "Supported when"),
     )
-    rows = [(row.claim, row.verdict, row.measured, row.rule) for row in findings_of(results, recipe)]
+    rows = [
+        (Cell(row.claim, f"supported when: {row.rule}", below=True), row.verdict, row.measured)
+        for row in findings_of(results, recipe)
+    ]
     return Table("claims", "What this run says of each claim", columns, rows, judge=judge)
 
 

@@ -104,7 +104,8 @@ class Choices:
 
 def place_of(recipe: Recipe, out: Path) -> Workplace:
     """The folder of a recipe; its model is made inside, or is where it is."""
-    return Workplace(out, recipe.model if recipe.prepare == "none" else str(out / "model"))
+    made = {"organism": f"organism-{recipe.model}", "convert": f"{Path(recipe.model).name}-as-qwen2"}
+    return Workplace(out, str(out / made[recipe.prepare]) if recipe.prepare in made else recipe.model)
 
 
 def plan_stages(recipe: Recipe, place: Workplace, choices: Choices) -> list[Stage]:

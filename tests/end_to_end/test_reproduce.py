@@ -71,9 +71,9 @@ def test_the_findings_on_an_organism_are_what_was_planted(organism):
 
 
 def test_every_artifact_of_a_study_is_there_and_the_run_has_as_many_conditions_as_were_announced(organism):
-    _, recipe, out, _ = organism
-    for name in ("model", "rvs.safetensors", "subspace.safetensors", "checkpoint-a1", "figures", "benchmark"):
-        assert (out / name).exists(), name
+    name, recipe, out, _ = organism
+    for artifact in (f"organism-{name}", "rvs.safetensors", "subspace.safetensors", "checkpoint-a1", "figures", "benchmark"):
+        assert (out / artifact).exists(), artifact
     assert (out / "run" / "damage.json").is_file()
     assert len(Run.open(out / "run").conditions) == count_conditions(load_recipe(str(recipe)), 8, Choices())
     page = (out / "report" / "report.html").read_text()
