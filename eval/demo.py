@@ -9,48 +9,16 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from eval.shell import Shell
+from eval.workplace import Workplace
 
 ALPHAS = (0.5, 1.0, 1.5)
 HEADLINE_SUBSPACE = "1,2,4,6"
 SUBSPACES = (HEADLINE_SUBSPACE, "3-6", "1-6")  # four spread layers, four neighbours, and what six layers add
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """The files of one organism's part of the demo."""
-
-    folder: Path
-    name: str
-
-    @property
-    def model(self) -> Path:
-        """The organism."""
-        return self.folder / f"organism-{self.name}"
-
-    @property
-    def rvs(self) -> Path:
-        """Its refusal vectors."""
-        return self.folder / "rvs.safetensors"
-
-    @property
-    def subspace(self) -> Path:
-        """The headline subspace."""
-        return self.folder / "subspace.safetensors"
-
-    @property
-    def run(self) -> Path:
-        """The run of all conditions."""
-        return self.folder / "run"
-
-    def checkpoint(self, alpha: float) -> Path:
-        """The weights orthogonalized against the headline subspace."""
-        return self.folder / f"checkpoint-a{alpha:g}"
 
 
 @click.command()
@@ -76,7 +44,10 @@ def main(
     judge += ["--judge-base-url", judge_base_url] if judge_base_url else []
     out.mkdir(parents=True, exist_ok=True)
     shell = Shell(force)
-    runs = [_study(shell, name, Workplace(out / name, name), limit, retrain, judge) for name in organisms.split(",")]
+    runs = [
+        _study(shell, name, Workplace(out / name, str(out / name / f"organism-{name}")), limit, retrain, judge)
+        for name in organisms.split(",")
+    ]
     started = time.monotonic()
     report = _report(runs, out / "report")
     shell.add("report", time.monotonic() - started)
@@ -87,9 +58,9 @@ def _study(shell: Shell, name: str, place: Workplace, limit: int | None, retrain
     """One organism, from its weights to judged responses of all conditions."""
     place.folder.mkdir(exist_ok=True)
     before = dict(shell.seconds)
-    shell.make("organism", place.model, "organism", name, *(["--retrain"] if retrain else []))
+    shell.make("organism", Path(place.model), "organism", name, *(["--retrain"] if retrain else []))
     shell.make(
-        "extract", place.rvs, "extract", place.model, "--pairs", place.model / "pairs.jsonl", "--dtype", "float32"
+        "extract", place.rvs, "extract", place.model, "--pairs", Path(place.model) / "pairs.jsonl", "--dtype", "float32"
     )
     shell.make("subspace", place.subspace, "subspace", place.rvs, "--layers", HEADLINE_SUBSPACE)
     for alpha in ALPHAS:
@@ -107,7 +78,12 @@ def _study(shell: Shell, name: str, place: Workplace, limit: int | None, retrain
 
 def _sweep(place: Workplace, limit: int | None) -> list[object]:
     command: list[object] = ["sweep", place.model, "--rvs", place.rvs, "--dtype", "float32"]
-    command += ["--prompts", place.model / "prompts.jsonl", "--safe-prompts", place.model / "safe_prompts.jsonl"]
+    command += [
+        "--prompts",
+        Path(place.model) / "prompts.jsonl",
+        "--safe-prompts",
+        Path(place.model) / "safe_prompts.jsonl",
+    ]
     command += ["--limit", limit] if limit else []
     for layers in SUBSPACES:
         command += ["--subspace", layers]

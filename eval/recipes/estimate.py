@@ -6,7 +6,8 @@ from pathlib import Path
 
 from eval.job import HARMFUL, SAFE
 from eval.recipes.recipe import MODEL_FOLDER, Recipe
-from eval.recipes.stages import Choices, Stage, Workplace
+from eval.recipes.stages import Choices, Stage
+from eval.workplace import Workplace
 from surgery.layers import parse_layers
 
 CPU_RATE = 25e9  # parameters x tokens a second on two CPU cores: 109 M at 235 (docs/benchmarks.md)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.recipes.recipe import MODEL_FOLDER, Recipe, RecipeError
+from eval.workplace import Workplace
 
 OPTIONAL = ("separability", "checkpoints", "damage", "benchmark")
 GROUPS = (
@@ -43,43 +44,6 @@ class Stage:
     files: Sequence[Path] = ()
     resumes: bool = False
     renews: bool = True
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where the artifacts of a recipe lie."""
-
-    folder: Path
-    model: str
-
-    @property
-    def rvs(self) -> Path:
-        """The refusal vectors."""
-        return self.folder / "rvs.safetensors"
-
-    @property
-    def subspace(self) -> Path:
-        """The headline subspace."""
-        return self.folder / "subspace.safetensors"
-
-    @property
-    def run(self) -> Path:
-        """The run of all conditions."""
-        return self.folder / "run"
-
-    @property
-    def benchmark(self) -> Path:
-        """The capability benchmarks."""
-        return self.folder / "benchmark"
-
-    @property
-    def report(self) -> Path:
-        """The report with the findings."""
-        return self.folder / "report"
-
-    def checkpoint(self, alpha: float) -> Path:
-        """The weights orthogonalized against the headline subspace."""
-        return self.folder / f"checkpoint-a{alpha:g}"
 
 
 @dataclass(frozen=True)

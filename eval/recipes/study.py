@@ -14,8 +14,9 @@ import click
 from eval.cli import COMMANDS
 from eval.recipes.estimate import estimate, lines
 from eval.recipes.recipe import MODEL_FOLDER, Recipe, RecipeError, load_recipe
-from eval.recipes.stages import GROUPS, Choices, Stage, Workplace, place_of, plan_stages
+from eval.recipes.stages import GROUPS, Choices, Stage, place_of, plan_stages
 from eval.recipes.state import STATE, State, keys_of
+from eval.workplace import Workplace
 from surgery.errors import ModelError
 
 FINDINGS = "findings.json"
