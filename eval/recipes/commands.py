@@ -26,9 +26,10 @@ PATH = click.Path(path_type=Path)
     metavar="STAGE:OPTION[=VALUE]",
     help='Give a stage\'s command a further option: "extract:batched", "judge:max-cost=5"; repeatable.',
 )
+@click.option("--force", is_flag=True, help="Run every stage anew.")
 @click.option("--dry-run", is_flag=True, help="Print the stages and what they will take, and run nothing.")
 @click.option("--list", "listed", is_flag=True, help="Print the recipes that come with the package.")
-def reproduce(recipe: str | None, out: Path | None, dry_run: bool, listed: bool, **options: Any) -> None:
+def reproduce(recipe: str | None, out: Path | None, force: bool, dry_run: bool, listed: bool, **options: Any) -> None:
     """Carry out RECIPE, a study from refusal vectors to a report that says which claims of the write-up hold.
 
     RECIPE is a shipped one (--list) or a .yaml file. Finished stages are not run again; a changed recipe, prompt file or
@@ -56,4 +57,4 @@ def reproduce(recipe: str | None, out: Path | None, dry_run: bool, listed: bool,
     if dry_run:
         click.echo("\n".join(study.forecast()))
         return
-    click.echo(study.run())
+    click.echo(study.run(force))

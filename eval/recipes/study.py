@@ -57,8 +57,8 @@ class Study:
         """Stage -> digest of all that it depends on."""
         return keys_of(self.stages, self.fingerprint)
 
-    def run(self) -> str:
-        """Run what is not done yet; returns the last words."""
+    def run(self, force: bool = False) -> str:
+        """Run what is not done yet, or with `force` everything; returns the last words."""
         from eval.shell import Shell
 
         folder = self.place.folder
@@ -67,16 +67,17 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         state, shell = State(folder), Shell(force=False)
         for stage in self.stages:
-            self._carry_out(stage, state, shell)
+            self._carry_out(stage, state, shell, force)
         last = self.stages[-1]
         return f"{last.output}: done until {last.group}" if last.group != "report" else self._closing_words()
 
-    def _carry_out(self, stage: Stage, state: State, shell: Any) -> None:
+    def _carry_out(self, stage: Stage, state: State, shell: Any, force: bool) -> None:
         key = self.keys[stage.name]
-        if stage.group != "report" and state.is_done(stage, key):
+        if stage.group != "report" and not force and state.is_done(stage, key):
             click.echo(f"{stage.name}: done before", err=True)
             return
-        anew = stage.output.exists() and not (stage.resumes and state.is_begun(stage, key))
+        may_go_on = stage.resumes and not force and state.is_begun(stage, key)
+        anew = stage.output.exists() and not may_go_on
         state.begin(stage, key)
         started = time.monotonic()
         if stage.group == "report":

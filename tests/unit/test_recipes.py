@@ -213,6 +213,18 @@ def test_a_changed_recipe_renews_only_what_it_concerns(recipe_file, tmp_path, pr
     assert ran == ["sweep", "judge", "damage", "report"]
 
 
+def test_force_runs_every_stage_anew(recipe_file, tmp_path, pretended):
+    ran, _ = pretended
+    assert invoke(recipe_file(), "-o", tmp_path / "out").exit_code == 0
+    first = list(ran)
+    ran.clear()
+    assert invoke(recipe_file(), "-o", tmp_path / "out").exit_code == 0
+    assert ran == ["report"]
+    ran.clear()
+    assert invoke(recipe_file(), "-o", tmp_path / "out", "--force").exit_code == 0
+    assert ran == first
+
+
 def test_what_is_left_out_is_said(recipe_file, tmp_path):
     found = invoke(recipe_file(), "-o", tmp_path / "out", "--dry-run", "--skip", "damage", "--skip", "benchmark")
     assert "left out: damage, benchmark" in found.output
