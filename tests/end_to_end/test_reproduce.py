@@ -72,7 +72,14 @@ def test_the_findings_on_an_organism_are_what_was_planted(organism):
 
 def test_every_artifact_of_a_study_is_there_and_the_run_has_as_many_conditions_as_were_announced(organism):
     name, recipe, out, _ = organism
-    for artifact in (f"organism-{name}", "rvs.safetensors", "subspace.safetensors", "checkpoint-a1", "figures", "benchmark"):
+    for artifact in (
+        f"organism-{name}",
+        "rvs.safetensors",
+        "subspace.safetensors",
+        "checkpoint-a1",
+        "figures",
+        "benchmark",
+    ):
         assert (out / artifact).exists(), artifact
     assert (out / "run" / "damage.json").is_file()
     assert len(Run.open(out / "run").conditions) == count_conditions(load_recipe(str(recipe)), 8, Choices())
@@ -94,11 +101,20 @@ def test_a_finished_study_is_not_run_again_and_a_lost_artifact_is_made_again(org
     assert "extract: done before" in again.stderr and "subspace: done before" not in again.stderr
 
 
-def save_shaped(folder, n_layers):
-    """A random Llama with all layers of a real one, narrow, with a tokenizer and chat template of its own."""
-    model = servable_model(
-        "LlamaForCausalLM", vocab_size=260, num_hidden_layers=n_layers, tied=True, max_position_embeddings=1024
-    )
+ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def save_shaped(folder, n_layers, **settings):
+    """A random Llama with all layers and the position embedding of a real one, narrow, with a tokenizer of its own."""
+    settings = {"tied": n_layers == 16, "max_position_embeddings": 131072, "rope_parameters": ROPE} | settings
+    model = servable_model("LlamaForCausalLM", vocab_size=260, num_hidden_layers=n_layers, **settings)
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
@@ -109,6 +125,7 @@ def save_shaped(folder, n_layers):
     [
         ("llama-3.2-1b-instruct", lambda folder: save_shaped(folder, 16)),
         ("qwen-1.8b-chat", lambda folder: write_qwen_v1(folder, n_files=2, seq_length=1024, **QWEN)),
+        pytest.param("llama-3.1-8b-instruct", lambda folder: save_shaped(folder, 32), marks=pytest.mark.slow),
         pytest.param("generic", lambda folder: save_shaped(folder, 16), marks=pytest.mark.slow),
     ],
 )
