@@ -15,6 +15,7 @@ MOST_ATTEMPTS = 5
 GRACE_SECONDS = 15.0
 PROBES = 15
 UNKNOWN_LENGTH = 1 << 30
+_LOOK_AGAIN = 0.25  # seconds
 _MOST_UNREAD = 4096
 
 
@@ -158,7 +159,8 @@ class _Dispatch:
 
     async def _something_happens(self) -> None:
         """Waits also where the reader of the responses is behind, so that they do not pile up."""
-        await self._changed.wait()
+        with suppress(TimeoutError):  # room that another `generate` leaves comes free without a word to this one
+            await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
         while self._unread.qsize() > _MOST_UNREAD:
             await asyncio.sleep(0.05)
 

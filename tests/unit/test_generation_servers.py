@@ -319,6 +319,13 @@ def test_a_reader_that_stops_early_leaves_nothing_running():
     assert len(endpoint.requests) < 100
 
 
+def test_room_that_others_leave_is_found():
+    with serving(Endpoint(), concurrency=2) as (servers, _):
+        servers.replicas[0].n_in_flight += 2
+        threading.Timer(0.1, lambda: setattr(servers.replicas[0], "n_in_flight", 0)).start()
+        assert len(answers(servers, asked(3))) == 3
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host/v1", "http:///v1", "http://user:secret@host/v1"])
 def test_addresses_that_are_none_or_hold_a_password_are_refused(url):
     with pytest.raises(ServersError, match="--base-url") as caught:
