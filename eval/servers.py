@@ -161,7 +161,8 @@ class _Dispatch:
     async def _something_happens(self) -> None:
         """Waits also where the reader of the responses is behind, so that they do not pile up."""
         with suppress(TimeoutError):  # room that another `generate` leaves comes free without a word to this one
-            await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
+            async with asyncio.timeout(_LOOK_AGAIN):  # not wait_for, which can swallow a cancellation (Python 3.11)
+                await self._changed.wait()
         while self._unread.qsize() > _MOST_UNREAD:
             await asyncio.sleep(0.05)
 
