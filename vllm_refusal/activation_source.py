@@ -26,13 +26,12 @@ class VllmSource:
 
         Args:
             dtype: "auto", "float32", "bfloat16" or "float16".
-            vllm: further keyword arguments of `vllm.LLM`. The longest prompt is what fits in memory unless given here.
+            vllm: further keyword arguments of `vllm.LLM`.
         Raises: ConfigError (unknown architecture), EngineError.
         """
         check_architecture(info.architecture, "capture")
         self._sites = (*ARCHITECTURES[info.architecture].norms, RESID_POST)
-        arguments = {"max_model_len": -1, **(vllm or {})}
-        self._engine = Engine(info, {}, EngineOptions(dtype=dtype, eager=True, capture=True, vllm=arguments))
+        self._engine = Engine(info, {}, EngineOptions(dtype=dtype, eager=True, capture=True, vllm=vllm or {}))
         self.n_layers, self.d_model = info.n_layers, info.d_model
         self.dtype = self._engine.description["dtype"]
         self.order = "vLLM's batches without padding"

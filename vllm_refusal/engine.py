@@ -24,6 +24,7 @@ _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _MOST_SEQS = 1024  # vLLM's largest default of max_num_seqs
+_AS_FITS = -1  # the model's length, or what its key-value cache has room for: 131,072 tokens rarely fit and never matter
 START_FAULTS = (OSError, RuntimeError, ValueError)
 """What vLLM raises when it cannot start on a model: unreadable files, no memory, settings that exclude each other."""
 
@@ -110,7 +111,7 @@ class EngineOptions:
         eager: True skips compilation; None chooses eager on CPU, where compilation takes longer than most jobs.
         max_num_seqs: requests in one batch, None for vLLM's default.
         capture: requests may read the residual stream; on a GPU vLLM then runs its V1 model runner.
-        vllm: further keyword arguments of `vllm.LLM`.
+        vllm: further keyword arguments of `vllm.LLM`. Unless given here, the longest prompt is what fits in memory.
     """
 
     dtype: str = "auto"
@@ -269,6 +270,7 @@ def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], option
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "generation_config": "vllm",
+        "max_model_len": _AS_FITS,
     }
     if on_cpu:
         # In one process the engine starts in seconds instead of most of a minute.
