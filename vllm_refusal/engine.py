@@ -24,7 +24,9 @@ _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _MOST_SEQS = 1024  # vLLM's largest default of max_num_seqs
-_AS_FITS = -1  # the model's length, or what its key-value cache has room for: 131,072 tokens rarely fit and never matter
+_AS_FITS = (
+    -1
+)  # the model's length, or what its key-value cache has room for: 131,072 tokens rarely fit and never matter
 START_FAULTS = (OSError, RuntimeError, ValueError)
 """What vLLM raises when it cannot start on a model: unreadable files, no memory, settings that exclude each other."""
 
