@@ -123,19 +123,26 @@ def random_tensors(config: dict, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def write_qwen_v1(
-    folder: Path, n_files: int = 1, dtype: torch.dtype = torch.float32, extra: dict | None = None, **config
+    folder: Path,
+    n_files: int = 1,
+    dtype: torch.dtype = torch.float32,
+    extra: dict | None = None,
+    ranks: dict[bytes, int] | None = None,
+    **config,
 ) -> Path:
     """Write a tiny model as it would be published, its weights in one file or in several.
 
     Args:
         extra: tensors to store beside the weights.
+        ranks: the vocabulary; that of TEXT unless given.
     """
     folder.mkdir(parents=True)
-    config = CONFIG | config
+    config, ranks = CONFIG | config, ranks or train_ranks()
+    generation = GENERATION | {"eos_token_id": len(ranks), "pad_token_id": len(ranks)}
     tensors = {name: value.to(dtype) for name, value in random_tensors(config).items()} | (extra or {})
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "generation_config.json").write_text(json.dumps(GENERATION))
-    (folder / "qwen.tiktoken").write_text(vocabulary_file(train_ranks()))
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    (folder / "qwen.tiktoken").write_text(vocabulary_file(ranks))
     (folder / "tokenization_qwen.py").write_text("raise RuntimeError('code of the model must not run')\n")
     (folder / "README.md").write_text(CARD)
     (folder / "LICENSE").write_text("Terms.\n")

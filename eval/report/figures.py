@@ -115,8 +115,10 @@ def sweep_figure(results: Results, prefix: str) -> Picture | None:
     axes.set_xlim(-0.6, results.n_layers - 0.4)
     layer_ticks(axes, results.n_layers)
     _legend_above(axes)
+    acted = sorted({row.condition.layers for row in rows})
+    where = "at every layer" if acted == ["all"] else f"at layers {', '.join(acted)}"
     caption = (
-        f"Each layer’s refusal vector ablated at every layer, α = {results.alpha:g}, harmful prompts; bars are 95 % "
+        f"Each layer’s refusal vector ablated {where}, α = {results.alpha:g}, harmful prompts; bars are 95 % "
         "intervals. Grey: the last fifth of the layers, not considered."
     )
     alt = "Compliance per source layer: " + ", ".join(

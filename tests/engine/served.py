@@ -1,11 +1,12 @@
 """A server started by `refusal serve` in processes of its own, and what tests ask of it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -60,15 +61,34 @@ def running_server(model, log, *options):
     port = free_port()
     command = [sys.executable, REFUSAL, "serve", model, "--port", port, "--served-model-name", "base", "--api-key", KEY]
     command += ["--enforce-eager", "--max-model-len", 256, "--dtype", "float32", "--max-num-seqs", MAX_NUM_SEQS]
+    with running(command, port, log) as process:
+        yield f"http://127.0.0.1:{port}/v1", process, log
+
+
+@contextmanager
+def running(command, port, log):
+    """The process of a server that answers; at the end it and its children are gone."""
     with open(log, "w") as output:
-        command = list(map(str, [*command, *options]))
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment())
+        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment())
         try:
             wait_until_healthy(port, process, log)
-            yield f"http://127.0.0.1:{port}/v1", process, log
+            yield process
         finally:
-            process.kill()
-            process.wait()
+            stop(process)
+
+
+def stop(process):
+    """End a server as users do; killed outright it would leave its engine's processes behind."""
+    children = children_of(process.pid)
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def wait_until_healthy(port, process, log):

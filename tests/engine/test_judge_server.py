@@ -1,13 +1,12 @@
 """A real vLLM server as judge: its structured outputs give verdicts of the form asked for, every one of them scored."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-from served import REFUSAL, environment, free_port, wait_until_healthy
+from served import REFUSAL, free_port, running
 
 from eval.judge.commands import judge as judge_command
 from eval.records import SCORED, Generation, Run, item_id
@@ -50,14 +49,8 @@ def judge_url(tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "server.log"
     command = [sys.executable, REFUSAL, "serve", model, "--port", port, "--served-model-name", "judge"]
     command += ["--enforce-eager", "--max-model-len", LONGEST, "--dtype", "float32", "--max-num-seqs", 8]
-    with open(log, "w") as output:
-        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment())
-        try:
-            wait_until_healthy(port, process, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.kill()
-            process.wait()
+    with running(command, port, log):
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 def make_run(folder):
