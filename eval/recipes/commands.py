@@ -17,6 +17,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]))
 @click.option("--skip", multiple=True, metavar="STAGE", help="Leave a stage out; repeatable.")
 @click.option("--until", default="report", show_default=True, metavar="STAGE", help="Stop after this stage.")
+@click.option(
+    "--only", multiple=True, metavar="STAGE", help="Run this stage alone, the ones it needs being done; repeatable."
+)
 @click.option("--judge-model", metavar="M", help="Judge by this model of an OpenAI-compatible endpoint.")
 @click.option("--judge-base-url", multiple=True, metavar="URL", help="Its address; repeatable.")
 @click.option(
@@ -24,7 +27,7 @@ PATH = click.Path(path_type=Path)
     "further",
     multiple=True,
     metavar="STAGE:OPTION[=VALUE]",
-    help='Give a stage\'s command a further option: "extract:batched", "judge:max-cost=5"; repeatable.',
+    help='Give a stage\'s command a further option: "extract:batched", "judge:rpm=500"; repeatable.',
 )
 @click.option("--force", is_flag=True, help="Run every stage anew.")
 @click.option("--dry-run", is_flag=True, help="Print the stages and what they will take, and run nothing.")
@@ -39,7 +42,7 @@ def reproduce(recipe: str | None, out: Path | None, force: bool, dry_run: bool, 
     Examples:
       refusal reproduce organism-distributed -o study
       refusal reproduce llama-3.2-1b-instruct --dry-run
-      refusal reproduce generic --model MODEL --judge-model gpt-4.1-mini --with judge:max-cost=5 -o study
+      refusal reproduce generic --model MODEL --judge-model gpt-4.1-mini --with judge:rpm=500 -o study
     """
     from eval.recipes.recipe import shipped_recipes
 

@@ -5,10 +5,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from eval.recipes.claims import CLAIMS
-from surgery.errors import RefusalError
+from surgery.errors import LayerRangeError, RefusalError
 from surgery.layers import format_layers, parse_layers
 
 MODEL_FOLDER = "{model}"  # in a source: the folder of the model
@@ -76,7 +76,11 @@ class Recipe(_Strict):
     depth: Annotated[int, Field(gt=0)] | None = None
     subspace: str
     wider: str
-    alphas: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.5, 1.0, 1.5)
+    alphas: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)] = (
+        0.5,
+        1.0,
+        1.5,
+    )
     n_random: Annotated[int, Field(ge=0)] = 2
     max_tokens: Annotated[int, Field(gt=0)] = 256
     limit: Annotated[int, Field(gt=1)] | None = None
@@ -84,6 +88,13 @@ class Recipe(_Strict):
     tasks: str = "local"
     claims: Annotated[tuple[Literal[tuple(CLAIMS)], ...], Field(min_length=1)]  # type: ignore[valid-type]
     published: Published | None = None
+
+    @field_validator("alphas")
+    @classmethod
+    def _each_once(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(map("{:g}".format, alphas))) < len(alphas):
+            raise ValueError("expected each strength once")
+        return alphas
 
     @property
     def alphas_text(self) -> str:
@@ -103,8 +114,12 @@ class Recipe(_Strict):
         return self.model_copy(update={**found, "depth": None})
 
     def _layers(self, name: str, n_layers: int) -> str:
-        layers = parse_layers(getattr(self, name), self.depth or 10**4)
-        if self.depth:
+        asked = getattr(self, name)
+        try:
+            layers = parse_layers(asked, n_layers if asked == "all" else self.depth or 10**4)
+        except LayerRangeError as err:
+            raise RecipeError(f"{name}: {err}") from err
+        if self.depth and asked != "all":
             layers = tuple(round((layer + 0.5) / self.depth * n_layers - 0.5) for layer in layers)
         if max(layers) >= n_layers:
             raise RecipeError(
@@ -142,6 +157,8 @@ def _read(name: str, text: str) -> Recipe:
 
     try:
         content: Any = yaml.safe_load(text)
+        if content is None:
+            raise RecipeError(f"{name}: is empty; refusal reproduce --list names recipes to begin from")
         if not isinstance(content, dict):
             raise RecipeError(f"{name}: expected keys and values, found {type(content).__name__}")
         return Recipe.model_validate(content)

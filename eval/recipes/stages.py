@@ -48,15 +48,23 @@ class Stage:
 
 @dataclass(frozen=True)
 class Choices:
-    """What the command line adds to a recipe: stages to leave out, the last one, and the words that name a judge."""
+    """What the command line adds to a recipe.
+
+    Attributes:
+        skip: stages to leave out of the study.
+        until: its last stage.
+        only: stages to run now, the others being done; empty for all.
+        judge: the words that name a judge.
+    """
 
     skip: frozenset[str] = frozenset()
     until: str = "report"
+    only: frozenset[str] = frozenset()
     judge: Sequence[str] = field(default_factory=tuple)
 
     def check(self) -> None:
-        """Raises: RecipeError for a stage that is unknown or cannot be left out."""
-        unknown = sorted((self.skip | {self.until}) - set(GROUPS))
+        """Raises: RecipeError for a stage that is unknown, cannot be left out, or is asked for and left out."""
+        unknown = sorted((self.skip | {self.until} | self.only) - set(GROUPS))
         if unknown:
             raise RecipeError(f"no stage {unknown[0]!r}; the stages are {', '.join(GROUPS)}")
         needed = sorted(self.skip - set(OPTIONAL))
@@ -64,6 +72,9 @@ class Choices:
             raise RecipeError(
                 f"stage {needed[0]!r} is needed by later ones; only {', '.join(OPTIONAL)} can be left out"
             )
+        both = sorted(self.skip & self.only)
+        if both:
+            raise RecipeError(f"stage {both[0]!r} is both asked for by --only and left out by --skip")
 
 
 def place_of(recipe: Recipe, out: Path) -> Workplace:
@@ -82,7 +93,12 @@ def plan_stages(recipe: Recipe, place: Workplace, choices: Choices) -> list[Stag
     choices.check()
     last = GROUPS.index(choices.until)
     stages = [stage for stage in _all(recipe, place, choices) if stage.group not in choices.skip]
-    return [stage for stage in stages if GROUPS.index(stage.group) <= last]
+    stages = [stage for stage in stages if GROUPS.index(stage.group) <= last]
+    missing = sorted(choices.only - {stage.group for stage in stages})
+    if missing:
+        groups = ", ".join(dict.fromkeys(stage.group for stage in stages))
+        raise RecipeError(f"--only {missing[0]}: this study has no such stage; its stages are {groups}")
+    return stages
 
 
 def _all(recipe: Recipe, place: Workplace, choices: Choices) -> Iterator[Stage]:

@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
-from eval.cli import COMMANDS
+from eval.recipes.checks import check_settings, check_sources, check_tasks_data, further_words, settings_of
 from eval.recipes.estimate import estimate, lines
-from eval.recipes.recipe import MODEL_FOLDER, Recipe, RecipeError, load_recipe
+from eval.recipes.recipe import Recipe, RecipeError, load_recipe
 from eval.recipes.stages import GROUPS, Choices, Stage, place_of, plan_stages
 from eval.recipes.state import STATE, State, keys_of
 from eval.workplace import Workplace
+from surgery.artifacts import replacing
 from surgery.errors import ModelError
 
 FINDINGS = "findings.json"
@@ -28,6 +29,8 @@ class Study:
 
     Attributes:
         recipe: with layers of the model (`Recipe.at_depth`).
+        stages: all of the study, whether they run now or not.
+        settings: stage -> parameter -> value, as its command reads them.
         fingerprint: what names the model's weights.
     """
 
@@ -36,6 +39,7 @@ class Study:
     place: Workplace
     choices: Choices
     stages: Sequence[Stage]
+    settings: Mapping[str, Mapping[str, Any]]
     n_layers: int
     fingerprint: str
 
@@ -43,9 +47,14 @@ class Study:
         """Stages, commands and what they will take."""
         head = [f"{self.name}: {self.recipe.title}", ""]
         left_out = [f"left out: {', '.join(self.left_out)}"] if self.left_out else []
-        commands = [f"{stage.name:<16} refusal {shlex.join(stage.words)}" for stage in self.stages]
+        commands = [f"{stage.name:<16} refusal {shlex.join(stage.words)}" for stage in self.chosen]
         found = estimate(self.recipe, self.n_layers, self.place, self.choices)
         return [*head, *commands, *left_out, "", *lines(found, self.stages, self.recipe.limit)]
+
+    @property
+    def chosen(self) -> list[Stage]:
+        """The stages to run now."""
+        return [stage for stage in self.stages if not self.choices.only or stage.group in self.choices.only]
 
     @property
     def left_out(self) -> list[str]:
@@ -64,12 +73,30 @@ class Study:
         folder = self.place.folder
         if folder.exists() and any(folder.iterdir()) and not (folder / STATE).exists():
             raise RecipeError(f"{folder}: exists and holds no reproduction; choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
         state, shell = State(folder), Shell(force=False)
-        for stage in self.stages:
+        self._check_needs(state)
+        if "benchmark" in self.settings and any(stage.name == "benchmark" for stage in self._missing(state, force)):
+            check_tasks_data(self.settings["benchmark"]["tasks"])
+        folder.mkdir(parents=True, exist_ok=True)
+        for stage in self.chosen:
             self._carry_out(stage, state, shell, force)
-        last = self.stages[-1]
+        last = self.chosen[-1]
         return f"{last.output}: done until {last.group}" if last.group != "report" else self._closing_words()
+
+    def _check_needs(self, state: State) -> None:
+        """Raises: RecipeError when a stage to be run reads what neither is there nor will be made."""
+        stages, chosen = {stage.name: stage for stage in self.stages}, {stage.name for stage in self.chosen}
+        for stage in self.chosen:
+            for needed in (stages[name] for name in stage.needs if name not in chosen):
+                if not state.is_done(needed, self.keys[needed.name]):
+                    raise RecipeError(
+                        f"--only {stage.group}: it reads what stage {needed.name} makes, which is not done in "
+                        f"{self.place.folder} for this recipe; add --only {needed.group}, or run all"
+                    )
+
+    def _missing(self, state: State, force: bool) -> list[Stage]:
+        """The stages to run now that are not done."""
+        return [s for s in self.chosen if force or not state.is_done(s, self.keys[s.name])]
 
     def _carry_out(self, stage: Stage, state: State, shell: Any, force: bool) -> None:
         key = self.keys[stage.name]
@@ -81,27 +108,30 @@ class Study:
         state.begin(stage, key)
         started = time.monotonic()
         if stage.group == "report":
-            self._write_report()
+            self._write_report(state)
         else:
             shell.run(stage.name, *stage.words, *(["--force"] if anew and stage.renews else []))
         state.finish(stage, key, time.monotonic() - started)
 
-    def _write_report(self) -> None:
+    def _write_report(self, state: State) -> None:
         from eval.recipes.capability import capability_sections
         from eval.recipes.findings import findings_of, sections
         from eval.report.report import write_report
 
+        not_done = {s.group for s in self.stages if s.group != "report" and not state.is_done(s, self.keys[s.name])}
+        left_out = sorted({*self.left_out, *not_done}, key=GROUPS.index)
+
         def keep(found: Sequence[Any]) -> None:
             rows = [vars(finding) for finding in findings_of(found[0], self.recipe)]
             text = json.dumps(
-                {"recipe": self.name, "left_out": self.left_out, "findings": rows}, indent=1, ensure_ascii=False
+                {"recipe": self.name, "left_out": left_out, "findings": rows}, indent=1, ensure_ascii=False
             )
-            (self.place.folder / FINDINGS).write_text(text + "\n", encoding="utf-8")
+            with replacing(self.place.folder / FINDINGS, force=True) as part:
+                part.write_text(text + "\n", encoding="utf-8")
 
         def first(results: Any) -> list[Any]:
-            was_run = any(stage.group == "benchmark" for stage in self.stages)
-            capability = capability_sections(self.place.benchmark) if was_run else []
-            return [*sections(results, self.recipe, self.left_out), *capability]
+            capability = [] if "benchmark" in left_out else capability_sections(self.place.benchmark)
+            return [*sections(results, self.recipe, left_out), *capability]
 
         write_report([self.place.run], self.place.report, force=True, tell=keep, first=first)
 
@@ -115,7 +145,7 @@ def make_study(name: str, out: Path, options: Mapping[str, Any]) -> Study:
     """Read a recipe and check all of it before anything runs.
 
     Args:
-        options: model, limit, max_tokens, dtype, skip, until, judge_model, judge_base_url, further, as
+        options: model, limit, max_tokens, dtype, skip, until, only, judge_model, judge_base_url, further, as
             `refusal reproduce` has them.
     Raises: RecipeError, ModelError.
     """
@@ -130,16 +160,15 @@ def make_study(name: str, out: Path, options: Mapping[str, Any]) -> Study:
     recipe = recipe.at_depth(n_layers)
     judge = ["--judge-model", options["judge_model"]] if options["judge_model"] else []
     judge += [word for url in options["judge_base_url"] for word in ("--judge-base-url", url)]
-    choices, place = Choices(frozenset(options["skip"]), options["until"], judge), place_of(recipe, out)
-    further = _further(options["further"])
-    stages = [
-        replace(stage, words=(*stage.words, *further.get(stage.group, ())))
-        for stage in plan_stages(recipe, place, choices)
-    ]
-    _check_sources(recipe)
-    for stage in stages:
-        _check_words(stage)
-    return Study(name, recipe, place, choices, stages, n_layers, fingerprint)
+    choices = Choices(frozenset(options["skip"]), options["until"], frozenset(options["only"]), judge)
+    place = place_of(recipe, out)
+    planned = plan_stages(recipe, place, choices)
+    further = further_words(options["further"], list(dict.fromkeys(stage.group for stage in planned)))
+    stages = [replace(stage, words=(*stage.words, *further.get(stage.group, ()))) for stage in planned]
+    check_sources(recipe)
+    settings = {stage.name: settings_of(stage) for stage in stages}
+    check_settings(settings, recipe)
+    return Study(name, recipe, place, choices, stages, settings, n_layers, fingerprint)
 
 
 def _model_facts(recipe: Recipe) -> tuple[int, str]:
@@ -161,41 +190,3 @@ def _model_facts(recipe: Recipe) -> tuple[int, str]:
     if recipe.shape is None:
         raise RecipeError(f"prepare: {recipe.prepare} needs shape, the size of the model that will be there")
     return recipe.shape.n_layers, recipe.model
-
-
-def _further(words: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for text in words:
-        group, _, option = text.partition(":")
-        name, has_value, value = option.partition("=")
-        if group not in GROUPS or not name:
-            raise RecipeError(f"--with {text}: expected STAGE:OPTION[=VALUE] with a stage of {', '.join(GROUPS)}")
-        found.setdefault(group, []).extend([f"--{name}", value] if has_value else [f"--{name}"])
-    return found
-
-
-def _check_sources(recipe: Recipe) -> None:
-    """Raises: what reading them raises, for sources that do not wait for the model."""
-    from eval.job import HARMFUL, SAFE
-    from surgery.prompts import load_pairs, load_prompts
-
-    for source in filter(None, (recipe.pairs, recipe.held_out)):
-        if MODEL_FOLDER not in source:
-            load_pairs(source)
-    for source, role in ((recipe.prompts, HARMFUL), (recipe.safe_prompts, SAFE)):
-        if MODEL_FOLDER not in source:
-            load_prompts(source, role)
-
-
-def _check_words(stage: Stage) -> None:
-    """Raises: RecipeError for a command or an option that there is not."""
-    from eval.cli import main
-
-    name = stage.words[0]
-    if name not in COMMANDS:
-        raise RecipeError(f"stage {stage.name}: there is no command refusal {name}; leave it out with --skip {name}")
-    command = main.get_command(click.Context(main), name)
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    unknown = [word for word in stage.words if word.startswith("--") and word not in known]
-    if unknown:
-        raise RecipeError(f"stage {stage.name}: refusal {name} has no option {unknown[0]}")

@@ -1,5 +1,6 @@
 """Recipes: what is wrong with one is said in one line before anything runs; stages are redone only where they must."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def test_layers_are_scaled_to_the_depth_of_the_model():
         ("pairs: nowhere.jsonl\n", "nowhere.jsonl"),
         ("wider: 0,13-15\n", "the model has 2"),
         ("held_out: nowhere.csv\n", "nowhere.csv"),
+        ("prompts: nowhere.jsonl\n", "nowhere.jsonl"),
+        ("alphas: [1, 0.5, 1.0]\n", "each strength once, found [1, 0.5, 1.0]"),
+        ("alphas: [.inf]\n", "alphas.0: Input should be a finite number"),
+        ("alphas: 1\n", "alphas"),
+        ("subspace: [0]\n", "subspace: Input should be a valid string, found [0]"),
+        ("subspace: zero\n", "subspace: layer list 'zero'"),
+        ("claims: [large-e]\n", "claims.0"),
+        ("tasks: ''\n", "--tasks ''"),
+        ("tasks: nowhere.yaml\n", "nowhere.yaml"),
+        ("prepare: organism\n", "needs shape"),
+        ("shape: {n_layers: 2, parameters: 1}\nprepare: organism\n", "stage model: refusal organism: Invalid value"),
     ],
 )
 def test_a_fault_is_one_line_before_anything_runs(recipe_file, tmp_path, extra, words):
@@ -92,6 +104,31 @@ def test_a_fault_is_one_line_before_anything_runs(recipe_file, tmp_path, extra, 
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "study.yaml: is empty"),
+        ("- one\n- two\n", "expected keys and values, found list"),
+        ("title: [a\n", "study.yaml: not YAML"),
+        ("title: a study\n", "model: Field required"),
+        ("\x00", "study.yaml: not YAML"),
+        (None, "study.yaml: cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "study.yaml").write_text(text)
+    found = invoke(tmp_path / "study.yaml", "-o", tmp_path / "out")
+    assert found.exit_code == 1 and words in found.output, found.output
+    assert found.output.strip().count("\n") == 0 and not (tmp_path / "out").exists()
+
+
+def test_later_layers_that_a_shallow_model_lacks_are_named(tmp_path):
+    model = write_model(tmp_path / "model", "LlamaForCausalLM")
+    found = invoke("llama-3.2-1b-instruct", "--model", model, "-o", tmp_path / "out")
+    assert found.exit_code == 1 and "the model has 2" in found.output and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--skip", "sweep"], "is needed by later ones"),
@@ -99,13 +136,73 @@ def test_a_fault_is_one_line_before_anything_runs(recipe_file, tmp_path, extra, 
         (["--until", "nonsense"], "no stage 'nonsense'"),
         (["--with", "extract:nonsense"], "has no option --nonsense"),
         (["--with", "nonsense:batched"], "expected STAGE:OPTION"),
+        (["--with", "sweep:max-tokens=abc"], "stage sweep: refusal sweep: Invalid value for '--max-tokens'"),
+        (["--with", "sweep:max-tokens"], "requires an argument"),
+        (["--with", "extract:batched=yes"], "does not take a value"),
+        (["--with", "benchmark:limit=0"], "stage benchmark: refusal benchmark: Invalid value for '--limit'"),
+        (["--with", "benchmark:tasks=local,local"], "expected different tasks"),
+        (["--with", "judge:max-cost=5", "--judge-model", "m"], "stage judge: --max-cost needs --price-in"),
+        (["--judge-base-url", "http://localhost:1/v1"], "stage judge: --judge-base-url needs --judge-model"),
+        (["--with", "report:json"], "takes no options"),
+        (["--with", "damage:window=9", "--skip", "damage"], "has no stage damage"),
+        (["--with", "sweep:output=elsewhere"], "-o of the study"),
+        (["--with", "sweep:help"], "has no option --help"),
+        (["--only", "nonsense"], "no stage 'nonsense'"),
+        (["--only", "model"], "this study has no such stage"),
+        (["--only", "report", "--until", "judge"], "this study has no such stage"),
+        (["--only", "damage", "--skip", "damage"], "both asked for by --only and left out"),
+        (["--only", "judge"], "it reads what stage sweep makes, which is not done"),
         (["--model", "no-such-folder/model"], "no-such-folder"),
     ],
 )
 def test_a_wrong_choice_is_one_line_before_anything_runs(recipe_file, tmp_path, options, words):
     found = invoke(recipe_file(), "-o", tmp_path / "out", *options)
     assert found.exit_code == 1 and words in found.output, found.output
-    assert not (tmp_path / "out").exists()
+    assert found.output.strip().count("\n") == 0 and not (tmp_path / "out").exists()
+
+
+def test_the_data_of_benchmark_tasks_are_loaded_before_anything_runs(recipe_file, tmp_path, pretended, monkeypatch):
+    from eval.benchmark import study as benchmark
+
+    def unknown(tasks):
+        raise benchmark.BenchmarkError(f"task {tasks[0].name}: cannot be loaded")
+
+    ran, _ = pretended
+    monkeypatch.setattr(benchmark, "check_tasks", unknown)
+    found = invoke(recipe_file("tasks: local,no_such_task\n"), "-o", tmp_path / "out")
+    assert found.exit_code == 1 and "task no_such_task: cannot be loaded" in found.output
+    assert not (tmp_path / "out").exists() and not ran
+    assert invoke(recipe_file("tasks: local\n"), "-o", tmp_path / "out").exit_code == 0
+
+
+def test_options_of_a_stage_that_its_command_takes_are_handed_on(recipe_file, tmp_path, pretended):
+    ran, _ = pretended
+    found = invoke(recipe_file(), "-o", tmp_path / "out", "--with", "sweep:max-tokens=7", "--until", "sweep")
+    assert found.exit_code == 0 and ran[-1] == "sweep", found.output
+    state = json.loads((tmp_path / "out" / "reproduce.json").read_text())
+    assert state["stages"]["sweep"]["command"][-1] == "--max-tokens=7"
+
+
+def test_only_the_stages_asked_for_run_once_those_they_need_are_done(recipe_file, tmp_path, pretended):
+    ran, _ = pretended
+    out = tmp_path / "out"
+    assert invoke(recipe_file(), "-o", out, "--until", "subspace").exit_code == 0
+    ran.clear()
+    assert invoke(recipe_file(), "-o", out, "--only", "checkpoints").exit_code == 0
+    assert set(ran) == {"checkpoint-a0.5", "checkpoint-a1", "checkpoint-a1.5"}
+    found = invoke(recipe_file(), "-o", out, "--only", "judge", "--only", "report")
+    assert found.exit_code == 1 and "--only judge: it reads what stage sweep makes" in found.output
+    ran.clear()
+    found = invoke(recipe_file("max_tokens: 9\n"), "-o", out, "--only", "sweep", "--only", "judge")
+    assert found.exit_code == 0 and ran == ["sweep", "judge"], found.output
+    ran.clear()
+    found = invoke(recipe_file(), "-o", out, "--only", "report")  # the sweep that is there is of other settings
+    assert found.exit_code == 1 and "not done" in found.output and not ran
+
+
+def test_a_dry_run_of_some_stages_names_only_those(recipe_file, tmp_path):
+    found = invoke(recipe_file(), "-o", tmp_path / "out", "--dry-run", "--only", "subspace")
+    assert found.exit_code == 0 and "refusal subspace" in found.output and "refusal sweep" not in found.output
 
 
 def test_a_dry_run_tells_stages_and_cost_and_writes_nothing(recipe_file, tmp_path):
@@ -190,7 +287,7 @@ def pretended(monkeypatch):
             out.mkdir(parents=True, exist_ok=True)
 
     monkeypatch.setattr(Shell, "run", run)
-    monkeypatch.setattr(Study, "_write_report", lambda study: ran.append("report"))
+    monkeypatch.setattr(Study, "_write_report", lambda study, state: ran.append("report"))
     monkeypatch.setattr(Study, "_closing_words", lambda study: "done")
     return ran, broken
 
