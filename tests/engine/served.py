@@ -61,7 +61,7 @@ def running_server(model, log, *options):
     port = free_port()
     command = [sys.executable, REFUSAL, "serve", model, "--port", port, "--served-model-name", "base", "--api-key", KEY]
     command += ["--enforce-eager", "--max-model-len", 256, "--dtype", "float32", "--max-num-seqs", MAX_NUM_SEQS]
-    with running(command, port, log) as process:
+    with running([*command, *options], port, log) as process:
         yield f"http://127.0.0.1:{port}/v1", process, log
 
 
