@@ -20,7 +20,7 @@ class Interval:
         estimate, low, high: same unit, low <= estimate <= high.
         n: independent observations (prompts) behind it.
         method: "bca", "wilson", "exact" (constant data, where resampling shows no spread), "mover" (a difference of two
-            independent estimates) or "bonett-price" (a paired difference of which few prompts moved).
+            independent estimates), "bonett-price" (a paired difference of which few prompts moved) or "jackknife".
     """
 
     estimate: float

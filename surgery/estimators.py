@@ -45,7 +45,7 @@ def median_of_means(layer: LayerActivations, n_blocks: int = N_BLOCKS) -> "torch
     Returns: [d_model], float64; with as many blocks as pairs the geometric median of the differences.
     """
     n_blocks = min(n_blocks, *layer.sizes)
-    return geometric_median(_block_means(layer, HARMFUL, n_blocks) - _block_means(layer, SAFE, n_blocks))
+    return geometric_median(block_means(layer, HARMFUL, n_blocks) - block_means(layer, SAFE, n_blocks))
 
 
 def geometric_median(points: "torch.Tensor") -> "torch.Tensor":
@@ -155,7 +155,7 @@ def _columns(layer: LayerActivations, group: int, columns: slice) -> "torch.Tens
     return torch.cat([rows[:, columns] for _, rows in layer.rows(group)])
 
 
-def _block_means(layer: LayerActivations, group: int, n_blocks: int) -> "torch.Tensor":
+def block_means(layer: LayerActivations, group: int, n_blocks: int) -> "torch.Tensor":
     """Means of the rows n, n + n_blocks, … of a group, [n_blocks, d_model] float64."""
     import torch
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.activations import HARMFUL, SAFE, ActivationStore, LayerActivations
 from surgery.contrast import Contrast, as_contrast, check_held_out
+from surgery.cosine_statistics import cosines_without
 from surgery.errors import MismatchError, ModelError, PromptFileError
 from surgery.estimators import ESTIMATORS, PAIRED
 from surgery.families import family_of
@@ -120,6 +121,8 @@ def extract_from(
         extras = statistics(read, tags, plan.n_components)
         grams = half_grams(read, tags)
         extras |= {} if grams is None else {"tier_half_grams": grams}
+        cosines = cosines_without(read) if plan.estimator == "mean" else None  # leaving out is cheap only of means
+        extras |= {} if cosines is None else {"cosines_without": cosines}
     for name, other in zip(readings.names[1:], elsewhere, strict=True):
         extras |= {f"{name}/{key}": tensor for key, tensor in other.items()}
     if held_out:

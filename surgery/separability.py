@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from surgery.cosine_statistics import cosine_statistics, decay_off_diagonal
 from surgery.errors import ArtifactError, ShapeError
 from surgery.vectors import RefusalVectors
 
@@ -133,19 +134,12 @@ def cosine_matrix(vectors: "torch.Tensor") -> "torch.Tensor":
     return (units @ units.T).clamp(-1.0, 1.0)
 
 
-def decay_off_diagonal(cosine: "torch.Tensor") -> "torch.Tensor":
-    """Mean cosine at each layer distance: [n, n] -> [n]; entry k averages cosine[i, i + k], entry 0 is 1."""
-    import torch
-
-    return torch.stack([cosine.diagonal(distance).mean() for distance in range(len(cosine))])
-
-
 def analysis(rvs: RefusalVectors) -> dict[str, Any]:
     """Per-layer statistics of refusal vectors, in plain JSON types.
 
     Returns: {contrast, n_pairs, n_harmful, n_safe, n_layers, d_model, cohens_d [n_layers], cohens_d_interval [n_layers][2], auroc [n_layers],
         norms [n_layers], split_half_cosine [n_layers], cosine [n_layers][n_layers], cosine_by_distance [n_layers],
-        effective_rank, held_out {contrast, n_pairs, n_harmful, n_safe, cohens_d, cohens_d_interval, auroc} or null,
+        cosine_statistics (see there), effective_rank, held_out {contrast, n_pairs, n_harmful, n_safe, cohens_d, cohens_d_interval, auroc} or null,
         tags {tag: {n_pairs, n_harmful, n_safe, norms, cosine_to_all}}, tag_cosine {"tier 1 / tier 2": [n_layers]}, readings {"resid_mid@-2": {cohens_d, norms}},
         caveats}. What cannot be had (no projections in the file, fewer than two prompts) or is not finite is null, and a
         caveat says why.
@@ -162,6 +156,7 @@ def analysis(rvs: RefusalVectors) -> dict[str, Any]:
         "split_half_cosine": _split_half(rvs),
         "cosine": cosine.tolist(),
         "cosine_by_distance": decay_off_diagonal(cosine).tolist(),
+        "cosine_statistics": cosine_statistics(rvs),
         "effective_rank": effective_rank(cosine),
         "held_out": held_out,
         "tags": _tags(rvs),

@@ -7,6 +7,7 @@ from typing import Any
 
 from surgery import manifest as manifests
 from surgery.artifacts import file_sha256, load_artifact
+from surgery.cosine_statistics import late_layers
 from surgery.layers import LayerSpec, format_layers
 from surgery.separability import analysis
 from surgery.subspace import KIND as SUBSPACE
@@ -82,6 +83,7 @@ def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
         *_origin_lines(summary["header"]),
         *_provenance(summary["header"]),
         f"effective rank    {summary['effective_rank']:.2f} of {summary['n_layers']} (1: one direction in all layers)",
+        *_cosine_lines(summary["cosine_statistics"], summary["n_layers"]),
         "",
         *_table(columns, summary["n_layers"]),
         *_tag_lines(summary),
@@ -90,6 +92,22 @@ def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
         "",
         *(f"note: {caveat}" for caveat in summary["caveats"]),
     ]
+
+
+def _cosine_lines(found: Mapping[str, Any] | None, n_layers: int) -> list[str]:
+    """Mean cosines between layers with their intervals; nothing where the file has none."""
+    late = late_layers(n_layers)
+    places = {
+        "neighbours": "of neighbouring layers",
+        "far": "half the depth apart or more",
+        "decay": "the former minus the latter",
+        "late": f"among layers {format_layers(late)}",
+    }
+    told = [(each, place) for name, place in places.items() if (each := (found or {}).get(name))]
+    return [
+        f"{'' if index else 'cosine':<17} {each['estimate']:.3f} [{each['low']:.3f}, {each['high']:.3f}] {place}"
+        for index, (each, place) in enumerate(told)
+    ] + (["                  corrected for the noise of finite samples, 95 % intervals over prompts"] if told else [])
 
 
 def _contrast_text(found: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ _EXTRAS = (
     "scatter_safe",
     "by_tag",
     "tier_half_grams",
+    "cosines_without",
     "components",
     "singular_values",
     "held_out_harmful",
@@ -52,6 +53,7 @@ class RefusalVectors:
             split_half_cosine [n_splits, n_layers]; scatter_harmful, scatter_safe [n_prompts, n_layers, 2];
             by_tag [n_tags, n_layers, d_model], in the order of header["tags"];
             tier_half_grams [n_splits, n, n], n = n_tiers * 2 * n_layers: see surgery.tier_angles.half_grams;
+            cosines_without [n_left_out, n_layers (n_layers - 1) / 2]: see surgery.cosine_statistics.cosines_without;
             components [n_layers, k, d_model] (orthonormal rows), singular_values [n_layers, k];
             held_out_harmful, held_out_safe [n_prompts, n_layers], projections of prompts that were not fitted on;
             `SITE@POSITION/NAME` with NAME as the fields above: the same from another site or token position.

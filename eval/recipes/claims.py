@@ -1,9 +1,9 @@
 """The write-up's claims, each with the rule by which it is held against what was measured.
 
 A claim is supported, or not, when a 95 % interval lies wholly on one side of the rule's threshold; when it covers the
-threshold the answer is "cannot tell", and so it is when something the rule needs was not measured. Cosines between RVs have
-no interval here: their means are held against two thresholds with an undecided band between. The thresholds are ours: the
-write-up gives figures without uncertainty.
+threshold the answer is "cannot tell", and so it is when something the rule needs was not measured. Cosines between RVs are
+held against two thresholds with an undecided band between. The thresholds are ours: the write-up gives figures without
+uncertainty.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,9 @@ class Evidence:
 
     Attributes:
         cohens_d: layer -> Cohen's d of the general set with its interval; None for a layer without one.
-        cosine: [n_layers][n_layers], between the RVs of the general set.
+        cosine_near, cosine_far, cosine_decay: mean cosine between the general set's RVs of neighbouring layers, of layers
+            half the depth apart or more, and their difference.
+        cosine_late: mean cosine among the RVs of `late_layers`, middle and late ones.
         best_single: compliance under the best single RV, chosen on one half of the prompts, on the other half.
         subspace_gain: headline subspace minus that single RV, on those prompts.
         wider_gain: subspace with the later layers minus the headline one.
@@ -39,7 +41,11 @@ class Evidence:
     """
 
     cohens_d: Mapping[int, Interval | None] = field(default_factory=dict)
-    cosine: Sequence[Sequence[float]] = ()
+    cosine_near: Interval | None = None
+    cosine_far: Interval | None = None
+    cosine_decay: Interval | None = None
+    cosine_late: Interval | None = None
+    late_layers: str = ""
     best_single: Interval | None = None
     subspace_gain: Interval | None = None
     wider_gain: Interval | None = None
@@ -99,21 +105,11 @@ def both(*verdicts: str) -> str:
     return NOT_SUPPORTED if NOT_SUPPORTED in verdicts else CANNOT_TELL if CANNOT_TELL in verdicts else SUPPORTED
 
 
-def shown(interval: Interval | None) -> str:
+def shown(interval: Interval | None, spec: str = ".3f") -> str:
     """An interval in words."""
     if interval is None:
         return "not measured"
-    return f"{number(interval.estimate)} {bounds(interval)}, n = {interval.n}"
-
-
-def off_diagonal(cosine: Sequence[Sequence[float]], from_layer: int = 0) -> dict[int, float]:
-    """Mean cosine by distance between layers, among the layers from `from_layer` on; distances of 1 and more."""
-    layers = range(from_layer, len(cosine))
-    pairs: dict[int, list[float]] = {}
-    for first in layers:
-        for second in layers[first - from_layer + 1 :]:
-            pairs.setdefault(second - first, []).append(cosine[first][second])
-    return {distance: sum(values) / len(values) for distance, values in sorted(pairs.items())}
+    return f"{number(interval.estimate, spec)} {bounds(interval)}, n = {interval.n}"
 
 
 def _large_d(evidence: Evidence) -> tuple[str, str]:
@@ -127,28 +123,25 @@ def _large_d(evidence: Evidence) -> tuple[str, str]:
     return both(*verdicts), f"least d {number(least.estimate, '.2f')} {bounds(least)}, at layer {layer}{missing}"
 
 
+def beyond(interval: Interval | None, low: float, high: float) -> str:
+    """Whether a quantity is above `high` (supported) or below `low` (not)."""
+    if interval is None:
+        return CANNOT_TELL
+    return SUPPORTED if interval.low > high else NOT_SUPPORTED if interval.high < low else CANNOT_TELL
+
+
 def _cosine_decays(evidence: Evidence) -> tuple[str, str]:
-    by_distance = off_diagonal(evidence.cosine)
-    if len(by_distance) < 2:
-        return CANNOT_TELL, "not measured"
-    far = [value for distance, value in by_distance.items() if distance >= len(evidence.cosine) / 2]
-    near, drop = by_distance[1], by_distance[1] - sum(far) / len(far)
-    verdict = SUPPORTED if drop > DECAY else NOT_SUPPORTED if drop < NO_DECAY else CANNOT_TELL
-    return verdict, f"{near:.2f} between neighbours, {near - drop:.2f} across half of the depth or more"
+    near, far, drop = (
+        shown(each, ".2f") for each in (evidence.cosine_near, evidence.cosine_far, evidence.cosine_decay)
+    )
+    measured = f"{drop}: from {near} between neighbours to {far}" if evidence.cosine_decay else drop
+    return beyond(evidence.cosine_decay, NO_DECAY, DECAY), measured
 
 
 def _cosine_collapses(evidence: Evidence) -> tuple[str, str]:
-    values = [evidence.cosine[i][j] for i in _late(evidence) for j in _late(evidence) if i < j]
-    if not values:
-        return CANNOT_TELL, "not measured"
-    mean = sum(values) / len(values)
-    verdict = SUPPORTED if mean > ONE_DIRECTION else NOT_SUPPORTED if mean < SEVERAL_DIRECTIONS else CANNOT_TELL
-    return verdict, f"mean cosine {mean:.2f} among layers {_late(evidence)[0]}-{_late(evidence)[-1]}"
-
-
-def _late(evidence: Evidence) -> range:
-    """Middle and late layers: the last 60 % of the depth."""
-    return range(round(0.4 * len(evidence.cosine)), len(evidence.cosine))
+    among = f", among layers {evidence.late_layers}" if evidence.cosine_late else ""
+    verdict = beyond(evidence.cosine_late, SEVERAL_DIRECTIONS, ONE_DIRECTION)
+    return verdict, f"mean cosine {shown(evidence.cosine_late, '.2f')}{among}" if among else "not measured"
 
 
 def _alpha(evidence: Evidence) -> tuple[str, str]:
@@ -163,7 +156,7 @@ CLAIMS: Mapping[str, Claim] = {
     ),
     "cosine-decays": Claim(
         "Similarity of the RVs decays quickly off the diagonal",
-        f"mean cosine of neighbours exceeds that of layers half the depth apart by more than {DECAY} (less than "
+        f"mean cosine of neighbours exceeds that of layers half the depth apart or more by over {DECAY} (less than "
         f"{NO_DECAY}: not supported)",
         _cosine_decays,
     ),

@@ -1,6 +1,7 @@
 """What a judged run says about the claims of a recipe."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,8 @@ from eval.intervals import Interval, paired_difference
 from eval.recipes.claims import Evidence
 from eval.recipes.recipe import Recipe
 from eval.report.results import HARMFUL, Results
-from surgery.layers import parse_layers
+from surgery.cosine_statistics import late_layers
+from surgery.layers import format_layers, parse_layers
 
 Mask = NDArray[np.bool_] | slice
 EVERYBODY = slice(None)
@@ -30,7 +32,7 @@ def gather(results: Results, recipe: Recipe) -> Evidence:
     strongest = subspace_of(results, recipe.subspace, max(recipe.alphas)) if max(recipe.alphas) > 1 else None
     return Evidence(
         cohens_d=separations(results),
-        cosine=results.analysis.get("cosine") or (),
+        **_cosines(results),
         best_single=results.confirmation.confirmed if results.confirmation else None,
         subspace_gain=change(results, single, reference, keep=others),
         wider_gain=change(results, reference, subspace_of(results, recipe.wider, 1.0)),
@@ -60,6 +62,18 @@ def separations(results: Results) -> dict[int, Interval | None]:
     n = int(statistics.get("n_harmful") or statistics.get("n_pairs") or 0)
     rows = enumerate(zip(values, ends, strict=True))
     return {layer: Interval(d, *pair, n, "bootstrap") if d is not None and pair else None for layer, (d, pair) in rows}
+
+
+def _cosines(results: Results) -> dict[str, Any]:
+    """The evidence on cosines between layers; nothing where the vectors' file had none."""
+    found = results.analysis.get("cosine_statistics") or {}
+    names = {"near": "neighbours", "far": "far", "decay": "decay", "late": "late"}
+    intervals = {
+        f"cosine_{ours}": Interval(**found[theirs], method="jackknife")
+        for ours, theirs in names.items()
+        if found.get(theirs)
+    }
+    return {**intervals, "late_layers": format_layers(late_layers(results.n_layers))}
 
 
 def change(

@@ -13,8 +13,8 @@ from eval.summaries import Summary
 
 WHAT_IT_IS = (
     "Each claim is held against this run by a rule fixed beforehand, on 95 % intervals: supported or not when an interval "
-    "lies wholly on one side of the rule's threshold, otherwise undecided. Cosines have no interval: their means are held "
-    "against two thresholds. The thresholds are this program's."
+    "lies wholly on one side of the rule's threshold, otherwise undecided. Cosines are corrected for the noise of "
+    "finite samples, their intervals are a jackknife's over the extraction prompts. The thresholds are this program's."
 )
 
 

@@ -16,10 +16,6 @@ def between(low, high):
     return Interval((low + high) / 2, low, high, 50, "bca")
 
 
-def cosines(by_distance):
-    return [[by_distance(abs(i - j)) for j in range(LAYERS)] for i in range(LAYERS)]
-
-
 LARGE, SMALL = between(2.0, 3.0), between(0.1, 0.4)
 CASES = {
     "large-d": (
@@ -28,14 +24,14 @@ CASES = {
         {"cohens_d": {0: LARGE, 1: between(0.6, 1.2)}},
     ),
     "cosine-decays": (
-        {"cosine": cosines(lambda distance: 1 - 0.2 * distance)},
-        {"cosine": cosines(lambda distance: 1 - 0.01 * distance)},
-        {"cosine": cosines(lambda distance: 1 - 0.05 * distance)},
+        {"cosine_decay": between(0.35, 0.6), "cosine_near": LARGE, "cosine_far": SMALL},
+        {"cosine_decay": between(-0.1, 0.08)},
+        {"cosine_decay": between(0.25, 0.6)},
     ),
     "cosine-collapses": (
-        {"cosine": cosines(lambda distance: 1 - 0.05 * distance)},
-        {"cosine": cosines(lambda distance: 0.0 if distance else 1.0)},
-        {"cosine": cosines(lambda distance: 0.6 if distance else 1.0)},
+        {"cosine_late": between(0.72, 0.8), "late_layers": "3-7"},
+        {"cosine_late": between(0.2, 0.48)},
+        {"cosine_late": between(0.65, 0.8)},
     ),
     "single-plateaus": (
         {"best_single": between(0.1, 0.3)},
@@ -84,6 +80,21 @@ def test_a_layer_whose_d_was_not_measured_leaves_the_claim_undecided():
     finding = find_all(["large-d"], Evidence(cohens_d={0: LARGE, 1: None}))[0]
     assert finding.verdict == CANNOT_TELL and "not measured at 1 of 2 layers" in finding.measured
     assert find_all(["large-d"], Evidence(cohens_d={0: SMALL, 1: None}))[0].verdict == NOT_SUPPORTED
+
+
+def test_a_cosine_between_the_two_thresholds_is_undecided_however_exact_it_is():
+    verdicts = [
+        find_all(["cosine-decays"], Evidence(cosine_decay=between(0.2, 0.21)))[0].verdict,
+        find_all(["cosine-collapses"], Evidence(cosine_late=between(0.6, 0.61)))[0].verdict,
+    ]
+    assert verdicts == [CANNOT_TELL] * 2
+
+
+def test_cosines_are_told_with_their_intervals_and_layers():
+    evidence = Evidence(cosine_late=between(0.72, 0.8), late_layers="3-7")
+    assert find_all(["cosine-collapses"], evidence)[0].measured == (
+        "mean cosine 0.76 [0.72, 0.80], n = 50, among layers 3-7"
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

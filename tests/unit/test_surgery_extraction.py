@@ -8,11 +8,12 @@ import torch
 from tiny_models import PAIRS, tiny_model, tiny_tokenizer
 
 from surgery.chat import prompt_token_ids
+from surgery.cosine_statistics import decay_off_diagonal
 from surgery.errors import ArtifactError, MismatchError, ModelError, PromptFileError, ShapeError
 from surgery.extraction import extract, vectors_from_activations
 from surgery.models import ModelInfo
 from surgery.prompts import prompts_sha256
-from surgery.separability import analysis, cohens_d, cosine_matrix, decay_off_diagonal
+from surgery.separability import analysis, cohens_d, cosine_matrix
 from surgery.vectors import RefusalVectors
 
 N_LAYERS = 3
