@@ -1,6 +1,7 @@
 """The recipes of the real models, and the surgery, on random weights of the exact shape: minutes and gigabytes each."""
 
 import json
+import os
 from dataclasses import asdict
 
 import pytest
@@ -19,6 +20,14 @@ from surgery.vectors import RefusalVectors
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 N_PAIRS = 3  # of each tier
+
+
+@pytest.fixture(autouse=True)
+def every_core():
+    """Tensors this large gain from threads, which the modules of the tiny models turn off."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
 
 
 def invoke(*words):
