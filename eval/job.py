@@ -231,14 +231,15 @@ def _servers(info: ModelInfo, plan: Plan, options: Mapping[str, Any]) -> Any:
     return Servers(
         options["base_urls"],
         Needs(modules, plan.modules),
-        api_key=_api_key(options["api_key_env"]),
+        api_key=api_key_of(options["api_key_env"]),
         served_model=options["served_model"],
         concurrency=options["concurrency"],
         notify=lambda line: click.echo(line, err=True),
     )
 
 
-def _api_key(name: str) -> str:
+def api_key_of(name: str) -> str:
+    """The key in an environment variable, "" without one. Raises: click.UsageError for a variable asked for by name."""
     key = os.environ.get(name, "")
     if not key and name != DEFAULT_KEY_ENV:
         raise click.UsageError(f"--api-key-env {name}: that environment variable is not set")

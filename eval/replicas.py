@@ -10,7 +10,7 @@ from eval.served_models import Needs, ServedModels, ServersError
 from vllm_refusal.engine import Request, Response, Sampling
 
 CONNECT_SECONDS, LISTING_SECONDS, SILENT_SECONDS = 10.0, 30.0, 1800.0
-_NEUTRAL = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+NEUTRAL = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """Sent always: a server would else apply what the model's generation_config.json says, and an engine of ours does not."""
 
 
@@ -46,7 +46,7 @@ class Replica:
         concurrency: int = 128,
     ):
         """Set up; nothing is sent. Raises: ServersError when `url` is no address."""
-        self.url = _checked(url)
+        self.url = checked_url(url)
         self.served = ServedModels(self.url, served_model or "", {})
         self.is_alive = self.is_probed = False
         self.n_in_flight = 0
@@ -152,7 +152,7 @@ def _body(request: Request, sampling: Sampling) -> dict[str, Any]:
     body = {"prompt": request.token_ids, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
     if sampling.temperature > 0:
         body["seed"] = sampling.seed if request.seed is None else request.seed
-    return {**body, **_NEUTRAL}
+    return {**body, **NEUTRAL}
 
 
 def _response(url: str, request: Request, asked: str, body: Any) -> Response:
@@ -198,7 +198,8 @@ def _seconds(retry_after: str | None) -> float:
         return 5.0
 
 
-def _checked(url: str) -> str:
+def checked_url(url: str) -> str:
+    """An address as it is kept. Raises: ServersError when it is none, or holds a password."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ServersError(f"--base-url {url}: expected an address such as http://127.0.0.1:8000/v1")

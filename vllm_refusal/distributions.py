@@ -1,6 +1,7 @@
 """What a model believes, without generating: the next token's whole distribution, and the probability of a given text."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_refusal.engine import Engine, EngineError, Request
@@ -10,9 +11,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ENGINE_ARGUMENTS = {"max_logprobs": -1}
-"""Keyword arguments of `vllm.LLM` that both functions need: an engine gives out 20 log probabilities otherwise."""
+"""Keyword arguments of `vllm.LLM` that these functions need: an engine gives out 20 log probabilities otherwise."""
 
 _ONE_TOKEN = {"max_tokens": 1, "temperature": 0.0, "detokenize": False, "flat_logprobs": True}
+
+
+@dataclass(frozen=True, eq=False)
+class TextScores:
+    """How probable the tokens of a text are, each given those before it; without the first.
+
+    Attributes:
+        logprobs: [n_tokens - 1] natural log probabilities.
+        is_best: [n_tokens - 1], whether no other token was more probable.
+    """
+
+    logprobs: "NDArray[np.float64]"
+    is_best: "NDArray[np.bool_]"
 
 
 def next_token_logprobs(engine: Engine, requests: Iterable[Request]) -> "Iterator[tuple[str, NDArray[np.float32]]]":
@@ -30,6 +44,16 @@ def text_logprobs(engine: Engine, requests: Iterable[Request]) -> "Iterator[tupl
     """Natural log probability of each token of the requests' own token ids, given those before it.
 
     Returns: (request id, [n_tokens - 1]), without the first token, in the order in which requests finish.
+    Raises: EngineError when the engine scores another number of tokens.
+    """
+    for request_id, scores in text_scores(engine, requests):
+        yield request_id, scores.logprobs
+
+
+def text_scores(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[str, TextScores]]:
+    """Score each token of the requests' own token ids, given those before it.
+
+    Returns: (request id, scores), in the order in which requests finish.
     Raises: EngineError when the engine scores another number of tokens.
     """
     for outputs in engine.finished(requests, {**_ONE_TOKEN, "prompt_logprobs": 0}):
@@ -51,7 +75,7 @@ def _whole(request_id: str, found: Any) -> "NDArray[np.float32]":
     return logprobs
 
 
-def _of_text(output: Any) -> "NDArray[np.float64]":
+def _of_text(output: Any) -> TextScores:
     import numpy as np
 
     token_ids, found = output.prompt_token_ids, output.prompt_logprobs
@@ -61,4 +85,5 @@ def _of_text(output: Any) -> "NDArray[np.float64]":
     starts = found.start_indices[1:]  # the first entry of a position is the text's own token
     if [found.token_ids[start] for start in starts] != list(token_ids[1:]):
         raise EngineError(f"request {output.request_id}: the log probabilities are of other tokens than the text's")
-    return np.asarray([found.logprobs[start] for start in starts], dtype=np.float64)
+    logprobs = np.asarray([found.logprobs[start] for start in starts], dtype=np.float64)
+    return TextScores(logprobs, np.asarray([found.ranks[start] == 1 for start in starts], dtype=np.bool_))

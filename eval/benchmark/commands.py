@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.generation_options import DEFAULT_KEY_ENV
+
 if TYPE_CHECKING:
-    from eval.benchmark.study import Outcome
+    from eval.benchmark.backends import Edits
+    from eval.benchmark.study import Backend, Results
+    from eval.benchmark.variants import Variant
+    from surgery.models import ModelInfo
 
 PATH = click.Path(path_type=Path)
 
@@ -21,7 +26,8 @@ PATH = click.Path(path_type=Path)
     "ablations",
     multiple=True,
     metavar="NAME=FILE[,alpha=A,layers=L,source_layer=N,site=S]",
-    help="The subspace or refusal vectors in FILE, ablated at run time; repeatable.",
+    help="The subspace or refusal vectors in FILE, ablated at run time; repeatable. Of a server NAME alone is its own; "
+    "without any, all that it lists.",
 )
 @click.option(
     "--tasks",
@@ -34,7 +40,35 @@ PATH = click.Path(path_type=Path)
     "--num-fewshot", type=click.IntRange(0), help="Worked examples before each document. Default: the task's."
 )
 @click.option("--chat-template/--no-chat-template", default=True, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["hf", "vllm", "served"]),
+    default="hf",
+    show_default=True,
+    help="What answers: transformers; vLLM in this process, ablations as they are served; or a server (--base-url).",
+)
+@click.option("--base-url", metavar="URL", help="Of the server (refusal serve), with --backend served.")
+@click.option("--served-model", metavar="NAME", help="MODEL's name there, where the server has several.")
+@click.option(
+    "--api-key-env",
+    metavar="NAME",
+    default=DEFAULT_KEY_ENV,
+    show_default=True,
+    help="Environment variable that holds the server's key; none is sent when the default is not set.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Documents at once. Default: 16 in transformers, 32 to a server, what vLLM chooses in vLLM.",
+)
+@click.option("--eager/--compile", default=None, help="Of vLLM. Default: eager on CPU, compiled on GPU.")
+@click.option(
+    "--engine-arg",
+    "engine_args",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any further flag of vLLM, e.g. tensor-parallel-size=2; repeatable.",
+)
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
 )
@@ -48,53 +82,106 @@ def benchmark(
     adapters: Sequence[Path],
     ablations: Sequence[str],
     tasks: str,
+    limit: int | None,
+    num_fewshot: int | None,
+    chat_template: bool,
+    dtype: str,
     revision: str | None,
     allow_other_model: bool,
     out: Path,
     force: bool,
-    **settings: object,
+    **chosen: Any,
 ) -> None:
     """Benchmark MODEL and edited variants of it on the same documents, by lm-evaluation-harness.
 
-    All variants run in transformers, with the same template, shots and documents; an ablation acts by forward hooks,
-    which is what the engine does (refusal doctor). Differences are paired by document. KL divergence and perplexity are
-    refusal damage's.
+    All variants are asked by one backend, with the same template, shots and documents, in the same token ids. In vLLM
+    and over HTTP an ablation is the one that is served; in transformers it acts by forward hooks, which comes to the same
+    (refusal doctor). Differences are paired by document.
+
+    Beside the scores: KL divergence of the first answer token from the baseline's on 65 built-in harmless prompts, over
+    the whole vocabulary (not over HTTP), and perplexity on a built-in text, as refusal damage measures them.
 
     \b
     Examples:
       refusal benchmark MODEL --checkpoint edited --ablation sub=sub.safetensors,alpha=0.5 -o bench
-      refusal benchmark MODEL --checkpoint edited --tasks mmlu,gsm8k,hellaswag --limit 200 -o bench
+      refusal benchmark MODEL --backend vllm --ablation sub=sub.safetensors --tasks mmlu,gsm8k --limit 200 -o bench
+      refusal benchmark MODEL --backend served --base-url http://127.0.0.1:8000/v1 -o bench
     """
+    from eval.benchmark.backends import Edits
     from eval.benchmark.study import Benchmark, Settings
     from eval.benchmark.tasks import parse_tasks
-    from eval.benchmark.variants import make_variants
     from eval.commands import command_words
     from surgery.chat import chat_template as check_template
     from surgery.models import describe_model, load_tokenizer
-    from vllm_refusal.options import parse_ablation_options
 
-    modules = parse_ablation_options(ablations, allow_other_model)
+    _check_options(chosen, dtype)
     info = describe_model(model, revision)
-    variants = make_variants(info, checkpoints, adapters, modules)
     asked = parse_tasks(tasks, is_organism=(Path(info.path) / "ground_truth.json").is_file())
-    if settings["chat_template"]:
+    if chat_template:
         check_template(load_tokenizer(info))
-    study = Benchmark(out, info, variants, Settings(**settings))  # type: ignore[arg-type]
-    outcomes = study.run(asked, lambda line: click.echo(line, err=True), command_words(), force)
-    click.echo("\n".join(table(outcomes)))
+    edits = Edits(checkpoints, adapters, ablations, allow_other_model)
+    variants, backend = _backend(info, edits, dtype, chosen)
+    study = Benchmark(out, info, variants, Settings(limit, num_fewshot, chat_template, dtype), backend)
+    results = study.run(asked, lambda line: click.echo(line, err=True), command_words(), force)
+    click.echo("\n".join([*table(results), "", *damage_table(results)]))
 
 
-def table(outcomes: "Sequence[Outcome]") -> list[str]:
-    """The outcomes as lines of text."""
+def _check_options(chosen: dict[str, Any], dtype: str) -> None:
+    """Raises: click.UsageError for an option that the backend does not have."""
+    backend = chosen["backend"]
+    engine = {"--eager/--compile": chosen["eager"] is not None, "--engine-arg": bool(chosen["engine_args"])}
+    server = {name: bool(chosen[name[2:].replace("-", "_")]) for name in ("--base-url", "--served-model")}
+    wrong = {"hf": engine | server, "vllm": server, "served": engine | {"--dtype": dtype != "auto"}}[backend]
+    given = [name for name, is_given in wrong.items() if is_given]
+    if given:
+        where = "is the server's; set it there" if backend == "served" else f"does not go with --backend {backend}"
+        raise click.UsageError(f"{given[0]} {where}")
+    if backend == "served" and not chosen["base_url"]:
+        raise click.UsageError("--backend served needs --base-url")
+
+
+def _backend(info: "ModelInfo", edits: "Edits", dtype: str, chosen: dict[str, Any]) -> "tuple[list[Variant], Backend]":
+    from eval.benchmark.backends import served_backend, transformers_backend, vllm_backend
+    from eval.engine_arguments import parse_engine_arguments
+
+    size = chosen["batch_size"]
+    if chosen["backend"] == "hf":
+        return transformers_backend(info, edits, dtype, size)
+    if chosen["backend"] == "vllm":
+        return vllm_backend(info, edits, dtype, size, chosen["eager"], parse_engine_arguments(chosen["engine_args"]))
+    from eval.benchmark.served_backend import Server
+    from eval.job import api_key_of
+
+    server = Server(chosen["base_url"], api_key_of(chosen["api_key_env"]), chosen["served_model"], size)
+    return served_backend(info, edits, server)
+
+
+def table(results: "Results") -> list[str]:
+    """The scores as lines of text."""
     from eval.report.documents import bounds, display, number
 
-    width = max(len(each.variant) for each in outcomes)
+    width = max(len(each.variant) for each in results.outcomes)
     head = f"{'task':<18} {'variant':<{width}} {'measure':<12} {'n':>5}  {'score':<20} {'paired difference'}"
     lines = [head]
-    for each in outcomes:
+    for each in results.outcomes:
         change = "" if each.change is None else f"{number(each.change.estimate, '+.3f')} {bounds(each.change)}"
         lines.append(
             f"{each.task:<18} {each.variant:<{width}} {each.measure:<12} {each.score.n:>5}  "
             f"{display(each.score):<20} {change}".rstrip()
+        )
+    return lines
+
+
+def damage_table(results: "Results") -> list[str]:
+    """Divergence and perplexity as lines of text."""
+    from eval.damage.commands import interval_text
+
+    width = max(len("variant"), *map(len, results.damage))
+    lines = [f"{'variant':<{width}}  {'KL (nats)':<26} {'n':>4}  {'perplexity':>10}  {'nats per token':<27} {'n':>4}"]
+    for name, found in results.damage.items():
+        kl, nats = interval_text(found.kl, ".4f"), interval_text(found.nats, "+.4f")
+        n_prompts, n_windows = (each.n if each else "" for each in (found.kl, found.nats))
+        lines.append(
+            f"{name:<{width}}  {kl:<26} {n_prompts:>4}  {found.perplexity:>10.3f}  {nats:<27} {n_windows:>4}".rstrip()
         )
     return lines

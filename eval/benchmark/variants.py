@@ -1,7 +1,6 @@
 """What a benchmark compares: the model as it is, and edited ones, each named by what makes it what it is."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,23 +69,3 @@ def _edited(info: ModelInfo, folder: Path, kind: str) -> Variant:
     made_from(info, folder, manifest, kind)
     weights = file_sha256(folder / WEIGHTS) if kind == "adapter" else model_fingerprint(folder)
     return Variant(folder.name, kind, folder, json_sha256([manifest, weights]))
-
-
-@contextmanager
-def loaded(variant: Variant, info: ModelInfo, dtype: str, batch_size: int) -> Iterator[Any]:
-    """The variant as a model of lm-evaluation-harness, in transformers; an ablation by forward hooks on every block."""
-    import torch
-    from lm_eval.models.huggingface import HFLM
-
-    from surgery.hooks import ablated
-
-    pretrained = variant.folder if variant.kind == "checkpoint" else Path(info.path)
-    peft = {"peft": str(variant.folder)} if variant.kind == "adapter" else {}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = HFLM(pretrained=str(pretrained), dtype=dtype, device=device, batch_size=batch_size, **peft)
-    if variant.module is None:
-        yield model
-        return
-    module = variant.module
-    with ablated(model.model, module.basis, module.alpha, module.layers, module.site, module.offset):
-        yield model

@@ -161,10 +161,11 @@ def _print_table(conditions: "Mapping[str, Damage]") -> None:
     width = max(map(len, conditions))
     click.echo(f"{'condition':{width}}  {'KL (nats)':>24}  {'same token':>10}  {'perplexity':>10}  {'nats/token':>26}")
     for name, found in conditions.items():
-        kl, nats = _interval(found.kl, ".4f"), _interval(found.nats, "+.4f")
+        kl, nats = interval_text(found.kl, ".4f"), interval_text(found.nats, "+.4f")
         same = "-" if found.same_token is None else f"{found.same_token:.3f}"
         click.echo(f"{name:{width}}  {kl:>24}  {same:>10}  {found.perplexity:>10.3f}  {nats:>26}")
 
 
-def _interval(found: Any, spec: str) -> str:
+def interval_text(found: Any, spec: str) -> str:
+    """An estimate with its interval, or a dash for none."""
     return "-" if found is None else f"{found.estimate:{spec}} [{found.low:{spec}}, {found.high:{spec}}]"

@@ -1,7 +1,7 @@
 """Measuring damage: every condition of a run on the same harmless prompts and the same text, through vLLM."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -80,37 +80,51 @@ def measure(
         adapter: the condition is the engine's LoRA adapter of its id.
     Raises: DamageError when the condition makes impossible what the baseline says, or an answer is missing.
     """
+    name = condition.id if adapter else ""
+    answers = next_token_logprobs(engine, _prompts(condition, harmless, name))
+    logprobs = ((_input_of(request_id), found) for request_id, found in answers)
+    return compare(condition.id, harmless, baseline, logprobs, _nats(engine, condition, harmless, name))
+
+
+def compare(
+    name: str,
+    harmless: Harmless,
+    baseline: Baseline,
+    logprobs: "Iterable[tuple[str, NDArray[np.float32]]]",
+    nats: Mapping[str, float],
+) -> Damage:
+    """What an edited model says against what the unedited one does.
+
+    Args:
+        name: of the edited model, for messages.
+        logprobs: (prompt id, [vocab_size] float32) of every prompt; where there are no prompts, divergence is None.
+        nats: window id -> mean negative log probability per token.
+    Raises: DamageError, as `measure`.
+    """
     kl: dict[str, float] = {}
     same: dict[str, bool] = {}
-    name = condition.id if adapter else ""
-    for request_id, logprobs in next_token_logprobs(engine, _prompts(condition, harmless, name)):
-        key = _input_of(request_id)
+    for key, found in logprobs:
         before = baseline.logprobs[key]
-        if before.shape != logprobs.shape:
-            raise DamageError(
-                f"{condition.id}: {logprobs.size} tokens in its vocabulary, the baseline has {before.size}"
-            )
-        kl[key], same[key] = kl_divergence(before, logprobs), bool(before.argmax() == logprobs.argmax())
-    nats = _nats(engine, condition, harmless, name)
-    _check_complete(condition, harmless, kl, nats)
+        if before.shape != found.shape:
+            raise DamageError(f"{name}: {found.size} tokens in its vocabulary, the baseline has {before.size}")
+        kl[key], same[key] = kl_divergence(before, found), bool(before.argmax() == found.argmax())
+    _check_complete(name, harmless, kl, nats)
     return Damage(
         perplexity=perplexity(list(nats.values())),
-        kl=mean_interval([kl[key] for key in sorted(kl)]),
-        same_token=sum(same.values()) / len(same),
+        kl=mean_interval([kl[key] for key in sorted(kl)]) if kl else None,
+        same_token=sum(same.values()) / len(same) if same else None,
         nats=mean_interval([nats[key] - baseline.nats[key] for key in sorted(nats)]),
     )
 
 
-def _check_complete(
-    condition: Condition, harmless: Harmless, kl: Mapping[str, float], nats: Mapping[str, float]
-) -> None:
+def _check_complete(name: str, harmless: Harmless, kl: Mapping[str, float], nats: Mapping[str, float]) -> None:
     expected, found = (len(harmless.prompts), len(harmless.windows)), (len(kl), len(nats))
     if expected != found:
-        raise DamageError(f"{condition.id}: {expected} prompts and windows were sent, {found} came back")
+        raise DamageError(f"{name}: {expected} prompts and windows were sent, {found} came back")
     impossible = [key for key, value in {**kl, **nats}.items() if not math.isfinite(value)]
     if impossible:
         raise DamageError(
-            f"{condition.id}: no finite divergence or probability on {', '.join(impossible[:4])}; the edit leaves no "
+            f"{name}: no finite divergence or probability on {', '.join(impossible[:4])}; the edit leaves no "
             "usable distribution (overflow?): try --dtype float32"
         )
 

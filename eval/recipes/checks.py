@@ -101,6 +101,6 @@ def check_tasks_data(tasks: str) -> None:
 
     others = [task for task in parse_tasks(tasks) if task.name not in LOCAL_TASKS | ORGANISM_TASKS]
     if others:
-        from eval.benchmark.study import check_tasks
+        from eval.benchmark.harness import check_tasks
 
         check_tasks(others)

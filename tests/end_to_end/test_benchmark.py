@@ -151,4 +151,4 @@ def test_changed_weights_under_the_same_manifest_are_scored_again(study, tmp_pat
     tensors["model.layers.3.mlp.down_proj.weight"].zero_()
     save_file(tensors, weights, {"format": "pt"})
     again = run(*command)
-    assert "checkpoint: organism-answers" in again.stderr and "baseline:" not in again.stderr
+    assert "checkpoint: organism-answers" in again.stderr and "baseline: organism-answers" not in again.stderr

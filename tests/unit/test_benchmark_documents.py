@@ -112,7 +112,7 @@ def test_organisms_get_tasks_of_their_own_language():
 
 def test_a_task_has_the_same_key_in_every_process():
     code = """
-from eval.benchmark.study import _plain
+from eval.benchmark.harness import _plain
 from eval.benchmark.tasks import parse_tasks
 from surgery.artifacts import json_sha256
 print(json_sha256([_plain(task.asked) for task in parse_tasks("local", True)]))
@@ -122,7 +122,7 @@ print(json_sha256([_plain(task.asked) for task in parse_tasks("local", True)]))
 
 
 def test_another_scoring_function_gives_another_key():
-    from eval.benchmark.study import _plain
+    from eval.benchmark.harness import _plain
 
     task = Task("t", {"process_results": contains_target})
     assert _plain(task.asked) != _plain({"process_results": read_samples})

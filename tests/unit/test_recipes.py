@@ -162,7 +162,7 @@ def test_a_wrong_choice_is_one_line_before_anything_runs(recipe_file, tmp_path, 
 
 
 def test_the_data_of_benchmark_tasks_are_loaded_before_anything_runs(recipe_file, tmp_path, pretended, monkeypatch):
-    from eval.benchmark import study as benchmark
+    from eval.benchmark import harness as benchmark
 
     def unknown(tasks):
         raise benchmark.BenchmarkError(f"task {tasks[0].name}: cannot be loaded")

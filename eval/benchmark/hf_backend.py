@@ -1,0 +1,94 @@
+"""The variants in transformers, each loaded anew; an ablation acts by forward hooks on every block."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
+
+from eval.benchmark.token_model import room_for
+from eval.benchmark.variants import Variant
+from surgery.hooks import ablated
+from surgery.models import ModelInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BATCH_SIZE = 16
+
+
+class TransformersModel(HFLM):
+    """The harness's own model in transformers, which also counts what it cuts and says what damage is measured from.
+
+    Attributes:
+        n_cut: requests that were too long and lost their beginning.
+    """
+
+    n_cut = 0
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """As the harness does. Raises: BenchmarkError when a request leaves no room for its answer."""
+        for context, settings in (request.args for request in requests):
+            n_more = normalize_gen_kwargs(dict(settings), self.max_gen_toks)["max_gen_toks"]
+            self.n_cut += len(self.tok_encode(context)) > room_for(1, n_more, self.max_length)
+        return super().generate_until(requests, disable_tqdm)
+
+    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        longest = self.max_length + 1  # the last token is only scored
+        for _, context, wanted in requests:
+            self.n_cut += len(context) + len(wanted) > room_for(len(wanted) + 1, 0, longest)
+        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+    def next_token_logprobs(self, prompts: Mapping[str, list[int]]) -> "Iterator[tuple[str, NDArray[np.float32]]]":
+        """(prompt id, [vocab_size] natural log probabilities of the token after it)."""
+        for key, token_ids in prompts.items():
+            yield key, self._logprobs(token_ids)[-1].numpy()
+
+    def text_logprobs(self, texts: Mapping[str, list[int]]) -> "Iterable[tuple[str, NDArray[np.float64]]]":
+        """(text id, [n_tokens - 1] natural log probabilities of its tokens but the first)."""
+        for key, token_ids in texts.items():
+            wanted = torch.tensor(token_ids[1:]).unsqueeze(-1)
+            yield key, self._logprobs(token_ids)[:-1].gather(-1, wanted).squeeze(-1).double().numpy()
+
+    def _logprobs(self, token_ids: list[int]) -> torch.Tensor:
+        """[n_tokens, vocab_size] float32, of the token after each."""
+        logits = self._model_call(torch.tensor([token_ids], device=self.device))[0]
+        return logits.float().log_softmax(-1).cpu()
+
+
+class TransformersBackend:
+    """Loads one variant at a time."""
+
+    name, has_distributions = "hf", True
+
+    def __init__(self, info: ModelInfo, dtype: str, batch_size: int | None):
+        self._info, self._dtype, self._batch_size = info, dtype, batch_size or BATCH_SIZE
+
+    @property
+    def versions(self) -> list[str]:
+        """What scores depend on beside the harness and the settings of the benchmark."""
+        return [metadata.version("transformers"), metadata.version("torch")]
+
+    @contextmanager
+    def loaded(self, variant: Variant) -> Iterator[TransformersModel]:
+        """The variant as a model of lm-evaluation-harness."""
+        pretrained = variant.folder if variant.kind == "checkpoint" else Path(self._info.path)
+        peft = {"peft": str(variant.folder)} if variant.kind == "adapter" else {}
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = TransformersModel(
+            pretrained=str(pretrained), dtype=self._dtype, device=device, batch_size=self._batch_size, **peft
+        )
+        if variant.module is None:
+            yield model
+            return
+        module = variant.module
+        with ablated(model.model, module.basis, module.alpha, module.layers, module.site, module.offset):
+            yield model
+
+    def close(self) -> None:
+        """Nothing is kept."""
