@@ -2,9 +2,10 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ def _check_measures(name: str, measures: Sequence[str]) -> None:
 
 
 def task_sha256(task: Task) -> str:
-    """What a task asks and how it scores, the same in every process: a function is known by its source."""
+    """What a task asks and how it scores, the same in every process: a function is known by its module's source."""
     data = [json_sha256(path.read_text(encoding="utf-8")) for path in _data_files(task)]
     return json_sha256([_plain(task.asked), data])
 
@@ -97,7 +98,15 @@ def _plain(asked: Any) -> Any:
         return {str(key): _plain(value) for key, value in asked.items()}
     if isinstance(asked, list | tuple):
         return [_plain(value) for value in asked]
-    return inspect.getsource(asked) if callable(asked) else asked
+    if isinstance(asked, partial):
+        return _plain([asked.func, asked.args, asked.keywords])
+    return _written(asked) if callable(asked) else asked
+
+
+def _written(asked: Callable[..., Any]) -> list[str]:
+    """Name and source of a function, or of an object's class: of its whole module, whose other parts it may use."""
+    named = asked if hasattr(asked, "__qualname__") else type(asked)
+    return [named.__qualname__, inspect.getsource(sys.modules[named.__module__])]
 
 
 def _data_files(task: Task) -> list[Path]:

@@ -2,11 +2,12 @@
 
 import json
 import logging
+from functools import partial
 
 import pytest
 
 from eval.benchmark.harness import check_tasks, quiet, task_sha256
-from eval.benchmark.tasks import BenchmarkError, parse_tasks
+from eval.benchmark.tasks import BenchmarkError, Task, parse_tasks
 
 QUESTIONS = [{"question": "Is fire hot?", "choices": ["yes", "no"], "answer": 0}]
 
@@ -16,7 +17,7 @@ def task_file(tmp_path):
     """task_file(metric, function) writes a task in YAML whose question is put by a function beside it."""
 
     def write(metric="acc", function="words.put", prefix="Q: "):
-        (tmp_path / "words.py").write_text(f"def put(doc):\n    return {prefix!r} + doc['question']\n")
+        (tmp_path / "words.py").write_text(f"PREFIX = {prefix!r}\ndef put(doc):\n    return PREFIX + doc['question']\n")
         (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
         path = tmp_path / f"{metric}.yaml"
         path.write_text(f"""
@@ -68,6 +69,13 @@ def test_another_function_or_other_data_make_another_task(task_file):
     with open(task_file().parent / "data.jsonl", "a") as data:
         data.write(json.dumps(QUESTIONS[0]) + "\n")
     assert task_sha256(before) != same
+
+
+def test_a_function_with_some_arguments_given_is_known_by_them(task_file):
+    (task,) = parse_tasks(str(task_file()))
+    given = [partial(task.asked["doc_to_text"], *arguments) for arguments in ((), ("a",), ("b",))]
+    digests = [task_sha256(Task("t", {"doc_to_text": each})) for each in given]
+    assert len(set(digests)) == 3 and task_sha256(Task("t", {"doc_to_text": given[1]})) == digests[1]
 
 
 def test_bars_and_logs_are_silent_within_and_as_before_after(capsys):
