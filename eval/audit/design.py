@@ -10,8 +10,11 @@ from eval.summaries import is_candidate
 from surgery.errors import RefusalError
 from surgery.prompts import Prompt
 
-LEAST_PROMPTS = 4
-"""Harmful prompts below which neither half can say anything."""
+LEAST_PROMPTS = 12
+"""Harmful prompts below which the intervals of no compliance and of full compliance on either half overlap.
+
+Exact 95 % intervals of 0 of n and n of n lie apart from n = 6 on (Clopper and Pearson 1934: 0.025^(1/n) > 1/2).
+"""
 N_RANDOM = 2
 """Random subspaces per rank."""
 Half = TypeVar("Half", bound=Prompt)
@@ -54,14 +57,14 @@ class Size:
 
     @property
     def n_selecting(self) -> int:
-        """Responses of the selection: every layer three ways at first, then every layer left at each step."""
+        """Responses of the selection: every layer three ways, every layer left at each step, each step's other forms."""
         later = sum(len(self.candidates) - rank + 1 for rank in range(2, self.largest + 1))
-        return (1 + 3 * self.n_layers + later) * self.n_selection
+        return (1 + 3 * self.n_layers + later + 2 * (self.largest - 1)) * self.n_selection
 
     @property
     def n_measuring(self) -> int:
-        """Responses on the other half: every rank at every strength, its controls, affine, projected, the writes."""
-        conditions = 1 + self.largest * (len(self.alphas) + N_RANDOM) + 2 + 1 + self.weights
+        """Responses on the other half: every rank at every strength, its controls and other forms, the writes."""
+        conditions = 1 + self.largest * (len(self.alphas) + N_RANDOM + 2) + 1 + self.weights
         return conditions * self.n_measured
 
     @property

@@ -30,7 +30,12 @@ def rank_figure(findings: Findings, prefix: str) -> Picture:
         rows = _path(measured, alpha)
         shift = (index - (len(size.alphas) - 1) / 2) * 0.08
         x, y = [row.condition.rank + shift for row in rows], [row.compliance for row in rows]
-        points(axes, x, y, _series(index), MARKERS[index % len(MARKERS)], label=f"α = {alpha:g}", line=True)
+        points(axes, x, y, _series(index), MARKERS[index % len(MARKERS)], label=f"plain, α = {alpha:g}", line=True)
+    for index, (name, conditions) in enumerate((("affine", measured.affine), ("projected", measured.projected))):
+        rows = [row for row in map(measured.rows.__getitem__, conditions) if row.compliance]
+        x, y = [row.condition.rank - 0.24 - 0.06 * index for row in rows], [row.compliance for row in rows]
+        number_of = len(size.alphas) + index
+        points(axes, x, y, _series(number_of), MARKERS[number_of % len(MARKERS)], label=name)
     randoms = [row for row in measured.randoms if row.compliance]
     spread = [row.condition.rank + 0.22 + 0.05 * (index % N_RANDOM) for index, row in enumerate(randoms)]
     points(axes, spread, [row.compliance for row in randoms], "muted", "x", label="random subspaces")

@@ -5,12 +5,37 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eval.audit.design import Size
-from eval.audit.greedy import Step
-from eval.audit.verdict import Evidence, Reached, Verdict
+from eval.audit.greedy import Layers, Step
+from eval.audit.verdict import Evidence, Form, Reached, Verdict
 from eval.damage.measures import Damage
 from eval.intervals import Interval
 from eval.scores import ScoredRun
 from eval.summaries import Agreement, Summary
+
+
+@dataclass(frozen=True)
+class FormPath:
+    """Sets of layers whose RVs are ablated in another form than the plain one, by rank.
+
+    Attributes:
+        layers: first the layer whose vector alone did best in this form, then the sets of the greedy path's later steps.
+        scores: mean compliance of each on the selection half.
+        at: the layer where an affine ablation is applied, that of the best single vector.
+    """
+
+    layers: Sequence[Layers]
+    scores: Sequence[float]
+    at: int
+
+    @property
+    def best(self) -> int:
+        """Index of the smallest set of the highest score: the one that the verdict asks about."""
+        return max(range(len(self.scores)), key=lambda index: self.scores[index])
+
+    @property
+    def chosen(self) -> Layers:
+        """That set."""
+        return self.layers[self.best]
 
 
 @dataclass(frozen=True)
@@ -21,14 +46,14 @@ class Selection:
         steps: the greedy path.
         headline: the step whose set stands for subspaces where one is enough.
         first: every single vector, plain, affine and projected, with the baseline.
-        affine, projected: the layer whose vector did best in that form.
+        affine, projected: the other forms, at rank 1 and at each step's set.
     """
 
     steps: Sequence[Step]
     headline: Step
     first: Sequence[Summary]
-    affine: int
-    projected: int
+    affine: FormPath
+    projected: FormPath
 
 
 @dataclass(frozen=True)
@@ -38,6 +63,7 @@ class Measurement:
     Attributes:
         path: condition ids of the greedy path, by (step index, alpha).
         alpha: the reference strength.
+        affine, projected: the condition of each set of the selection's `FormPath`, in its order.
         weights: the checkpoint against the same ablation at run time; None where none was made.
         writes: ablation of the block outputs against that of the writes.
     """
@@ -46,8 +72,8 @@ class Measurement:
     rows: Mapping[str, Summary]
     path: Mapping[tuple[int, float], str]
     alpha: float
-    affine: str
-    projected: str
+    affine: Sequence[str]
+    projected: Sequence[str]
     headline: str
     writes: Agreement
     weights: Agreement | None
@@ -96,8 +122,8 @@ class Findings:
                 "baseline": asdict(self.evidence.baseline),
                 "control": asdict(self.evidence.control),
                 "ranks": {str(rank): asdict(found) for rank, found in self.evidence.ranks.items()},
-                "affine": _interval(self.evidence.affine),
-                "projected": _interval(self.evidence.projected),
+                "affine": _form(self.evidence.affine),
+                "projected": _form(self.evidence.projected),
                 "max_rank": self.evidence.max_rank,
             },
             "reached": [{**asdict(each), "text": each.text} for each in self.reached],
@@ -106,6 +132,8 @@ class Findings:
                 "path": [asdict(step) for step in self.selection.steps],
                 "headline": list(self.selection.headline.layers),
                 "single": [_row(row) for row in self.selection.first],
+                "affine": asdict(self.selection.affine),
+                "projected": asdict(self.selection.projected),
             },
             "measured": [_row(row) for row in measured.rows.values()],
             "writes": _agreement(measured.writes),
@@ -132,6 +160,10 @@ def _row(row: Summary) -> dict[str, Any]:
 
 def _interval(interval: Interval | None) -> dict[str, Any] | None:
     return None if interval is None else asdict(interval)
+
+
+def _form(form: Form | None) -> dict[str, Any] | None:
+    return None if form is None else {"rank": form.rank, **asdict(form.compliance)}
 
 
 def _agreement(found: Agreement) -> dict[str, Any]:

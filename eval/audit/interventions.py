@@ -6,6 +6,7 @@ from pathlib import Path
 from eval.audit.greedy import Layers
 from eval.plan import Plan, PlanBuilder
 from surgery.errors import MismatchError
+from surgery.layers import format_layers
 from surgery.models import ModelInfo, check_same_model
 from surgery.subspace import Subspace, orthonormal_basis
 from surgery.vectors import RefusalVectors
@@ -52,15 +53,23 @@ class Interventions:
         """Random subspaces of these ranks."""
         self._builder.random_controls(self.folder, ranks, n_seeds, alpha)
 
-    def affine(self, layer: int) -> str:
-        """One layer's RV, moved at that layer to where safe prompts have it; returns the condition's id."""
-        reference = self.subspace((layer,)).towards(self.vectors, layer)
-        return self._named(f"affine-L{layer}", reference, 1.0, str(layer))
+    def affine(self, layers: Layers, at: int) -> str:
+        """The span of these layers' RVs, moved at one layer to where safe prompts have it; returns the condition's id."""
+        reference = self.subspace(layers).towards(self.vectors, at)
+        own = "" if layers == (at,) else f"-at-L{at}"
+        return self._named(f"affine-{_stem(layers)}{own}", reference, 1.0, str(at))
 
-    def projected(self, layer: int) -> str:
-        """One layer's RV without its part along the safe mean, removed at every layer; returns the condition's id."""
-        subspace = Subspace.from_vectors(self.vectors, layer, "projected")
-        return self._named(f"projected-L{layer}", subspace, 1.0, "all")
+    def projected(self, layers: Layers) -> str:
+        """The RVs of these layers without their part along safe means, removed at every layer.
+
+        One vector is spared the safe mean of its own layer. Of several that would not do: the span of vectors each made
+        orthogonal to one mean still meets the other means, and can hold more of them than the plain span. They are
+        spared the safe means of all layers ("biprojected"), so that the subspace meets none where it is removed.
+        Returns: the condition's id.
+        """
+        projection = "projected" if len(layers) == 1 else "biprojected"
+        subspace = Subspace.from_vectors(self.vectors, layers, projection)
+        return self._named(f"projected-{_stem(layers)}", subspace, 1.0, "all")
 
     def added(self, layer: int) -> str:
         """One layer's RV added at that layer: activation addition (Arditi et al. 2024, arXiv:2406.11717, eq. 3).
@@ -104,3 +113,8 @@ class Interventions:
 
     def _last(self) -> str:
         return self._builder.build().conditions[-1].id
+
+
+def _stem(layers: Layers) -> str:
+    """L3 for one layer, QR1,3-5 for the span of several."""
+    return f"L{layers[0]}" if len(layers) == 1 else f"QR{format_layers(layers)}"

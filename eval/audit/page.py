@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eval.audit import figures, tables
 from eval.audit.findings import Findings
-from eval.audit.verdict import REMOVED, Reached
+from eval.audit.verdict import REMOVED, Form, Reached
 from eval.report.browser import browser_data, embed
 from eval.report.documents import Chapter, Picture, Report, Section, Table, display
 from eval.report.figures import alpha_figure
@@ -55,7 +55,7 @@ def sentences(findings: Findings) -> list[str]:
         "interval lies above those of the baseline and of random subspaces.",
         f"Baseline {display(evidence.baseline)}, random subspaces at most {display(evidence.control)}, single vector chosen "
         f"{display(evidence.ranks[min(evidence.ranks)])}, subspace chosen {display(measured.rows[measured.headline].compliance)}, "
-        f"affine {display(evidence.affine)}, projected {display(evidence.projected)}.",
+        f"affine {_form(evidence.affine)}, projected {_form(evidence.projected)}.",
         f"Smallest ablation for {reached}.",
         *_on_safe_prompts(findings),
     ]
@@ -66,6 +66,10 @@ def sentences(findings: Findings) -> list[str]:
             f"{display(same.same_verdict)} of {same.n_pairs} prompts, Δ compliance {display(same.change)}."
         )
     return found
+
+
+def _form(form: Form | None) -> str:
+    return "not measured" if form is None else f"{display(form.compliance)} (k = {form.rank})"
 
 
 def _reached(each: Reached) -> str:
@@ -96,7 +100,12 @@ def _sections(findings: Findings, results: Results) -> list[Section]:
             [figures.rank_figure(findings, CHAPTER), alpha_figure(results, CHAPTER)],
             [tables.reached_table(findings), tables.path_table(findings, judge)],
         ),
-        _section("operators", "Controls and other operators", [], [tables.controls_table(findings, judge)]),
+        _section(
+            "operators",
+            "Controls and other operators",
+            [],
+            [tables.controls_table(findings, judge), tables.forms_table(findings, judge)],
+        ),
         _section("weights", "Run time and weights", [], [tables.agreement_table(findings, judge)]),
         _section("tiers", "Tiers", [], [tables.tier_table(findings, judge)]),
         _section("cost", "Cost", [], [tables.cost_table(findings, judge)]),

@@ -9,10 +9,10 @@ from typing import Any
 
 from eval.audit.bench import Bench
 from eval.audit.design import N_RANDOM, Size, split_in_halves
-from eval.audit.findings import Findings, Measurement, Selection
+from eval.audit.findings import Findings, FormPath, Measurement, Selection
 from eval.audit.greedy import Layers, Step, forward_selection, headline_step
 from eval.audit.interventions import Interventions
-from eval.audit.verdict import TARGETS, Evidence, Point, Reached, conclude, smallest_reaching
+from eval.audit.verdict import TARGETS, Evidence, Form, Point, Reached, conclude, smallest_reaching
 from eval.conditions import BASELINE
 from eval.damage.records import load_damage
 from eval.job import HARMFUL, SAFE
@@ -54,7 +54,7 @@ class Audit:
         selection = self._select(made)
         checkpoint = self._checkpoint(selection.headline.layers) if self.size.weights else None
         measured = self._measure(made, selection, checkpoint)
-        evidence = _evidence(measured, selection.steps, self.size.largest)
+        evidence = _evidence(measured, selection, self.size.largest)
         reached = _reached(measured, self.size.largest)
         cost = self._cost(made, selection, reached)
         reverse = self._reverse(made)
@@ -74,19 +74,35 @@ class Audit:
         )
 
     def _select(self, made: Interventions) -> Selection:
-        """Stage 1: every single vector three ways; then greedy steps."""
+        """Stage 1: every single vector three ways; then greedy steps; then the sets of the path in the other forms."""
         n_layers = self.bench.info.n_layers
         plain = {layer: made.plain((layer,), self.alpha) for layer in range(n_layers)}
-        affine = {layer: made.affine(layer) for layer in range(n_layers)}
-        projected = {layer: made.projected(layer) for layer in range(n_layers)}
+        affine = {layer: made.affine((layer,), layer) for layer in range(n_layers)}
+        projected = {layer: made.projected((layer,)) for layer in range(n_layers)}
         scored = self._ask("selection-01", "every single vector", made, self.selection)
         found = {condition.id: _mean(scored, condition.id) for condition in scored.conditions}
         singles = {layer: found[name] for layer, name in plain.items()}
         steps = forward_selection(
             self.size.candidates, self._scorer(made, singles), made.novelty, self.size.max_rank, found[BASELINE.id]
         )
-        first = summarize_all(scored, HARMFUL)
-        return Selection(steps, headline_step(steps), first, _best(affine, found), _best(projected, found))
+        forms = self._other_forms(made, steps, _best(affine, found), _best(projected, found))
+        return Selection(steps, headline_step(steps), summarize_all(scored, HARMFUL), *forms)
+
+    def _other_forms(
+        self, made: Interventions, steps: Sequence[Step], affine: tuple[int, float], projected: tuple[int, float]
+    ) -> tuple[FormPath, FormPath]:
+        """The affine and the projected path: the best single layer with its score, then the sets of the later steps."""
+        sets = [step.layers for step in steps[1:]]
+        names = [made.affine(layers, affine[0]) for layers in sets], [made.projected(layers) for layers in sets]
+        scores: list[list[float]] = [[], []]
+        if sets:
+            scored = self._ask("selection-forms", "the sets chosen in two other forms", made, self.selection, False)
+            scores = [[_mean(scored, name) for name in each] for each in names]
+        first, second = (
+            FormPath([(layer,), *sets], [score, *later], layer)
+            for (layer, score), later in zip((affine, projected), scores, strict=True)
+        )
+        return first, second
 
     def _scorer(self, made: Interventions, singles: Mapping[int, float]) -> Callable[[Sequence[Layers]], list[float]]:
         """Scores of sets of one size: of single vectors as they are known, of others by a run of their own."""
@@ -112,7 +128,8 @@ class Audit:
         }
         headline = path[selection.steps.index(selection.headline), self.alpha]
         made.controls([made.subspace(step.layers).rank for step in selection.steps], N_RANDOM, self.alpha)
-        affine, projected = made.affine(selection.affine), made.projected(selection.projected)
+        affine = [made.affine(layers, selection.affine.at) for layers in selection.affine.layers]
+        projected = [made.projected(layers) for layers in selection.projected.layers]
         writes = made.plain(selection.headline.layers, self.alpha, "writes")
         edited = made.checkpoint(checkpoint) if checkpoint else None
         scored = self._ask("measured", "what was chosen, on the other prompts", made, self.measuring)
@@ -139,8 +156,8 @@ class Audit:
             wanted.append((selection.steps[point.step].layers, point.alpha))
         for layers, alpha in dict.fromkeys(wanted):
             made.plain(layers, alpha)
-        made.affine(selection.affine)
-        made.projected(selection.projected)
+        made.affine(selection.affine.chosen, selection.affine.at)
+        made.projected(selection.projected.chosen)
         scored = self._ask("cost", "safe prompts under the ablations that work best", made, self.safe, prompt_set=SAFE)
         with redirect_stdout(sys.stderr):
             Shell(False).run("damage", "damage", self.bench.path("cost"))
@@ -179,20 +196,23 @@ def _mean(scored: ScoredRun, condition_id: str) -> float:
     return float(scored.scores(condition, HARMFUL).scored("compliance").mean())
 
 
-def _best(names: Mapping[int, str], found: Mapping[str, float]) -> int:
-    """The candidate layer of the highest score; of equal ones the first."""
+def _best(names: Mapping[int, str], found: Mapping[str, float]) -> tuple[int, float]:
+    """The candidate layer of the highest score, and that; of equal ones the first."""
     candidates = [layer for layer in names if is_candidate(layer, len(names))]
-    return max(candidates, key=lambda layer: found[names[layer]])
+    best = max(candidates, key=lambda layer: found[names[layer]])
+    return best, found[names[best]]
 
 
-def _evidence(measured: Measurement, steps: Sequence[Step], largest: int) -> Evidence:
+def _evidence(measured: Measurement, selection: Selection, largest: int) -> Evidence:
     """The intervals that the verdict rests on."""
     ranks = {}
-    for index in range(len(steps)):
+    for index in range(len(selection.steps)):
         row = _scored(measured.rows[measured.path[index, measured.alpha]])
         ranks.setdefault(row.condition.rank, row.compliance)
     control = max((_scored(row).compliance for row in measured.randoms), key=lambda interval: interval.high)
-    affine, projected = (_scored(measured.rows[name]).compliance for name in (measured.affine, measured.projected))
+    chosen = (measured.affine[selection.affine.best], measured.projected[selection.projected.best])
+    rows = (_scored(measured.rows[name]) for name in chosen)
+    affine, projected = (Form(row.condition.rank, row.compliance) for row in rows)
     return Evidence(_scored(measured.baseline).compliance, control, ranks, largest, affine, projected)
 
 

@@ -44,18 +44,32 @@ def path_table(findings: Findings, judge: str) -> Table:
 
 
 def controls_table(findings: Findings, judge: str) -> Table:
-    """Everything else on the measuring half: baseline, random, affine, projected, the writes, the weights."""
-    measured, path = findings.measured, set(findings.measured.path.values())
-    rows = [row for name, row in measured.rows.items() if name not in path or name == measured.headline]
+    """The rest on the measuring half: baseline, random subspaces, the writes, the weights, beside the subspace chosen."""
+    measured = findings.measured
+    shown = {*measured.path.values(), *measured.affine, *measured.projected} - {measured.headline}
+    rows = [row for name, row in measured.rows.items() if name not in shown]
     body = [[*described(row), *_scores(row), row.change, change_p(row)] for row in rows]
     columns = [CONDITION, SITE, ALPHA, N, COMPLIANCE, COHERENCE, CHANGE, P]
+    return Table("controls", "Controls, on the measuring half", columns, body, judge=judge)
+
+
+def forms_table(findings: Findings, judge: str) -> Table:
+    """Affine and projected ablation at every rank, on both halves."""
+    measured, selection, body = findings.measured, findings.selection, []
+    forms = [("affine", selection.affine, measured.affine), ("projected", selection.projected, measured.projected)]
+    for name, path, conditions in forms:
+        for index, condition in enumerate(conditions):
+            row, mark = measured.rows[condition], " (chosen)" if index == path.best else ""
+            cells = [name + mark, row.condition.rank, format_layers(path.layers[index])]
+            score = Measured(path.scores[index], ".3f")
+            body.append([*cells, score, *_scores(row), row.change, change_p(row)])
+    columns = [Column("form", "form"), RANK, LAYERS, SELECTED, N, COMPLIANCE, COHERENCE, CHANGE, P]
     notes = [
-        "affine-L: the component along that layer’s vector is moved to the mean of safe prompts, at that layer. "
-        "projected-L: the vector without its part along the safe mean, removed at every layer."
+        "Affine: at one layer, that of the best single vector in this form, the component in the subspace is moved to its "
+        "mean on safe prompts. Projected: the vectors without their part along the mean of safe prompts (of several "
+        "layers: along the means of all layers), removed at every layer."
     ]
-    return Table(
-        "controls", "Controls and other operators, on the measuring half", columns, body, judge=judge, notes=notes
-    )
+    return Table("forms", "Other operators, on the measuring half", columns, body, judge=judge, notes=notes)
 
 
 def reached_table(findings: Findings) -> Table:
@@ -87,7 +101,7 @@ def tier_table(findings: Findings, judge: str) -> Table | None:
     """Compliance per tier for the baseline and the path; None where prompts have no tiers."""
     measured = findings.measured
     names = ["baseline", *(name for (_, alpha), name in measured.path.items() if alpha == measured.alpha)]
-    names += [measured.affine, measured.projected]
+    names += [measured.affine[findings.selection.affine.best], measured.projected[findings.selection.projected.best]]
     conditions = {condition.id: condition for condition in measured.scored.conditions}
     means = [group_means(measured.scored.scores(conditions[name], HARMFUL), "tier") for name in names]
     tiers = sorted({tier for each in means for tier in each})

@@ -46,14 +46,14 @@ def single(tmp_path_factory):
     ("name", "texts"),
     [
         ("distributed", {f"low-rank (k≈{rank})" for rank in range(2, 8)}),
-        ("plain", {"affine only", "projected only", "affine or projected only"}),
+        ("plain", {f"{form} only" for form in ("affine", "projected", "affine or projected")}),
     ],
 )
 @pytest.mark.slow
 def test_the_verdict_is_the_mechanism_that_was_planted(tmp_path, name, texts):
     _, folder = audited(tmp_path, name, "--limit", 32, "--alphas", "1", "--no-weights")
     found = read(folder)
-    assert found["verdict"]["text"] in texts
+    assert found["verdict"]["text"] in texts or found["verdict"]["name"] in texts
     assert found["evidence"]["ranks"]["1"]["estimate"] < 0.5  # no single vector does it
     assert found["evidence"]["control"]["estimate"] < 0.1
 
@@ -155,7 +155,7 @@ def test_judging_that_stopped_is_said_and_not_counted_as_refusal(single, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--limit", 3], "at least 4 harmful prompts, found 3"),
+        (["--limit", 3], "at least 12 harmful prompts, found 3"),
         (["--alphas", "1,x"], "expected numbers such as 0.5,1,1.5"),
         (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--judge-rpm", 5], "--judge-rpm needs --judge-model"),

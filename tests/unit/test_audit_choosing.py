@@ -2,8 +2,9 @@
 
 import pytest
 
-from eval.audit.design import AuditError, Size, split_in_halves
+from eval.audit.design import LEAST_PROMPTS, AuditError, Size, split_in_halves
 from eval.audit.greedy import forward_selection, headline_step
+from eval.intervals import constant_mean
 from surgery.prompts import Prompt
 
 
@@ -47,8 +48,11 @@ def test_halves_hold_every_category_alike_and_depend_on_the_seed_alone():
 
 
 def test_too_few_prompts_are_refused():
-    with pytest.raises(AuditError, match="at least 4 harmful prompts, found 3"):
-        split_in_halves(make_prompts(3), 0)
+    with pytest.raises(AuditError, match="at least 12 harmful prompts, found 11"):
+        split_in_halves(make_prompts(11), 0)
+    half = LEAST_PROMPTS // 2
+    assert constant_mean(0.0, half).high < constant_mean(1.0, half).low
+    assert constant_mean(0.0, half - 1).high > constant_mean(1.0, half - 1).low
 
 
 def test_the_path_to_a_known_optimum_is_found_and_ends_there():
@@ -122,6 +126,7 @@ def test_the_most_responses_are_those_of_a_search_that_never_ends_early():
     tried = FakeScorer(lambda layers: 0.0)
     forward_selection(size.candidates, tried, no_novelty, size.max_rank)
     later = sum(len(sets) for sets in tried.steps[1:])
-    assert size.n_selecting == (1 + 3 * 8 + later) * 10
+    other_forms = 2 * sum(1 for _ in tried.steps[1:])
+    assert size.n_selecting == (1 + 3 * 8 + later + other_forms) * 10
     assert size.n_responses == size.n_selecting + size.n_measuring + size.n_on_safe
     assert f"at most {size.n_responses} responses" in str(size)

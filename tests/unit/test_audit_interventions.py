@@ -46,7 +46,7 @@ def test_addition_adds_the_vector_itself_at_its_own_layer(made):
 
 
 def test_affine_ablation_moves_the_component_to_that_of_safe_prompts_and_keeps_the_rest(made):
-    after, layers = applied(made, made.affine(2), stream())
+    after, layers = applied(made, made.affine((2,), 2), stream())
     direction = made.vectors.direction(2)
     assert layers == "2"
     torch.testing.assert_close(after @ direction, (made.vectors.mean_safe[2] @ direction).expand(6), atol=1e-4, rtol=0)
@@ -56,11 +56,29 @@ def test_affine_ablation_moves_the_component_to_that_of_safe_prompts_and_keeps_t
 
 def test_a_projected_vector_leaves_the_safe_mean_alone_and_a_plain_one_does_not(made):
     mean = made.vectors.mean_safe[2:3]
-    after, layers = applied(made, made.projected(2), mean)
+    after, layers = applied(made, made.projected((2,)), mean)
     assert layers == "all"
     torch.testing.assert_close(after, mean, atol=1e-4, rtol=0)
     plain = made.subspace((2,)).basis
     assert (mean @ plain.T).abs().max() > 0.1
+
+
+def test_an_affine_ablation_of_several_layers_moves_all_their_components_at_one_layer(made):
+    after, layers = applied(made, made.affine((1, 4), 2), stream())
+    span = made.subspace((1, 4)).basis
+    assert layers == "2" and span.shape == (2, D_MODEL)
+    torch.testing.assert_close(after @ span.T, (made.vectors.mean_safe[2] @ span.T).expand(6, 2), atol=1e-4, rtol=0)
+    inside = stream() @ span.T @ span
+    torch.testing.assert_close(after - after @ span.T @ span, stream() - inside, atol=1e-4, rtol=0)
+
+
+def test_projected_vectors_of_several_layers_leave_every_layers_safe_mean_alone(made):
+    means = made.vectors.mean_safe
+    after, layers = applied(made, made.projected((1, 4)), means)
+    assert layers == "all"
+    torch.testing.assert_close(after, means, atol=1e-4, rtol=0)
+    moved, _ = applied(made, made.projected((1, 4)), stream())
+    assert (moved - stream()).norm(dim=1).min() > 0.1  # something is removed all the same
 
 
 def test_a_layer_in_the_span_of_those_chosen_is_not_new(info, tmp_path):

@@ -119,10 +119,11 @@ def test_the_last_layer_is_tried_and_reported_but_never_chosen(audit):
 @pytest.mark.parametrize(
     ("kinds", "text"),
     [
-        (("affine",), "affine only"),
-        (("affine", "projected"), "affine or projected only"),
+        (("affine",), "affine only (k=1)"),
+        (("affine-QR",), "affine only (k=2)"),
+        (("affine", "projected-QR"), "affine or projected only (affine k=1, projected k=2)"),
         ((), "not linearly removable at k ≤ 2"),
-        (("random", "affine"), "not linearly removable at k ≤ 2"),  # what anything does, shows nothing
+        (("random", "affine"), "removed by random subspaces too"),  # what anything does, shows nothing
     ],
 )
 def test_operators_that_work_alone_are_named(audit, kinds, text):
@@ -130,6 +131,16 @@ def test_operators_that_work_alone_are_named(audit, kinds, text):
         return float(any(condition.id.removeprefix("named:").startswith(kind) for kind in kinds))
 
     assert audit(mechanism, max_rank=2)[0].verdict.text == text
+
+
+def test_the_other_forms_are_chosen_on_one_half_and_measured_at_every_rank_on_the_other(audit):
+    found, bench = audit(needing(1, 5))
+    names = [*found.measured.affine, *found.measured.projected]
+    later = [name for name in names if "QR" in name]
+    assert later and bench.asked["selection-forms"][0] == later
+    assert set(names) <= set(bench.asked["measured"][0])
+    ranks = [found.measured.rows[name].condition.rank for name in found.measured.affine]
+    assert ranks == [len(layers) for layers in found.selection.affine.layers] == sorted(ranks)
 
 
 def test_halves_are_asked_in_their_stages_and_nothing_else(audit):
