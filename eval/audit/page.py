@@ -43,7 +43,7 @@ def make_report(findings: Findings, results: Results) -> Report:
         CHAPTER, findings.verdict.text, badge, note, sentences(findings), named, _sections(findings, results), origin
     )
     notes = [HEURISTIC_NOTE] if findings.measured.scored.heuristic else []
-    return Report(f"Audit of {results.model_name}", judge, [chapter], notes=notes)
+    return Report(f"Audit of {results.model_name}", judge, [chapter], notes=notes, kind="Refusal audit")
 
 
 def sentences(findings: Findings) -> list[str]:

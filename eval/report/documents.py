@@ -134,13 +134,18 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page but the response browser."""
+    """Everything on the page but the response browser.
+
+    Attributes:
+        kind: of page, above its title.
+    """
 
     title: str
     judge: str
     chapters: Sequence[Chapter]
     contrast: Table | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    kind: str = "Refusal report"
 
 
 def display(value: Value) -> str:

@@ -161,6 +161,7 @@ def test_the_page_escapes_what_it_shows_and_the_record_is_plain_json(audit, tmp_
     found, _ = audit(needing(4))
     page = write_pages(found, tmp_path / "out").read_text()
     assert MODEL not in page
+    assert "Refusal audit" in page and "Refusal report" not in page
     assert "&lt;script&gt;" in page
     for text in (
         "single-direction",
