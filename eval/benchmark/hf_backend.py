@@ -46,19 +46,26 @@ class TransformersModel(HFLM):
 
     def next_token_logprobs(self, prompts: Mapping[str, list[int]]) -> "Iterator[tuple[str, NDArray[np.float32]]]":
         """(prompt id, [vocab_size] natural log probabilities of the token after it)."""
-        for key, token_ids in prompts.items():
-            yield key, self._logprobs(token_ids)[-1].numpy()
+        for key, found in self._logprobs(prompts):
+            yield key, found[-1].numpy()
 
     def text_logprobs(self, texts: Mapping[str, list[int]]) -> "Iterable[tuple[str, NDArray[np.float64]]]":
         """(text id, [n_tokens - 1] natural log probabilities of its tokens but the first)."""
-        for key, token_ids in texts.items():
-            wanted = torch.tensor(token_ids[1:]).unsqueeze(-1)
-            yield key, self._logprobs(token_ids)[:-1].gather(-1, wanted).squeeze(-1).double().numpy()
+        for key, found in self._logprobs(texts):
+            wanted = torch.tensor(texts[key][1:]).unsqueeze(-1)
+            yield key, found[:-1].gather(-1, wanted).squeeze(-1).double().numpy()
 
-    def _logprobs(self, token_ids: list[int]) -> torch.Tensor:
-        """[n_tokens, vocab_size] float32, of the token after each."""
-        logits = self._model_call(torch.tensor([token_ids], device=self.device))[0]
-        return logits.float().log_softmax(-1).cpu()
+    def _logprobs(self, texts: Mapping[str, list[int]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """(text id, [n_tokens, vocab_size] float32, of the token after each)."""
+        keys = list(texts)
+        for start in range(0, len(keys), self.batch_size):
+            batch = keys[start : start + self.batch_size]
+            longest = max(len(texts[key]) for key in batch)
+            # Padded at the end, which no token before attends to.
+            padded = [[*texts[key], *[0] * (longest - len(texts[key]))] for key in batch]
+            logits = self._model_call(torch.tensor(padded, device=self.device))
+            for key, row in zip(batch, logits, strict=True):
+                yield key, row[: len(texts[key])].float().log_softmax(-1).cpu()
 
 
 class TransformersBackend:

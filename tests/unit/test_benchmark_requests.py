@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from lm_eval.api.instance import Instance
 from tiny_models import tiny_model, tiny_tokenizer
 
@@ -47,7 +48,9 @@ def model():
 
 
 def in_transformers():
-    return TransformersModel(pretrained=tiny_model("LlamaForCausalLM"), tokenizer=tiny_tokenizer(), max_length=LENGTH)
+    return TransformersModel(
+        pretrained=tiny_model("LlamaForCausalLM"), tokenizer=tiny_tokenizer(), max_length=LENGTH, batch_size=2
+    )
 
 
 def test_only_the_tokens_of_the_choice_count(model):
@@ -97,6 +100,18 @@ def test_a_task_draws_as_it_says_and_what_another_backend_would_do_otherwise_is_
     assert (sampling["temperature"], sampling["top_p"]) == (0.5, 0.9)
     with pytest.raises(BenchmarkError, match="the task sets num_beams of generation"):
         model.generate_until([generation("a", num_beams=4, max_gen_toks=2)])
+
+
+def test_texts_of_different_lengths_scored_together_have_the_log_probabilities_of_each_alone():
+    model = in_transformers()
+    texts = {"long": [3, 9, 4, 7, 5, 8], "short": [6, 2, 9], "other": [11, 5, 3, 8]}
+    together, ends = dict(model.text_logprobs(texts)), dict(model.next_token_logprobs(texts))
+    for key, token_ids in texts.items():  # two at once, the third by itself
+        logprobs = model.model(torch.tensor([token_ids])).logits[0].log_softmax(-1).detach()
+        alone = [float(row[token]) for row, token in zip(logprobs[:-1], token_ids[1:], strict=True)]
+        assert together[key] == pytest.approx(alone, abs=1e-5)  # float32
+        assert ends[key] == pytest.approx(logprobs[-1].numpy(), abs=1e-5)
+    assert together.keys() == ends.keys() == texts.keys()
 
 
 class Server:
