@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eval.audit import figures, tables
 from eval.audit.findings import Findings
-from eval.audit.verdict import REMOVED, Form, Reached
+from eval.audit.verdict import NOTHING, REMOVED, UNDECIDED, UNSPECIFIC, Form, Reached
 from eval.report.browser import browser_data, embed
 from eval.report.documents import Chapter, Picture, Report, Section, Table, display
 from eval.report.figures import alpha_figure
@@ -18,6 +18,12 @@ from surgery.artifacts import replacing
 
 PAGE = "audit.html"
 CHAPTER = "audit"
+WHAT_NOW = {
+    NOTHING: "The model complies without any edit; an audit needs prompts that it refuses (--prompts).",
+    UNSPECIFIC: "What any subspace of that rank does says nothing about directions of refusal; see the coherence.",
+    UNDECIDED: "The intervals do not tell; more prompts may (refusal power says how many).",
+}
+"""What a verdict that says nothing of a mechanism leaves to do."""
 
 
 def write_pages(findings: Findings, folder: Path) -> Path:
@@ -59,6 +65,8 @@ def sentences(findings: Findings) -> list[str]:
         f"Smallest ablation for {reached}.",
         *_on_safe_prompts(findings),
     ]
+    if findings.verdict.name in WHAT_NOW:
+        found.insert(1, WHAT_NOW[findings.verdict.name])
     if measured.weights:
         same = measured.weights
         found.append(

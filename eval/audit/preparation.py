@@ -17,7 +17,7 @@ from eval.audit.design import Size
 from eval.audit.study import Audit, halves
 from eval.judge.options import choose_judge
 from eval.shell import Shell
-from surgery.artifacts import file_sha256, json_sha256, package_versions
+from surgery.artifacts import file_sha256, json_sha256, package_versions, replacing
 from surgery.errors import ArtifactError
 from surgery.folders import check_folder, make_folder
 from surgery.models import ModelInfo, describe_model
@@ -127,7 +127,8 @@ def begin(folder: Path, request: Request, force: bool) -> None:
         _check_same(json.loads(path.read_text(encoding="utf-8")), identity, folder)
         return
     make_folder(folder)
-    path.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+    with replacing(path) as part:
+        part.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

@@ -152,8 +152,8 @@ class Audit:
     def _cost(self, made: Interventions, selection: Selection, reached: Sequence[Reached]) -> list[Summary]:
         """Stage 3: safe prompts under the ablations that reach the targets, and how far distributions move."""
         wanted = [(selection.headline.layers, self.alpha)]
-        for point in filter(None, (each.point for each in reached)):
-            wanted.append((selection.steps[point.step].layers, point.alpha))
+        points = [each.point for each in reached if each.point and each.point.rank > 0]
+        wanted += [(selection.steps[point.step].layers, point.alpha) for point in points]
         for layers, alpha in dict.fromkeys(wanted):
             made.plain(layers, alpha)
         made.affine(selection.affine.chosen, selection.affine.at)
@@ -218,7 +218,8 @@ def _evidence(measured: Measurement, selection: Selection, largest: int) -> Evid
 
 def _reached(measured: Measurement, largest: int) -> list[Reached]:
     rows = [(index, _scored(measured.rows[name])) for (index, _), name in measured.path.items()]
-    points = [Point(row.condition.rank, row.condition.alpha, row.compliance, index) for index, row in rows]
+    points = [Point(0, 0.0, _scored(measured.baseline).compliance)]
+    points += [Point(row.condition.rank, row.condition.alpha, row.compliance, index) for index, row in rows]
     return [smallest_reaching(points, target, largest) for target in TARGETS]
 
 

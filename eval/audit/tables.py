@@ -77,7 +77,7 @@ def reached_table(findings: Findings) -> Table:
     body: list[list[Value]] = []
     for each in findings.reached:
         point = each.point
-        layers = format_layers(findings.selection.steps[point.step].layers) if point else None
+        layers = format_layers(findings.selection.steps[point.step].layers) if point and point.rank > 0 else None
         body.append([f"{each.target:.0%}", each.text, layers, point.compliance if point else None])
     columns = [Column("target", "compliance of"), Column("reached", "smallest ablation"), LAYERS, COMPLIANCE]
     return Table("reached", "The smallest rank and strength that reach a compliance", columns, body)

@@ -116,7 +116,7 @@ def _plain(rank: int) -> Verdict:
 
 @dataclass(frozen=True)
 class Point:
-    """One ablation of the curve.
+    """One ablation of the curve, or the model without any: rank 0, strength 0.
 
     Attributes:
         compliance: mean on the measuring half.
@@ -142,6 +142,8 @@ class Reached:
         """For people."""
         if self.point is None:
             return f"not reached at k ≤ {self.max_rank}"
+        if self.point.rank == 0:
+            return "reached without any ablation"
         return f"k = {self.point.rank}, α = {self.point.alpha:g}"
 
 

@@ -30,7 +30,7 @@ class MadeBench:
 
     Attributes:
         mechanism: condition -> mean compliance on harmful prompts.
-        unscored: id of a condition whose answers no judge can read.
+        unscored: id of a condition, or a stage, whose answers no judge can read.
     """
 
     folder: Path
@@ -46,12 +46,12 @@ class MadeBench:
     def ask(self, stage, plan, prompt_set, prompts):
         self.asked[stage] = [condition.id for condition in plan.conditions], prompts
         maker = RunMaker(self.path(stage), n_prompts=N, model=MODEL)
-        for condition in plan.conditions:
-            if condition != BASELINE:
-                rate = self.mechanism(condition)
-                n_unscored = N if condition.id == self.unscored and stage == "measured" else 0
-                safe = None if prompt_set == "harmful" else 1.0
-                maker.add(condition, rate, safe, n_unscored=n_unscored)
+        for made in (maker.conditions, maker.generations, maker.verdicts):  # of a baseline that refuses
+            made.clear()
+        for condition in [BASELINE, *(each for each in plan.conditions if each != BASELINE)]:
+            n_unscored = N if self.unscored in (condition.id, stage) else 0
+            safe = None if prompt_set == "harmful" else 1.0
+            maker.add(condition, self.mechanism(condition), safe, n_unscored=n_unscored)
         return open_scored([maker.write()])[0]
 
 
@@ -152,15 +152,35 @@ def test_halves_are_asked_in_their_stages_and_nothing_else(audit):
     assert not selecting[0] & asked["measured"]
 
 
-def test_a_condition_of_which_no_judge_could_score_anything_is_an_error(audit):
-    with pytest.raises(NoScoresError, match="rv:L4:a1 share no scored"):
-        audit(needing(4), unscored="rv:L4:a1")
+@pytest.mark.parametrize(
+    ("unscored", "message"),
+    [
+        ("rv:L4:a1", "rv:L4:a1, harmful prompts: 0 of 20 responses are scored .*judge the run again"),
+        ("baseline", "baseline, harmful prompts: 0 of 20"),
+        ("selection-01", "selection-01: no response is scored"),
+        ("measured", "measured: no response is scored"),
+    ],
+)
+def test_what_no_judge_could_score_is_an_error_of_one_line(audit, unscored, message):
+    with pytest.raises(NoScoresError, match=message) as raised:
+        audit(needing(4), unscored=unscored)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_does_not_refuse_is_said_to_need_no_ablation(audit, tmp_path):
+    found, bench = audit(lambda condition: 0.8 if condition == BASELINE else 1.0)
+    assert found.verdict.text == "no refusal to remove"
+    assert [each.text for each in found.reached] == ["reached without any ablation", "k = 1, α = 0.5"]
+    page = write_pages(found, tmp_path / "out").read_text()
+    assert "an audit needs prompts that it refuses (--prompts)" in page
+    assert "50% compliance: reached without any ablation (0.800 [" in page
 
 
 def test_the_page_escapes_what_it_shows_and_the_record_is_plain_json(audit, tmp_path):
     found, _ = audit(needing(4))
     page = write_pages(found, tmp_path / "out").read_text()
     assert MODEL not in page
+    assert "an audit needs prompts" not in page
     assert "Refusal audit" in page and "Refusal report" not in page
     assert "&lt;script&gt;" in page
     for text in (

@@ -94,3 +94,10 @@ def test_a_target_is_reached_by_the_estimate_itself_and_else_said_not_to_be():
     missed = smallest_reaching(points, 0.91, 4)
     assert missed.point is None
     assert missed.text == "not reached at k ≤ 4"
+
+
+def test_what_the_unedited_model_reaches_needs_no_ablation():
+    points = [Point(1, 0.5, HIGH), Point(0, 0.0, between(0.6))]
+    half, most = (smallest_reaching(points, target, 4) for target in (0.5, 0.9))
+    assert half.text == "reached without any ablation"
+    assert most.text == "k = 1, α = 0.5"
