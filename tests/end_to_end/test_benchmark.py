@@ -92,6 +92,89 @@ def test_the_table_names_every_variant_and_the_record_how_it_was_made(study):
     assert record["settings"]["limit"] == LIMIT and record["command"][1] == "benchmark"
 
 
+def damage(folder):
+    return json.loads((folder / "bench" / "benchmark.json").read_text())["damage"]
+
+
+def test_divergence_and_perplexity_stand_beside_and_grow_with_what_an_edit_breaks(study):
+    folder, _, printed = study
+    found = damage(folder)
+    same = [found[variant] for variant in ("checkpoint", "adapter", "writes")]
+    assert [each["kl"]["estimate"] for each in same] == pytest.approx([same[0]["kl"]["estimate"]] * 3, abs=SAME)
+    assert [each["nats"]["estimate"] for each in same] == pytest.approx([same[0]["nats"]["estimate"]] * 3, abs=SAME)
+    assert found["baseline"]["kl"] is None and same[0]["kl"]["n"] == 65
+    assert found["broken"]["kl"]["low"] > 10 * same[0]["kl"]["high"]
+    header = next(number for number, line in enumerate(printed.stdout.splitlines()) if "KL (nats)" in line)
+    below = [line.split()[0] for line in printed.stdout.splitlines()[header + 1 :]]
+    assert below == ["baseline", "checkpoint", "adapter", "writes", "stream", "broken"]
+
+
+def test_progress_is_a_line_for_each_task_of_each_variant_and_nothing_else(study):
+    _, _, printed = study
+    tasks = ("facts", "short-answers", "organism-answers", "organism-replies", "divergence and perplexity")
+    variants = ("baseline", "writes", "stream", "broken", "checkpoint", "adapter")
+    assert printed.stderr.splitlines() == [f"{variant}: {task}" for variant in variants for task in tasks]
+
+
+def test_lost_damage_is_measured_again_and_no_task_is_scored_for_it(study):
+    folder, command, _ = study
+    path = folder / "bench" / "benchmark.json"
+    content = json.loads(path.read_text())
+    lost = content["damage"].pop("stream")
+    path.write_text(json.dumps(content))
+    again = run(*command)
+    assert again.stderr.splitlines() == ["baseline: divergence and perplexity", "stream: divergence and perplexity"]
+    assert damage(folder)["stream"] == lost
+
+
+FUNCTIONS = """
+EXPECTED = {expected!r}
+
+def put(doc):
+    return doc["question"]
+
+def score(doc, results):
+    return {{"exact_match": float(EXPECTED in doc["question"])}}
+"""
+TASK = """
+task: with-functions
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/data.jsonl}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: !function words.put
+doc_to_target: ""
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 2}}
+process_results: !function words.score
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+def test_a_file_with_functions_of_its_own_is_scored_by_them_and_again_when_they_change(study, tmp_path):
+    folder, _, _ = study
+    questions = ["red or blue?", "red or green?", "blue or green?"]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps({"question": each}) + "\n" for each in questions))
+    (tmp_path / "task.yaml").write_text(TASK.format(folder=tmp_path))
+    command = ["benchmark", folder / "model", "--tasks", tmp_path / "task.yaml", "-o", tmp_path / "bench"]
+    for expected, scores in (("red", [1.0, 1.0, 0.0]), ("blue or", [0.0, 0.0, 1.0])):
+        (tmp_path / "words.py").write_text(FUNCTIONS.format(expected=expected))
+        assert "baseline: with-functions" in run(*command).stderr
+        found = read_documents(tmp_path / "bench" / "documents" / "baseline.with-functions.jsonl")
+        assert [row.score for row in found] == scores
+    assert run(*command).stderr == ""
+
+
+def test_a_task_whose_data_are_not_here_is_one_line_without_a_network(study, tmp_path, monkeypatch):
+    folder, _, _ = study
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    words = ["benchmark", folder / "model", "--tasks", "facts,gsm8k", "-o", tmp_path / "out"]
+    found = CliRunner().invoke(refusal, [str(word) for word in words])
+    (line,) = found.output.strip().splitlines()
+    assert found.exit_code == 1 and "task gsm8k: cannot be loaded" in line and "--tasks local" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_done_is_not_run_again_and_a_lost_task_is(study):
     folder, command, _ = study
     lost = folder / "bench" / "documents" / "stream.facts.jsonl"
