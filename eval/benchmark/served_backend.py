@@ -116,11 +116,15 @@ class ServedBackend:
     """A server's model and ablations. Its weights cannot be seen from here, so there are no other variants."""
 
     name, has_distributions = "served", False
-    versions = ("served",)
 
     def __init__(self, server: Server, info: ModelInfo):
         self._server, self._info = server, info
         self._fields: dict[str, Mapping[str, Any]] = {}
+
+    @property
+    def versions(self) -> list[str]:
+        """What can be told of a server that scores depend on: which of its models answers, and where it cuts."""
+        return [self.name, self._server.served.base, str(self._server.served.max_model_len)]
 
     def use_own(self, names: Sequence[str]) -> list[Variant]:
         """Variants of the server's own ablations, with its strengths and layers; of all of them without names.

@@ -7,10 +7,11 @@ from lm_eval.api.instance import Instance
 from tiny_models import tiny_model, tiny_tokenizer
 
 from eval.benchmark.hf_backend import TransformersModel
-from eval.benchmark.served_backend import ServedAnswerer
+from eval.benchmark.served_backend import ServedAnswerer, ServedBackend
 from eval.benchmark.tasks import BenchmarkError
 from eval.benchmark.token_model import TokenModel
 from eval.served_models import ServedModels, ServersError
+from surgery.models import ModelInfo
 from vllm_refusal.distributions import TextScores
 
 LENGTH = 12
@@ -145,3 +146,34 @@ def test_a_servers_log_probabilities_are_those_of_the_tokens_sent():
 def test_log_probabilities_of_other_tokens_are_no_scores(choice):
     with pytest.raises(ServersError, match="scored other tokens than it was sent, or none"):
         ServedAnswerer(Server(choice), {"model": "base"}).score([[4, 5, 6]])
+
+
+STRONG = {"basis_sha256": "ab12", "alpha": 1.0, "layers": [0, 1, 2], "site": "stream"}
+INFO = ModelInfo("model", None, "model", "LlamaForCausalLM", 32, 3, 260, "float32", "fingerprint")
+
+
+def backend_of(base="base", length=LENGTH, **changes):
+    server = Server()
+    server.served = ServedModels("http://here/v1", base, {"strong": STRONG | changes, "weak": STRONG}, length)
+    return ServedBackend(server, INFO)
+
+
+def test_an_ablation_of_a_server_is_known_by_what_the_server_removes():
+    (first,), (same,) = (backend_of().use_own(["strong"]) for _ in "ab")
+    assert first.identity == same.identity and first.kind == "ablation"
+    for other in ({"basis_sha256": "cd34"}, {"alpha": 0.5}, {"layers": [0, 1]}, {"site": "writes"}):
+        (changed,) = backend_of(**other).use_own(["strong"])
+        assert changed.identity != first.identity
+    assert [variant.name for variant in backend_of().use_own([])] == ["strong", "weak"]
+
+
+def test_an_ablation_that_a_server_has_not_or_does_not_describe_is_said():
+    with pytest.raises(BenchmarkError, match="--ablation absent: the server lists strong, weak"):
+        backend_of().use_own(["absent"])
+    with pytest.raises(BenchmarkError, match="--ablation strong: the server does not say what is removed"):
+        backend_of(layers=None).use_own(["strong"])
+
+
+def test_another_model_of_a_server_or_another_length_gives_other_scores():
+    assert backend_of().versions == backend_of().versions
+    assert len({tuple(backend_of(*about).versions) for about in (("base",), ("other",), ("base", 99))}) == 3
