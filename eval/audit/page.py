@@ -13,7 +13,7 @@ from eval.report.figures import alpha_figure
 from eval.report.html import render_html, render_markdown
 from eval.report.report import HEURISTIC_NOTE
 from eval.report.results import Results
-from eval.report.sentences import PLANTED_BADGE, PLANTED_NOTE, facts, judge_label, provenance
+from eval.report.sentences import ORGANISM_NOTE, PLANTED_BADGE, facts, judge_label, provenance
 from surgery.artifacts import replacing
 
 PAGE = "audit.html"
@@ -42,8 +42,11 @@ def write_pages(findings: Findings, folder: Path) -> Path:
 def make_report(findings: Findings, results: Results) -> Report:
     """The page without the response browser."""
     judge = judge_label(findings.measured.scored)
-    badge, note = (PLANTED_BADGE, PLANTED_NOTE) if results.planted else ("", "")
-    named = [("audit", findings.verdict.text), *facts(results)]
+    badge, note = (PLANTED_BADGE, ORGANISM_NOTE) if results.planted else ("", "")
+    size = findings.size
+    prompts = f"{size.n_selection} harmful to choose, {size.n_measured} others to measure, {size.n_safe} safe"
+    shared = {name: value for name, value in facts(results) if name != "conditions"}  # of all stages, not of one
+    named = [("audit", findings.verdict.text), *(shared | {"prompts": prompts}).items()]
     origin = [("audit", str(findings.provenance.get("command", ""))), *provenance(results)]
     chapter = Chapter(
         CHAPTER, findings.verdict.text, badge, note, sentences(findings), named, _sections(findings, results), origin

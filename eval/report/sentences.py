@@ -15,10 +15,11 @@ from eval.summaries import Summary, compare
 from surgery.layers import format_layers
 
 PLANTED_BADGE = "planted ground truth"
-PLANTED_NOTE = (
+ORGANISM_NOTE = (
     "This model is a model organism: its refusals were planted on purpose. The numbers show that the instruments work; "
-    "they are not a fact about real models. “Planted” columns give what its own exact check found."
+    "they are not a fact about real models."
 )
+PLANTED_NOTE = f"{ORGANISM_NOTE} “Planted” columns give what its own exact check found."
 RESPONSIBLE_USE = (
     "Every condition but the baseline is an ablated or edited variant of the model, made to study how refusals are "
     "implemented and how robust they are. Such variants answer what the released model declines: do not deploy them, "

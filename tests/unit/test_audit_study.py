@@ -190,6 +190,7 @@ def test_the_page_escapes_what_it_shows_and_the_record_is_plain_json(audit, tmp_
         "tier 2",
         "Induced refusals",
         "the highest of 8 layers",
+        "20 harmful to choose, 20 others to measure, 20 safe",
     ):
         assert text in page
     record = json.loads((tmp_path / "out" / "audit.json").read_text())
