@@ -60,6 +60,12 @@ def parse_tasks(text: str, is_organism: bool = False) -> list[Task]:
     return found
 
 
+def count_documents(task: Task) -> int | None:
+    """How many documents a task of the package has; None for any other, whose data have to be loaded first."""
+    stem = _OWN.get(task.name)
+    return None if stem is None else len((_FILES / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines())
+
+
 def contains_target(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the expected words stand in a generated answer, as words of their own."""
     import re

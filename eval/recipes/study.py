@@ -48,8 +48,8 @@ class Study:
         head = [f"{self.name}: {self.recipe.title}", ""]
         left_out = [f"left out: {', '.join(self.left_out)}"] if self.left_out else []
         commands = [f"{stage.name:<16} refusal {shlex.join(stage.words)}" for stage in self.chosen]
-        found = estimate(self.recipe, self.n_layers, self.place, self.choices)
-        return [*head, *commands, *left_out, "", *lines(found, self.stages, self.recipe.limit)]
+        found = estimate(self.recipe, self.n_layers, self.place, self.choices, self.chosen)
+        return [*head, *commands, *left_out, "", *lines(found)]
 
     @property
     def chosen(self) -> list[Stage]:
