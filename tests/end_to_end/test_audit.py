@@ -1,7 +1,13 @@
 """`refusal audit` on model organisms, whose mechanism of refusal is known: the verdict is the planted one."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +20,9 @@ from surgery.organisms.release import write_organism
 pytestmark = pytest.mark.engine
 
 
+REFUSAL = Path(__file__).resolve().parents[2] / "bin" / "refusal"
+
+
 def refusal(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
@@ -24,13 +33,16 @@ def command(model, *options):
     return ["audit", model, *sources, *options]
 
 
-def audited(folder, name, *options):
-    """(the command's words, the audit's folder) of an audit of an organism."""
-    model = write_organism(name, folder / "model")
-    words = [*command(model, *options), "-o", folder / "audit"]
+def asked(folder, name, *options):
+    """The words of a command that audits an organism."""
+    return [*command(write_organism(name, folder / "model"), *options), "-o", folder / "audit"]
+
+
+def audited(words):
+    """(the command's words, the audit's folder), once the audit is there."""
     found = refusal(*words)
     assert found.exit_code == 0, found.output
-    return words, folder / "audit"
+    return words, words[-1]
 
 
 def read(folder):
@@ -38,8 +50,24 @@ def read(folder):
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory):
-    return audited(tmp_path_factory.mktemp("single"), "single", "--limit", 16, "--alphas", "1")
+def killed(tmp_path_factory):
+    """(the command's words, the responses it had) of an audit that was killed while it chose."""
+    words = asked(tmp_path_factory.mktemp("single"), "single", "--limit", 16, "--alphas", "1")
+    responses = words[-1] / "runs" / "selection-01" / "generations.jsonl"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, REFUSAL, *map(str, words)], start_new_session=True, **quiet)
+    while process.poll() is None and not (responses.is_file() and responses.stat().st_size):
+        time.sleep(0.02)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (words[-1] / "audit.json").exists()
+    return words, responses.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def single(killed):
+    return audited(killed[0])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +79,7 @@ def single(tmp_path_factory):
 )
 @pytest.mark.slow
 def test_the_verdict_is_the_mechanism_that_was_planted(tmp_path, name, texts):
-    _, folder = audited(tmp_path, name, "--limit", 32, "--alphas", "1", "--no-weights")
+    _, folder = audited(asked(tmp_path, name, "--limit", 32, "--alphas", "1", "--no-weights"))
     found = read(folder)
     assert found["verdict"]["text"] in texts or found["verdict"]["name"] in texts
     assert found["evidence"]["ranks"]["1"]["estimate"] < 0.5  # no single vector does it
@@ -79,8 +107,8 @@ def test_no_more_is_asked_than_was_announced(single):
     words, folder = single
     announced = refusal(*words, "--dry-run").output
     most = int(announced.split("at most ")[1].split(" ")[0])
-    asked = sum(len(Run.open(path.parent).generations()) for path in folder.glob("runs/*/run.json"))
-    assert 0 < asked <= most
+    n_asked = sum(len(Run.open(path.parent).generations()) for path in folder.glob("runs/*/run.json"))
+    assert 0 < n_asked <= most
 
 
 def test_weights_and_run_time_are_compared_and_agree(single):
@@ -113,6 +141,14 @@ def test_the_page_holds_verdict_curve_and_command(single):
         assert text in page
     assert "http://" not in page.replace("http://www.w3.org", "")  # nothing is fetched
     assert "single-direction" in (single[1] / "audit.md").read_text()
+
+
+def test_an_audit_killed_while_it_chooses_goes_on_with_the_responses_it_had(killed, single):
+    before = killed[1][: killed[1].rindex(b"\n") + 1]  # the last line may be torn
+    run = Run.open(single[1] / "runs" / "selection-01")
+    assert before and (run.path / "generations.jsonl").read_bytes().startswith(before)
+    ids = [json.loads(line)["item_id"] for line in (run.path / "generations.jsonl").open()]
+    assert before.count(b"\n") < len(ids) == len(set(ids)) == 8 * len(run.manifest["conditions"])
 
 
 def test_the_same_command_goes_on_and_asks_nothing_twice(single, monkeypatch):
