@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from vllm_refusal.engine import Engine, EngineOptions, Request, Response, Sampli
 FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0
 RUNTIME, ADAPTERS = "", "adapters"
 Show = Callable[[Tally], None]
+Start = Callable[[ModelInfo, Mapping[str, Mapping[str, Any]], EngineOptions], AbstractContextManager[Any]]
+"""Gives an Answerer for the runtime conditions of a model, from modules and options, such as `Engine` itself."""
 
 
 class GenerationError(RefusalError):
@@ -98,6 +101,7 @@ def generate_run(
     samples: int = 1,
     servers: Any = None,
     write: Write | None = None,
+    start: Start | None = None,
 ) -> int:
     """Generate what the run still lacks: one engine for all runtime conditions, one stock engine per checkpoint.
 
@@ -106,6 +110,7 @@ def generate_run(
         samples: responses of each condition to each prompt.
         servers: an Answerer as a context manager (eval.servers.Servers) that takes the place of the engines.
         write: puts finished responses on the disk; by default `run.append_generations`.
+        start: gives the engine of the runtime conditions, by default a new one.
     Returns: how many responses were generated now.
     Raises: GenerationError when the run has nothing to answer.
     """
@@ -118,7 +123,7 @@ def generate_run(
         done = run.generated_ids()
         missing = [item for item in items if item.id not in done]
         tally = Tally(len(items) - len(missing), len(items))
-        crew = _Crew(run, info, plan, options, servers)
+        crew = _Crew(run, info, plan, options, servers, start)
         for key, group in crew.groups(missing).items():
             crew.answer(key, group, sampling, _Sink(write or _writing_to(run), tally, show))
     return len(missing)
@@ -140,6 +145,7 @@ class _Crew:
     plan: Plan
     options: EngineOptions
     servers: Any
+    start: Start | None
 
     def groups(self, items: Sequence[Item]) -> dict[str, list[Item]]:
         """Items by who answers them: RUNTIME, ADAPTERS, or a checkpoint's condition id."""
@@ -178,7 +184,9 @@ class _Crew:
         if key == ADAPTERS:
             asked = sorted({item.condition.id for item in items})
             return Engine(model, {}, self.options, {name: self.plan.adapters[name] for name in asked})
-        return Engine(model, self.plan.modules if key == RUNTIME else {}, self.options)
+        if key == RUNTIME:
+            return (self.start or Engine)(model, self.plan.modules, self.options)
+        return Engine(model, {}, self.options)
 
 
 @dataclass

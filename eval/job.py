@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.beside import asked_judge, judging_beside
-from eval.generation import check_samples, generate_run
+from eval.generation import Start, check_samples, generate_run
 from eval.generation_options import DEFAULT_KEY_ENV
 from eval.manifest import make_manifest, resume_or_create
 from eval.plan import Plan, PlanBuilder
@@ -36,6 +36,7 @@ class Job:
     Attributes:
         files: prompt set -> where its prompts are from.
         servers: what answers in place of an engine of this process (eval.servers.Servers), or None.
+        start: gives the engine of the runtime conditions, by default a new one.
         judge: what scores the responses meanwhile, or None.
         arguments: the words after `refusal` that asked for it.
         redact: whose text is kept out of the run: "" (nobody's), "responses", or "prompts" (and responses).
@@ -53,6 +54,7 @@ class Job:
     rvs: Path | None = None
     arguments: Sequence[str] = field(default_factory=tuple)
     redact: str = ""
+    start: Start | None = None
 
     @property
     def size(self) -> str:
@@ -83,7 +85,8 @@ class Job:
                     show(tally)
 
                 asked = (run, self.info, self.plan, self.prompt_sets, self.sampling, self.engine, update)
-                return generate_run(*asked, samples=self.samples, servers=self.servers, write=beside.write)
+                how = {"servers": self.servers, "write": beside.write, "start": self.start}
+                return generate_run(*asked, samples=self.samples, **how)
 
     def _manifest(self) -> dict[str, Any]:
         redaction = {"redaction": Redaction.new(self.redact == PROMPTS).to_json()} if self.redact else {}

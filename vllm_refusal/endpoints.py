@@ -14,8 +14,9 @@ from vllm_refusal.config import NONE, AblationConfig, NoRoomError
 from vllm_refusal.invocations import NamedInvocations
 from vllm_refusal.metrics import ServerMetrics
 from vllm_refusal.request import RequestError, UnknownAblationError
-from vllm_refusal.runtime_ablations import ConflictError, RuntimeAblations, WorkerError
+from vllm_refusal.runtime_ablations import ConflictError, RuntimeAblations
 from vllm_refusal.serving import module_details
+from vllm_refusal.worker import WorkerError
 
 _STATUS = {
     UnknownAblationError: HTTPStatus.NOT_FOUND,

@@ -15,6 +15,7 @@ from surgery.hooks import RESID_SITES
 from surgery.models import ModelInfo
 from vllm_refusal.capture import MAX_BYTES, CaptureConfig, CaptureRequest, capture_arguments
 from vllm_refusal.captured import Captured, take_captured
+from vllm_refusal.engine_modules import replace_modules
 from vllm_refusal.lora import lora_arguments
 
 _QUIET = {
@@ -132,6 +133,7 @@ class Engine:
         modules: Mapping[str, Mapping[str, Any]],
         options: EngineOptions,
         adapters: Mapping[str, Path] | None = None,
+        room: Mapping[str, Any] | None = None,
     ):
         """Start vLLM on a model.
 
@@ -139,11 +141,12 @@ class Engine:
             modules: name -> module settings of additional_config["ablation"]; empty starts stock vLLM, whose plugin
                 is then without effect.
             adapters: name -> folder of a LoRA adapter in PEFT's format, for requests that name it.
+            room: max_modules and max_rank of additional_config["ablation"], for modules that replace these later.
         Raises: RefusalError when a module or an adapter does not fit, EngineError when vLLM cannot start on the model.
         """
         _be_quiet()
         self._adapters = dict(adapters or {})
-        arguments = _arguments(info, modules, options) | lora_arguments(self._adapters) | dict(options.vllm)
+        arguments = _arguments(info, modules, options, room or {}) | lora_arguments(self._adapters) | dict(options.vllm)
         _check_arguments(arguments)
         from vllm import LLM
 
@@ -176,6 +179,13 @@ class Engine:
             llm.llm_engine.engine_core.shutdown()
             del llm
             gc.collect()
+
+    def replace_modules(self, modules: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take the modules away and load these, in the room that the engine started with, between requests.
+
+        Raises: RefusalError when one does not fit; ValueError while requests run.
+        """
+        replace_modules(self._llm, modules)
 
     @property
     def max_model_len(self) -> int:
@@ -263,7 +273,9 @@ def _be_quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
-def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], options: EngineOptions) -> dict[str, Any]:
+def _arguments(
+    info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], options: EngineOptions, room: Mapping[str, Any]
+) -> dict[str, Any]:
     on_cpu = _on_cpu()
     arguments: dict[str, Any] = {
         "model": info.path,
@@ -286,7 +298,7 @@ def _arguments(info: ModelInfo, modules: Mapping[str, Mapping[str, Any]], option
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         arguments |= capture_arguments(_capture_bytes(info, options))
     if modules:
-        settings = {"modules": {name: dict(spec) for name, spec in modules.items()}}
+        settings = {"modules": {name: dict(spec) for name, spec in modules.items()}, **room}
         arguments["additional_config"] = {**arguments.get("additional_config", {}), "ablation": settings}
     return arguments
 

@@ -18,7 +18,7 @@ from vllm_refusal.config import AblationConfig, AblationModule, load_another
 from vllm_refusal.metrics import ServerMetrics
 from vllm_refusal.proof import prove_module, proving
 from vllm_refusal.request import UnknownAblationError
-from vllm_refusal.worker import ask_workers, digests_of
+from vllm_refusal.worker import ask_workers, check_loaded, digests_of
 
 DRAIN_SECONDS = 2.0
 """How long an engine may take to drop requests that the front end has finished; in milliseconds, as a rule."""
@@ -26,10 +26,6 @@ DRAIN_SECONDS = 2.0
 
 class ConflictError(RefusalError):
     """What is asked does not go with what is loaded or in use now."""
-
-
-class WorkerError(RefusalError):
-    """A worker could not load what the front end had checked; it was unloaded everywhere."""
 
 
 class RuntimeAblations:
@@ -117,12 +113,7 @@ class RuntimeAblations:
 
     async def _load_on_workers(self, module: AblationModule, spec: Mapping[str, Any]) -> None:
         engines = await ask_workers(self._client, "load_ablation", module.name, dict(spec), digests_of(module))
-        answers = [answer for workers in engines for answer in workers]
-        faults = sorted({answer["fault"] for answer in answers if answer["fault"]})
-        if faults:
-            raise WorkerError(f"not loaded on every worker: {'; '.join(faults)}")
-        if not answers or any(module.name not in answer["modules"] for answer in answers):
-            raise WorkerError(f"ablation {module.name!r} is not in every worker's tables; it was unloaded everywhere")
+        check_loaded(module.name, [answer for workers in engines for answer in workers])
 
     async def _prove(self, config: AblationConfig, module: AblationModule) -> None:
         token = proving.set(config)

@@ -1,10 +1,14 @@
 """What the front end asks of every vLLM worker about its ablations, over `collective_rpc`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surgery.errors import MismatchError, RefusalError
 from vllm_refusal.config import AblationModule, load_another
+
+
+class WorkerError(RefusalError):
+    """A worker could not load what the front end had checked; it was unloaded everywhere."""
 
 
 def install() -> None:
@@ -55,6 +59,15 @@ def unload_ablation(worker: Any, name: str) -> bool:
     if loaded:
         tables.remove_module(name)
     return loaded
+
+
+def check_loaded(name: str, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Raises: WorkerError unless there are workers and all of them have the module, by their answers."""
+    faults = sorted({answer["fault"] for answer in answers if answer["fault"]})
+    if faults:
+        raise WorkerError(f"not loaded on every worker: {'; '.join(faults)}")
+    if not answers or any(name not in answer["modules"] for answer in answers):
+        raise WorkerError(f"ablation {name!r} is not in every worker's tables; it was unloaded everywhere")
 
 
 def digests_of(module: AblationModule) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.audit.design import AuditError
+from eval.generation import Start
 from eval.job import Job
 from eval.plan import Plan
 from eval.records import Run
@@ -42,15 +43,19 @@ class Bench:
         """A stage's run folder."""
         return self.folder / "runs" / stage
 
-    def ask(self, stage: str, plan: Plan, prompt_set: str, prompts: PromptSet[Any]) -> ScoredRun:
+    def ask(
+        self, stage: str, plan: Plan, prompt_set: str, prompts: PromptSet[Any], start: Start | None = None
+    ) -> ScoredRun:
         """Answer and judge what the stage still lacks.
 
+        Args:
+            start: gives the engine, by default a new one.
         Raises: AuditError when the judging stopped before the end; NoScoresError when nothing was scored.
         """
         judge, path = self.make_judge(), self.path(stage)
         files, sets = {prompt_set: prompts.source}, {prompt_set: prompts}
         asked = Job(self.info, plan, files, sets, self.sampling, self.engine, judge=judge, rvs=self.rvs)
-        replace(asked, arguments=tuple(self.arguments)).run(path, False, self.check_interrupted)
+        replace(asked, arguments=tuple(self.arguments), start=start).run(path, False, self.check_interrupted)
         run = Run.open(path)
         check_judged(run, judge.judge_id)
         return open_scored([run], judge.judge_id)[0]

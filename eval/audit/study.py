@@ -12,9 +12,11 @@ from eval.audit.design import N_RANDOM, Size, split_in_halves
 from eval.audit.findings import Findings, FormPath, Measurement, Selection
 from eval.audit.greedy import Layers, Step, forward_selection, headline_step
 from eval.audit.interventions import Interventions
+from eval.audit.kept_engine import KeptEngine
 from eval.audit.verdict import TARGETS, Evidence, Form, Point, Reached, conclude, smallest_reaching
 from eval.conditions import BASELINE
 from eval.damage.records import load_damage
+from eval.generation import Start
 from eval.job import HARMFUL, SAFE
 from eval.scores import NoScoresError, ScoredRun
 from eval.shell import Shell
@@ -82,21 +84,27 @@ class Audit:
         scored = self._ask("selection-01", "every single vector", made, self.selection)
         found = {condition.id: _mean(scored, condition.id) for condition in scored.conditions}
         singles = {layer: found[name] for layer, name in plain.items()}
-        steps = forward_selection(
-            self.size.candidates, self._scorer(made, singles), made.novelty, self.size.max_rank, found[BASELINE.id]
-        )
-        forms = self._other_forms(made, steps, _best(affine, found), _best(projected, found))
+        with KeptEngine(self.size.largest, max(n_layers, 2 * self.size.largest)) as kept:
+            score = self._scorer(made, singles, kept)
+            steps = forward_selection(self.size.candidates, score, made.novelty, self.size.max_rank, found[BASELINE.id])
+            forms = self._other_forms(made, steps, _best(affine, found), _best(projected, found), kept)
         return Selection(steps, headline_step(steps), summarize_all(scored, HARMFUL), *forms)
 
     def _other_forms(
-        self, made: Interventions, steps: Sequence[Step], affine: tuple[int, float], projected: tuple[int, float]
+        self,
+        made: Interventions,
+        steps: Sequence[Step],
+        affine: tuple[int, float],
+        projected: tuple[int, float],
+        kept: KeptEngine,
     ) -> tuple[FormPath, FormPath]:
         """The affine and the projected path: the best single layer with its score, then the sets of the later steps."""
         sets = [step.layers for step in steps[1:]]
         names = [made.affine(layers, affine[0]) for layers in sets], [made.projected(layers) for layers in sets]
         scores: list[list[float]] = [[], []]
         if sets:
-            scored = self._ask("selection-forms", "the sets chosen in two other forms", made, self.selection, False)
+            what = "the sets chosen in two other forms"
+            scored = self._ask("selection-forms", what, made, self.selection, False, start=kept.start)
             scores = [[_mean(scored, name) for name in each] for each in names]
         first, second = (
             FormPath([(layer,), *sets], [score, *later], layer)
@@ -104,17 +112,17 @@ class Audit:
         )
         return first, second
 
-    def _scorer(self, made: Interventions, singles: Mapping[int, float]) -> Callable[[Sequence[Layers]], list[float]]:
+    def _scorer(
+        self, made: Interventions, singles: Mapping[int, float], kept: KeptEngine
+    ) -> Callable[[Sequence[Layers]], list[float]]:
         """Scores of sets of one size: of single vectors as they are known, of others by a run of their own."""
 
         def score(sets: Sequence[Layers]) -> list[float]:
             if len(sets[0]) == 1:
                 return [singles[layer] for (layer,) in sets]
             names = [made.plain(layers, self.alpha) for layers in sets]
-            rank = len(sets[0])
-            scored = self._ask(
-                f"selection-{rank:02}", f"{len(sets)} sets of {rank} layers", made, self.selection, False
-            )
+            stage, what = f"selection-{len(sets[0]):02}", f"{len(sets)} sets of {len(sets[0])} layers"
+            scored = self._ask(stage, what, made, self.selection, False, start=kept.start)
             return [_mean(scored, name) for name in names]
 
         return score
@@ -178,10 +186,11 @@ class Audit:
         prompts: PromptSet[Any],
         baseline: bool = True,
         prompt_set: str = HARMFUL,
+        start: Start | None = None,
     ) -> ScoredRun:
         plan = made.plan(baseline)
         self.tell(f"{stage}: {what} ({len(plan.conditions)} conditions x {len(prompts)} prompts)")
-        return self.bench.ask(stage, plan, prompt_set, prompts)
+        return self.bench.ask(stage, plan, prompt_set, prompts, start)
 
 
 def halves(prompts: PromptSet[Any], seed: int) -> tuple[PromptSet[Any], PromptSet[Any]]:

@@ -43,7 +43,7 @@ class MadeBench:
     def path(self, stage):
         return self.folder / "runs" / stage
 
-    def ask(self, stage, plan, prompt_set, prompts):
+    def ask(self, stage, plan, prompt_set, prompts, start=None):
         self.asked[stage] = [condition.id for condition in plan.conditions], prompts
         maker = RunMaker(self.path(stage), n_prompts=N, model=MODEL)
         for made in (maker.conditions, maker.generations, maker.verdicts):  # of a baseline that refuses

@@ -15,11 +15,11 @@ from vllm_refusal.allowed_folder import MAX_BYTES, AllowedFolder, BadNameError, 
 from vllm_refusal.config import AblationConfig, AblationModule, ConfigError, NoRoomError, Room, _room
 from vllm_refusal.metrics import ServerMetrics
 from vllm_refusal.request import RESOLVED, UnknownAblationError, make_intervention
-from vllm_refusal.runtime_ablations import ConflictError, RuntimeAblations, WorkerError
+from vllm_refusal.runtime_ablations import ConflictError, RuntimeAblations
 from vllm_refusal.server import ServerError, _check_names
 from vllm_refusal.serving import _keeping_names_apart
 from vllm_refusal.tables import SlotTables
-from vllm_refusal.worker import digests_of
+from vllm_refusal.worker import WorkerError, digests_of
 
 D_MODEL, N_LAYERS = 16, 3
 ROOM = Room(2, 4, ("stream",))

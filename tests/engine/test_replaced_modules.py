@@ -1,0 +1,55 @@
+"""An engine whose ablations are replaced answers as one that started with them, and as none of those before."""
+
+import pytest
+
+from surgery.models import describe_model
+from surgery.prompts import load_prompts
+from vllm_refusal.config import ConfigError
+from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def token_ids(rvs):
+    from surgery.chat import prompt_token_ids
+    from surgery.models import load_tokenizer
+
+    model = rvs.parent / "model"
+    tokenizer = load_tokenizer(describe_model(str(model)))
+    prompts = load_prompts(str(model / "prompts.jsonl"), "harmful")[:4]
+    return [prompt_token_ids(tokenizer, prompt.prompt) for prompt in prompts]
+
+
+@pytest.fixture(scope="module")
+def start(rvs):
+    info = describe_model(str(rvs.parent / "model"))
+    options = EngineOptions(dtype="float32", eager=True, max_num_seqs=64, vllm={"max_model_len": 256})
+    return lambda modules, room=None: Engine(info, modules, options, room=room)
+
+
+def test_replaced_ablations_answer_as_those_of_a_start(rvs, token_ids, start):
+    from vllm.exceptions import VLLMNotFoundError
+
+    early, late = ({"x": {"path": str(rvs), "source_layers": layers}} for layers in ("0-1", "3-5"))
+
+    def texts(engine):
+        asked = [
+            Request(f"{name}-{number}", ids, {"ablation": name})
+            for number, ids in enumerate(token_ids)
+            for name in ("x", "none")
+        ]
+        return {response.id: response.text for response in engine.generate(asked, Sampling(max_tokens=16))}
+
+    with start(late) as engine:
+        expected = texts(engine)
+    with start(early, {"max_modules": 1, "max_rank": 3}) as engine:
+        before = texts(engine)
+        engine.replace_modules(late)
+        assert texts(engine) == expected != before
+        engine.replace_modules(early)
+        assert texts(engine) == before
+        with pytest.raises(ConfigError, match="room for rank 3"):
+            engine.replace_modules({"x": {"path": str(rvs), "source_layers": "2-5"}})
+        with pytest.raises(VLLMNotFoundError, match="'x' is not loaded"):  # what was taken away is not admitted
+            texts(engine)
