@@ -36,9 +36,9 @@ def sections(results: Results, recipe: Recipe, left_out: Sequence[str] = ()) -> 
 
 def _claims_table(results: Results, recipe: Recipe, judge: str) -> Table:
     columns = (
-        Column("claim", "Claim"),
+        Column("claim", "Claim", prose=True),
         Column("verdict", "Verdict"),
-        Column("measured", "Measured"),
+        Column("measured", "Measured", prose=True),
     )
     rows = [
         (Cell(row.claim, f"supported when: {row.rule}", below=True), row.verdict, row.measured)

@@ -62,11 +62,16 @@ Value = None | str | int | float | Interval | PValue | Measured | Range | Count 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: `key` heads it in the CSV, `label` on the page; `help` explains it on hover."""
+    """A column of a table: `key` heads it in the CSV, `label` on the page; `help` explains it on hover.
+
+    Attributes:
+        prose: its cells hold sentences, and wrap.
+    """
 
     key: str
     label: str
     help: str = ""
+    prose: bool = False
 
 
 @dataclass(frozen=True)

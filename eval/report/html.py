@@ -43,7 +43,8 @@ class AnchoredTable:
     @property
     def heads(self) -> list[tuple[Column, str]]:
         """The columns, each with the class that aligns its head."""
-        return [(column, _kind(is_text(self.table, index))) for index, column in enumerate(self.table.columns)]
+        columns = enumerate(self.table.columns)
+        return [(column, _kind(is_text(self.table, index), column)) for index, column in columns]
 
 
 def render_html(report: Report, embedded: EmbeddedData) -> str:
@@ -73,7 +74,7 @@ def render_markdown(report: Report) -> str:
     return environment.get_template("report.md.j2").render(report=report, responsible_use=RESPONSIBLE_USE)
 
 
-def html_cell(value: Value) -> "Markup":
+def html_cell(value: Value, column: Column) -> "Markup":
     """A table cell: the number, its interval in grey, and the key by which it sorts."""
     from markupsafe import Markup
 
@@ -81,7 +82,7 @@ def html_cell(value: Value) -> "Markup":
     place = "below" if cell.below else "aside"
     aside = Markup(' <span class="{}">{}</span>').format(place, cell.note) if cell.note else ""
     hover = Markup(' title="{}"').format(cell.title) if cell.title else ""
-    kind = _kind(isinstance(cell.value, str))
+    kind = _kind(isinstance(cell.value, str), column)
     return Markup('<td class="{}" data-sort="{}"{}>{}{}</td>').format(
         kind, sort_key(value), hover, _inner(cell.value), aside
     )
@@ -105,7 +106,9 @@ def _inner(value: Value) -> "str | Markup":
     return display(value)
 
 
-def _kind(text: bool) -> str:
+def _kind(text: bool, column: Column) -> str:
+    if column.prose:
+        return "text prose"
     return "text" if text else "number"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from report_pages import Page, write_two_organisms
@@ -9,10 +10,11 @@ from synthetic_runs import RunMaker, rv, subspace
 
 from eval.intervals import Interval
 from eval.report.browser import embed_json
-from eval.report.documents import Cell, Count, Measured, PValue, display, sort_key
+from eval.report.documents import Cell, Column, Count, Measured, PValue, display, sort_key
 from eval.report.html import escape_markdown, html_cell
 from eval.report.report import write_report
 
+P = Column("p", "p")
 QUARTET = (1, 3, 5, 6)
 INJECTION = "</script><script>window.injected = true</script><img src=x onerror=alert(1)>"
 
@@ -108,9 +110,10 @@ def test_values_are_written_the_way_their_kind_is_written():
     ]
     assert shown == ["–", "3", "0.500", "0.000", "−0.250", "0.210 [0.14, 0.29]", "< .001", ".032", "0.5", "3 / 4"]
     assert sort_key(Cell(interval, "note")) == 0.21 and sort_key(None) == ""
-    assert "<strong>.032</strong>" in html_cell(PValue(0.032, adjusted=True))
-    assert "<strong>" not in html_cell(PValue(0.051, adjusted=True))
-    assert html_cell("<b>") == '<td class="text" data-sort="&lt;b&gt;">&lt;b&gt;</td>'
+    assert "<strong>.032</strong>" in html_cell(PValue(0.032, adjusted=True), P)
+    assert "<strong>" not in html_cell(PValue(0.051, adjusted=True), P)
+    assert html_cell("<b>", P) == '<td class="text" data-sort="&lt;b&gt;">&lt;b&gt;</td>'
+    assert html_cell("<b>", replace(P, prose=True)) == '<td class="text prose" data-sort="&lt;b&gt;">&lt;b&gt;</td>'
 
 
 def test_markdown_keeps_markup_as_text():
