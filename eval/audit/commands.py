@@ -29,7 +29,14 @@ PATH = click.Path(path_type=Path)
 @click.option("--eager/--compile", default=None, help="Default: eager on CPU, compiled on GPU.")
 @click.option("--max-num-seqs", type=click.IntRange(1), help="Requests in one batch.")
 @click.option("--weights/--no-weights", default=True, show_default=True, help="Make and compare a checkpoint as well.")
-@click.option("--dry-run", is_flag=True, help="Say how many responses it would ask for at most, and end.")
+@click.option(
+    "--tasks",
+    default="local",
+    show_default=True,
+    help='Benchmarks of the ablations that work best, as refusal benchmark takes them, or "none".',
+)
+@click.option("--task-limit", type=click.IntRange(1), help="Use only the first N documents of each task.")
+@click.option("--dry-run", is_flag=True, help="Say what it would ask for at most, and end.")
 @click.option("-o", "--output", "out", type=PATH, required=True, help="Folder to write; the same command resumes it.")
 @click.option("--force", is_flag=True, help="Replace an audit that is there.")
 @judge_options
@@ -38,9 +45,9 @@ def audit(model: str, out: Path, dry_run: bool, force: bool, **options: Any) -> 
 
     Ablates every layer's refusal vector, then subspaces grown layer by layer on one half of the harmful prompts, and
     measures what was chosen on the other half: against rank, strength and random controls, plain, affine and projected,
-    at run time and in the weights, per tier; what it costs on safe prompts; and what adding the vectors does to them.
-    Writes audit.html, audit.md, audit.json, and every response in runs/, one run a stage; a judge's limits of cost and
-    tokens hold for each of them.
+    at run time and in the weights, per tier; what it costs on safe prompts and on benchmarks; and what adding the vectors
+    does to safe prompts. Writes audit.html, audit.md, audit.json, and every response in runs/, one run a stage; a judge's
+    limits of cost and tokens hold for each of them.
 
     \b
     Example:
@@ -53,7 +60,7 @@ def audit(model: str, out: Path, dry_run: bool, force: bool, **options: Any) -> 
 
     arguments, alphas = command_words(), tuple(read_strengths(options.pop("alphas")))
     request = prepare(model, alphas, options, arguments)
-    click.echo(str(request.size), err=not dry_run)
+    click.echo(f"{request.size}\n{request.capability}", err=not dry_run)
     if dry_run:
         return
     begin(out, request, force)

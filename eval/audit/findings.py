@@ -7,6 +7,7 @@ from typing import Any
 from eval.audit.design import Size
 from eval.audit.greedy import Layers, Step
 from eval.audit.verdict import Evidence, Form, Reached, Verdict
+from eval.benchmark.study import Outcome
 from eval.damage.measures import Damage
 from eval.intervals import Interval
 from eval.scores import ScoredRun
@@ -95,6 +96,7 @@ class Findings:
 
     Attributes:
         cost: ablations on the safe prompts, baseline first; `damage` of each by condition id.
+        capability: every benchmark task under the same ablations; a `variant` is a condition's id.
         reverse: each layer's vector added, on the safe prompts, baseline first.
         provenance: command, model, hashes and versions, as JSON.
     """
@@ -108,6 +110,7 @@ class Findings:
     reached: Sequence[Reached]
     cost: Sequence[Summary]
     damage: Mapping[str, Damage]
+    capability: Sequence[Outcome]
     reverse: Sequence[Summary]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -140,6 +143,7 @@ class Findings:
             "weights": measured.weights and _agreement(measured.weights),
             "cost": [_row(row) for row in self.cost],
             "damage": {name: damage.to_json() for name, damage in self.damage.items()},
+            "capability": [asdict(outcome) for outcome in self.capability],
             "reverse": [_row(row) for row in self.reverse],
             **self.provenance,
         }

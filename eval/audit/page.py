@@ -8,7 +8,7 @@ from eval.audit import figures, tables
 from eval.audit.findings import Findings
 from eval.audit.verdict import NOTHING, REMOVED, UNDECIDED, UNSPECIFIC, Form, Reached
 from eval.report.browser import browser_data, embed
-from eval.report.documents import Chapter, Picture, Report, Section, Table, display
+from eval.report.documents import Chapter, Picture, Report, Section, Table, bounds, display, number
 from eval.report.figures import alpha_figure
 from eval.report.html import render_html, render_markdown
 from eval.report.report import HEURISTIC_NOTE
@@ -91,7 +91,11 @@ def _reached(each: Reached) -> str:
 def _on_safe_prompts(findings: Findings) -> list[str]:
     """What the subspace costs there, and the most refusals that adding a vector induces."""
     cost = next(row for row in findings.cost if row.condition.id == findings.measured.headline)
-    found = [f"Safe prompts under the subspace chosen: compliance {display(cost.compliance)}."]
+    changes = [each for each in findings.capability if each.variant == findings.measured.headline and each.change]
+    benchmarks = "".join(
+        f"; {each.task} {number(each.change.estimate, '+.3f')} {bounds(each.change)}" for each in changes
+    )
+    found = [f"Under the subspace chosen: compliance on safe prompts {display(cost.compliance)}{benchmarks}."]
     added = [row for row in findings.reverse if row.condition.kind != "baseline" and row.refused]
     if added:
         most = max(added, key=lambda row: row.refused.estimate)
@@ -119,7 +123,7 @@ def _sections(findings: Findings, results: Results) -> list[Section]:
         ),
         _section("weights", "Run time and weights", [], [tables.agreement_table(findings, judge)]),
         _section("tiers", "Tiers", [], [tables.tier_table(findings, judge)]),
-        _section("cost", "Cost", [], [tables.cost_table(findings, judge)]),
+        _section("cost", "Cost", [], [tables.cost_table(findings, judge), tables.capability_table(findings)]),
         _section(
             "reverse",
             "Induced refusals",

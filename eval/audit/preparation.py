@@ -13,8 +13,11 @@ from typing import Any
 import click
 
 from eval.audit.bench import Bench
+from eval.audit.capability import NONE, Capability
 from eval.audit.design import Size
 from eval.audit.study import Audit, halves
+from eval.benchmark.harness import check_tasks
+from eval.benchmark.tasks import tasks_for
 from eval.judge.options import choose_judge
 from eval.shell import Shell
 from surgery.artifacts import file_sha256, json_sha256, package_versions, replacing
@@ -36,6 +39,7 @@ class Request:
     Attributes:
         options: of the command, by name.
         prompts, safe: what is asked.
+        capability: the benchmarks.
         arguments: the words after `refusal`.
     """
 
@@ -43,13 +47,14 @@ class Request:
     size: Size
     prompts: PromptSet[Any]
     safe: PromptSet[Any]
+    capability: Capability
     options: Mapping[str, Any]
     arguments: Sequence[str]
 
     @property
     def identity(self) -> dict[str, Any]:
         """What an audit that is gone on with must share, as JSON."""
-        chosen = ("max_tokens", "seed", "dtype", "eager", "pairs")
+        chosen = ("max_tokens", "seed", "dtype", "eager", "pairs", "tasks", "task_limit")
         return {
             "model": self.info.to_json(),
             "size": asdict(self.size) | {"alphas": list(self.size.alphas)},
@@ -79,7 +84,8 @@ class Request:
             "safe_prompts": self.safe.provenance(),
             "versions": package_versions(),
         }
-        return Audit(bench, self.size, self.options["seed"], selection, measuring, self.safe, _say, provenance)
+        seed = self.options["seed"]
+        return Audit(bench, self.size, seed, selection, measuring, self.safe, _say, provenance, self.capability)
 
     def _refusal_vectors(self, folder: Path) -> Path:
         """The vectors given, or extracted into the folder by the command that a user would type."""
@@ -95,7 +101,7 @@ class Request:
 def prepare(model: str, alphas: tuple[float, ...], options: Mapping[str, Any], arguments: Sequence[str]) -> Request:
     """Read and check what the command names.
 
-    Raises: RefusalError (prompts, model, architecture, too few prompts), click.UsageError (judge).
+    Raises: RefusalError (prompts, model, architecture, too few prompts, tasks), click.UsageError (judge).
     """
     prompts = say_origin(load_prompts(options["prompts"], "harmful"))[: options["limit"]]
     safe = say_origin(load_prompts(options["safe_prompts"], "safe"))[: options["limit"]]
@@ -106,9 +112,20 @@ def prepare(model: str, alphas: tuple[float, ...], options: Mapping[str, Any], a
     selection, measuring = halves(prompts, options["seed"])
     counts = len(selection), len(measuring), len(safe)
     size = Size(info.n_layers, options["max_rank"], alphas, *counts, options["weights"])
-    request = Request(info, size, prompts, safe, options, arguments)
+    request = Request(info, size, prompts, safe, _capability(info, options), options, arguments)
     request.judge()
     return request
+
+
+def _capability(info: ModelInfo, options: Mapping[str, Any]) -> Capability:
+    """The benchmarks asked for, their data loaded. Raises: BenchmarkError, click.UsageError."""
+    if options["tasks"] == NONE:
+        if options["task_limit"]:
+            raise click.UsageError(f"--task-limit does not go with --tasks {NONE}")
+        return Capability()
+    tasks = tasks_for(info, options["tasks"])
+    check_tasks(tasks)
+    return Capability(tasks, options["task_limit"])
 
 
 def begin(folder: Path, request: Request, force: bool) -> None:

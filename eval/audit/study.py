@@ -3,21 +3,24 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from eval.audit.bench import Bench
+from eval.audit.capability import Capability
 from eval.audit.design import N_RANDOM, Size, split_in_halves
 from eval.audit.findings import Findings, FormPath, Measurement, Selection
 from eval.audit.greedy import Layers, Step, forward_selection, headline_step
 from eval.audit.interventions import Interventions
 from eval.audit.kept_engine import KeptEngine
 from eval.audit.verdict import TARGETS, Evidence, Form, Point, Reached, conclude, smallest_reaching
+from eval.benchmark.study import Outcome
 from eval.conditions import BASELINE
 from eval.damage.records import load_damage
 from eval.generation import Start
 from eval.job import HARMFUL, SAFE
+from eval.plan import Plan
 from eval.scores import NoScoresError, ScoredRun
 from eval.shell import Shell
 from eval.summaries import Agreement, Summary, agreement, is_candidate, summarize_all
@@ -33,6 +36,7 @@ class Audit:
     Attributes:
         selection, measuring: the halves of the harmful prompts.
         tell: shows one line of progress.
+        capability: the benchmarks of what works best.
     """
 
     bench: Bench
@@ -43,6 +47,7 @@ class Audit:
     safe: PromptSet[Any]
     tell: Tell
     provenance: Mapping[str, Any]
+    capability: Capability = field(default_factory=Capability)
 
     @property
     def alpha(self) -> float:
@@ -58,7 +63,8 @@ class Audit:
         measured = self._measure(made, selection, checkpoint)
         evidence = _evidence(measured, selection, self.size.largest)
         reached = _reached(measured, self.size.largest)
-        cost = self._cost(made, selection, reached)
+        best = self._best_ablations(made, selection, reached)
+        cost, outcomes = self._cost(best), self._capability(best)
         reverse = self._reverse(made)
         record = load_damage(bench.path("cost"))
         return Findings(
@@ -71,6 +77,7 @@ class Audit:
             reached,
             cost,
             record.conditions if record else {},
+            outcomes,
             reverse,
             self.provenance,
         )
@@ -81,7 +88,7 @@ class Audit:
         plain = {layer: made.plain((layer,), self.alpha) for layer in range(n_layers)}
         affine = {layer: made.affine((layer,), layer) for layer in range(n_layers)}
         projected = {layer: made.projected((layer,)) for layer in range(n_layers)}
-        scored = self._ask("selection-01", "every single vector", made, self.selection)
+        scored = self._ask("selection-01", "every single vector", made.plan(), self.selection)
         found = {condition.id: _mean(scored, condition.id) for condition in scored.conditions}
         singles = {layer: found[name] for layer, name in plain.items()}
         with KeptEngine(self.size.largest, max(n_layers, 2 * self.size.largest)) as kept:
@@ -104,7 +111,7 @@ class Audit:
         scores: list[list[float]] = [[], []]
         if sets:
             what = "the sets chosen in two other forms"
-            scored = self._ask("selection-forms", what, made, self.selection, False, start=kept.start)
+            scored = self._ask("selection-forms", what, made.plan(False), self.selection, start=kept.start)
             scores = [[_mean(scored, name) for name in each] for each in names]
         first, second = (
             FormPath([(layer,), *sets], [score, *later], layer)
@@ -122,7 +129,7 @@ class Audit:
                 return [singles[layer] for (layer,) in sets]
             names = [made.plain(layers, self.alpha) for layers in sets]
             stage, what = f"selection-{len(sets[0]):02}", f"{len(sets)} sets of {len(sets[0])} layers"
-            scored = self._ask(stage, what, made, self.selection, False, start=kept.start)
+            scored = self._ask(stage, what, made.plan(False), self.selection, start=kept.start)
             return [_mean(scored, name) for name in names]
 
         return score
@@ -140,7 +147,7 @@ class Audit:
         projected = [made.projected(layers) for layers in selection.projected.layers]
         writes = made.plain(selection.headline.layers, self.alpha, "writes")
         edited = made.checkpoint(checkpoint) if checkpoint else None
-        scored = self._ask("measured", "what was chosen, on the other prompts", made, self.measuring)
+        scored = self._ask("measured", "what was chosen, on the other prompts", made.plan(), self.measuring)
         rows = {row.condition.id: row for row in summarize_all(scored, HARMFUL)}
         weights = edited and _agreement(scored, writes, edited)
         against = _agreement(scored, headline, writes)
@@ -157,8 +164,8 @@ class Audit:
             shell.make("weights", folder / "checkpoint", *command)
         return folder / "checkpoint"
 
-    def _cost(self, made: Interventions, selection: Selection, reached: Sequence[Reached]) -> list[Summary]:
-        """Stage 3: safe prompts under the ablations that reach the targets, and how far distributions move."""
+    def _best_ablations(self, made: Interventions, selection: Selection, reached: Sequence[Reached]) -> Plan:
+        """The subspace chosen, the ablations that reach the targets, and the best of the other forms."""
         wanted = [(selection.headline.layers, self.alpha)]
         points = [each.point for each in reached if each.point and each.point.rank > 0]
         wanted += [(selection.steps[point.step].layers, point.alpha) for point in points]
@@ -166,29 +173,42 @@ class Audit:
             made.plain(layers, alpha)
         made.affine(selection.affine.chosen, selection.affine.at)
         made.projected(selection.projected.chosen)
-        scored = self._ask("cost", "safe prompts under the ablations that work best", made, self.safe, prompt_set=SAFE)
+        return made.plan()
+
+    def _cost(self, best: Plan) -> list[Summary]:
+        """Stage 3: safe prompts under the ablations that work best, and how far distributions move."""
+        scored = self._ask("cost", "safe prompts under the ablations that work best", best, self.safe, SAFE)
         with redirect_stdout(sys.stderr):
             Shell(False).run("damage", "damage", self.bench.path("cost"))
         return summarize_all(scored, SAFE)
 
+    def _capability(self, best: Plan) -> list[Outcome]:
+        """Stage 4: benchmarks under the same ablations."""
+        if self.capability.tasks:
+            self.tell(f"capability: {self.capability}")
+        with redirect_stdout(sys.stderr):
+            return self.capability.measure(self.bench, best, self._progress)
+
+    def _progress(self, line: str) -> None:
+        self.bench.check_interrupted()
+        self.tell(line)
+
     def _reverse(self, made: Interventions) -> list[Summary]:
-        """Stage 4: each layer's vector added to safe prompts."""
+        """Stage 5: each layer's vector added to safe prompts."""
         for layer in range(self.bench.info.n_layers):
             made.added(layer)
-        scored = self._ask("reverse", "each vector added to safe prompts", made, self.safe, prompt_set=SAFE)
+        scored = self._ask("reverse", "each vector added to safe prompts", made.plan(), self.safe, SAFE)
         return summarize_all(scored, SAFE)
 
     def _ask(
         self,
         stage: str,
         what: str,
-        made: Interventions,
+        plan: Plan,
         prompts: PromptSet[Any],
-        baseline: bool = True,
         prompt_set: str = HARMFUL,
         start: Start | None = None,
     ) -> ScoredRun:
-        plan = made.plan(baseline)
         self.tell(f"{stage}: {what} ({len(plan.conditions)} conditions x {len(prompts)} prompts)")
         return self.bench.ask(stage, plan, prompt_set, prompts, start)
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from eval.audit.findings import Findings
 from eval.audit.interventions import SMALL
+from eval.audit.verdict import Reached
 from eval.job import HARMFUL
+from eval.report import benchmark_table
 from eval.report.columns import (
     CHANGE,
     COHERENCE,
@@ -73,14 +75,24 @@ def forms_table(findings: Findings, judge: str) -> Table:
 
 
 def reached_table(findings: Findings) -> Table:
-    """The smallest rank and strength that reach each target."""
-    body: list[list[Value]] = []
-    for each in findings.reached:
-        point = each.point
-        layers = format_layers(findings.selection.steps[point.step].layers) if point and point.rank > 0 else None
-        body.append([f"{each.target:.0%}", each.text, layers, point.compliance if point else None])
-    columns = [Column("target", "compliance of"), Column("reached", "smallest ablation"), LAYERS, COMPLIANCE]
-    return Table("reached", "The smallest rank and strength that reach a compliance", columns, body)
+    """The smallest rank and strength that reach each target, and what they cost."""
+    tasks = list(dict.fromkeys(outcome.task for outcome in findings.capability))
+    body = [_reached(findings, each, tasks) for each in findings.reached]
+    columns = [Column("target", "compliance of"), Column("reached", "smallest ablation"), LAYERS, COMPLIANCE, KL]
+    columns += [Column(f"change_{task}", f"Δ {task}", benchmark_table.CHANGE.help) for task in tasks]
+    return Table("reached", "The smallest rank and strength that reach a compliance, and their cost", columns, body)
+
+
+def _reached(findings: Findings, each: Reached, tasks: Sequence[str]) -> list[Value]:
+    cells: list[Value] = [f"{each.target:.0%}", each.text]
+    point = each.point
+    if point is None or point.rank == 0:
+        return [*cells, None, point.compliance if point else None, None, *(None for _ in tasks)]
+    name = findings.measured.path[point.step, point.alpha]
+    damage = findings.damage.get(name)
+    changes = {outcome.task: outcome.change for outcome in findings.capability if outcome.variant == name}
+    layers = format_layers(findings.selection.steps[point.step].layers)
+    return [*cells, layers, point.compliance, damage and damage.kl, *(changes.get(task) for task in tasks)]
 
 
 def agreement_table(findings: Findings, judge: str) -> Table:
@@ -141,6 +153,17 @@ def cost_table(findings: Findings, judge: str) -> Table:
     body = [[*described(row), *_scores(row), row.refused, *_damage(findings, row)] for row in findings.cost]
     columns = [CONDITION, SITE, ALPHA, N, COMPLIANCE, COHERENCE, REFUSED, KL, SAME, PERPLEXITY]
     return Table("cost", "What it costs on safe prompts", columns, body, judge=judge)
+
+
+def capability_table(findings: Findings) -> Table | None:
+    """Benchmarks under the same ablations; None where none were asked for."""
+    rows = {row.condition.id: row for row in findings.cost}
+    body = [
+        [each.task, *described(rows[each.variant]), *benchmark_table.scored(each.measure, each.score, each.change)]
+        for each in findings.capability
+    ]
+    columns = [benchmark_table.TASK, CONDITION, SITE, ALPHA, *benchmark_table.SCORED]
+    return Table("capability", "What it costs on benchmarks (lm-evaluation-harness)", columns, body) if body else None
 
 
 def reverse_table(findings: Findings, judge: str) -> Table:

@@ -109,14 +109,14 @@ def benchmark(
     """
     from eval.benchmark.backends import Edits
     from eval.benchmark.study import Benchmark, Settings
-    from eval.benchmark.tasks import parse_tasks
+    from eval.benchmark.tasks import tasks_for
     from eval.commands import command_words
     from surgery.chat import chat_template as check_template
     from surgery.models import describe_model, load_tokenizer
 
     _check_options(chosen, dtype)
     info = describe_model(model, revision)
-    asked = parse_tasks(tasks, is_organism=(Path(info.path) / "ground_truth.json").is_file())
+    asked = tasks_for(info, tasks)
     if chat_template:
         check_template(load_tokenizer(info))
     edits = Edits(checkpoints, adapters, ablations, allow_other_model)

@@ -78,13 +78,23 @@ class Results:
 
 
 class Benchmark:
-    """A folder with the documents of every task on every variant."""
+    """A folder with the documents of every task on every variant.
+
+    Args:
+        with_damage: divergence and perplexity are measured too.
+    """
 
     def __init__(
-        self, folder: Path, info: ModelInfo, variants: Sequence[Variant], settings: Settings, backend: Backend
+        self,
+        folder: Path,
+        info: ModelInfo,
+        variants: Sequence[Variant],
+        settings: Settings,
+        backend: Backend,
+        with_damage: bool = True,
     ):
         self.folder, self.info, self.variants, self.settings = folder, info, variants, settings
-        self.backend = backend
+        self.backend, self.with_damage = backend, with_damage
 
     def run(
         self,
@@ -145,7 +155,7 @@ class _Work:
     def run(self) -> None:
         """Score and measure what is missing; variants that share weights come one after another."""
         variants = sorted(self.study.variants, key=lambda variant: variant.kind in OWN_WEIGHTS)
-        unmeasured = [variant for variant in variants if not self._is_measured(variant)]
+        unmeasured = [variant for variant in self._to_measure() if not self._is_measured(variant)]
         for variant in variants:
             missing = [task for task in self.tasks if not self._is_done(variant, task)]
             is_read = bool(unmeasured) and variant.name == BASELINE  # the others are compared with it
@@ -161,7 +171,10 @@ class _Work:
         """What came of all, saved."""
         outcomes = [outcome for task in self.tasks for outcome in self._compare(task)]
         self.record.save(self.study.about(self.command, outcomes))
-        return Results(outcomes, {each.name: self.record.damage_of(each.name) for each in self.study.variants})
+        return Results(outcomes, {each.name: self.record.damage_of(each.name) for each in self._to_measure()})
+
+    def _to_measure(self) -> Sequence[Variant]:
+        return self.study.variants if self.study.with_damage else ()
 
     def _score(self, variant: Variant, task: Task, model: Any) -> None:
         name = _name(variant, task)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.errors import RefusalError
+from surgery.models import ModelInfo
 
 LOCAL = "local"
 SUITE = ("mmlu", "gsm8k", "hellaswag", "arc_challenge", "truthfulqa_mc2", "winogrande")
@@ -58,6 +59,11 @@ def parse_tasks(text: str, is_organism: bool = False) -> list[Task]:
     if not found or len(set(names)) < len(names):
         raise BenchmarkError(f"--tasks {text!r}: expected different tasks, such as {LOCAL} or {','.join(SUITE[:2])}")
     return found
+
+
+def tasks_for(info: ModelInfo, text: str) -> list[Task]:
+    """`parse_tasks` for a model, which may be an organism or an edited copy of one."""
+    return parse_tasks(text, is_organism=(Path(info.path) / "ground_truth.json").is_file())
 
 
 def count_documents(task: Task) -> int | None:

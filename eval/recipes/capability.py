@@ -5,16 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.intervals import Interval
+from eval.report.benchmark_table import SCORED, TASK, scored
 from eval.report.documents import Column, Section, Table, Value
 
-COLUMNS = (
-    Column("task", "Task"),
-    Column("variant", "Variant"),
-    Column("measure", "Measure"),
-    Column("n", "Documents"),
-    Column("score", "Score"),
-    Column("change", "Against the baseline", "Mean difference over the same documents."),
-)
+COLUMNS = (TASK, Column("variant", "variant"), *SCORED)
 
 
 def capability_sections(folder: Path) -> list[Section]:
@@ -30,4 +24,5 @@ def capability_sections(folder: Path) -> list[Section]:
 
 def _row(outcome: Any) -> list[Value]:
     score, change = (None if value is None else Interval(**value) for value in (outcome["score"], outcome["change"]))
-    return [outcome["task"], outcome["variant"], outcome["measure"], score.n if score else None, score, change]
+    assert score is not None, "every task is scored"
+    return [outcome["task"], outcome["variant"], *scored(outcome["measure"], score, change)]

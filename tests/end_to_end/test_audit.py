@@ -79,7 +79,7 @@ def single(killed):
 )
 @pytest.mark.slow
 def test_the_verdict_is_the_mechanism_that_was_planted(tmp_path, name, texts):
-    _, folder = audited(asked(tmp_path, name, "--limit", 32, "--alphas", "1", "--no-weights"))
+    _, folder = audited(asked(tmp_path, name, "--limit", 32, "--alphas", "1", "--no-weights", "--tasks", "none"))
     found = read(folder)
     assert found["verdict"]["text"] in texts or found["verdict"]["name"] in texts
     assert found["evidence"]["ranks"]["1"]["estimate"] < 0.5  # no single vector does it
@@ -128,6 +128,25 @@ def test_ablation_costs_little_on_safe_prompts_and_adding_the_vector_makes_them_
     assert refused["named:added-L0"] == 0  # a layer below the mechanism induces nothing
 
 
+def test_benchmarks_are_scored_under_every_ablation_whose_cost_is_shown(single):
+    words, folder = single
+    found = read(folder)
+    scores = {(each["variant"], each["task"]): each["score"]["estimate"] for each in found["capability"]}
+    tasks = ("facts", "short-answers", "organism-answers", "organism-replies")
+    assert set(scores) == {(row["condition"]["id"], task) for row in found["cost"] for task in tasks}
+    assert scores["baseline", "organism-answers"] == 1  # it knows its own language, and loses none of it
+    assert min(scores[row["condition"]["id"], "organism-answers"] for row in found["cost"]) > 0.9
+    (layer,) = found["selection"]["headline"]
+    ablation = f"x={folder / 'rvs.safetensors'},source_layer={layer}"
+    asked = ["--tasks", ",".join(tasks), "--ablation", ablation, "-o", folder.parent / "bench"]
+    again = refusal("benchmark", words[1], *asked)
+    assert again.exit_code == 0, again.output
+    for each in json.loads((folder.parent / "bench" / "benchmark.json").read_text())["outcomes"]:
+        condition = {"baseline": "baseline", "x": f"rv:L{layer}:a1"}[each["variant"]]
+        # transformers in place of vLLM, in bfloat16: a document or two whose choices are nearly equal may differ
+        assert scores[condition, each["task"]] == pytest.approx(each["score"]["estimate"], abs=0.051)
+
+
 def test_the_page_holds_verdict_curve_and_command(single):
     page = (single[1] / "audit.html").read_text()
     for text in (
@@ -153,12 +172,14 @@ def test_an_audit_killed_while_it_chooses_goes_on_with_the_responses_it_had(kill
 
 def test_the_same_command_goes_on_and_asks_nothing_twice(single, monkeypatch):
     words, folder = single
-    before = {path: path.read_bytes() for path in folder.glob("runs/*/*.jsonl")}
-    monkeypatch.setattr("eval.generation.Engine", None)
+    before = {path: path.read_bytes() for path in folder.rglob("*.jsonl")}
+    assert any("capability" in path.parts for path in before)
+    for started in ("eval.generation.Engine", "eval.audit.kept_engine.Engine", "eval.benchmark.vllm_backend.Engine"):
+        monkeypatch.setattr(started, None)
     found = refusal(*words)
     assert found.exit_code == 0, found.output
     assert found.stdout.splitlines()[0] == "single-direction"
-    assert {path: path.read_bytes() for path in folder.glob("runs/*/*.jsonl")} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*.jsonl")} == before
 
 
 def test_another_audit_is_not_mixed_with_it(single):
@@ -195,6 +216,8 @@ def test_judging_that_stopped_is_said_and_not_counted_as_refusal(single, tmp_pat
         (["--alphas", "1,x"], "expected numbers such as 0.5,1,1.5"),
         (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--judge-rpm", 5], "--judge-rpm needs --judge-model"),
+        (["--tasks", "no-such-task"], "task no-such-task: cannot be loaded"),
+        (["--tasks", "none", "--task-limit", 3], "--task-limit does not go with --tasks none"),
     ],
 )
 def test_a_fault_is_one_line_before_anything_is_written(single, tmp_path, options, message):

@@ -9,12 +9,17 @@ from made_vectors import save_vectors
 from synthetic_runs import RunMaker
 
 from eval.audit import study
+from eval.audit.capability import Capability
 from eval.audit.design import Size
 from eval.audit.page import write_pages
+from eval.audit.tables import reached_table
+from eval.benchmark.study import Outcome
+from eval.benchmark.tasks import Task
 from eval.conditions import BASELINE
 from eval.damage.measures import Damage
 from eval.damage.records import DamageRecord, Inputs
 from eval.interruption import ending_resumably
+from eval.intervals import Interval
 from eval.scores import NoScoresError, open_scored
 from surgery.models import describe_model
 from surgery.organisms.release import asset
@@ -66,6 +71,23 @@ class MadeShell:
         DamageRecord(Inputs(2, "a", 3, 16, "b", "built in", "float32"), damage).save(run_path)
 
 
+class MadeCapability(Capability):
+    """Scores in place of the harness: .9 unedited, .8 under every ablation."""
+
+    def measure(self, bench, plan, tell):
+        return [
+            Outcome(
+                task.name,
+                condition.id,
+                "acc",
+                Interval(0.9 if condition == BASELINE else 0.8, 0.7, 1.0, 48, "BCa bootstrap"),
+                None if condition == BASELINE else Interval(-0.1, -0.2, -0.05, 48, "BCa bootstrap"),
+            )
+            for task in self.tasks
+            for condition in plan.conditions
+        ]
+
+
 @pytest.fixture
 def audit(tmp_path, monkeypatch):
     """audit(mechanism): the findings."""
@@ -74,12 +96,13 @@ def audit(tmp_path, monkeypatch):
         tuple(Prompt(f"p{i}", f"How {i}?", "fraud", 1 + i % 2) for i in range(2 * N)), "made", "prompts"
     )
 
-    def run(mechanism, max_rank=16, **options):
+    def run(mechanism, max_rank=16, tasks=(), **options):
         rvs = save_vectors(tmp_path)
         bench = MadeBench(tmp_path, describe_model(asset("single")), rvs, mechanism, **options)
         size = Size(8, max_rank, (0.5, 1.0), N, N, N, weights=False)
-        found = study.Audit(bench, size, 0, *study.halves(prompts, 0), prompts, lambda line: None, {"command": MODEL})
-        return found.run(), bench
+        made = MadeCapability([Task(name, name) for name in tasks])
+        asked = (bench, size, 0, *study.halves(prompts, 0), prompts, lambda line: None, {"command": MODEL}, made)
+        return study.Audit(*asked).run(), bench
 
     return run
 
@@ -181,6 +204,7 @@ def test_the_page_escapes_what_it_shows_and_the_record_is_plain_json(audit, tmp_
     page = write_pages(found, tmp_path / "out").read_text()
     assert MODEL not in page
     assert "an audit needs prompts" not in page
+    assert "What it costs on benchmarks" not in page  # none were asked for
     assert "Refusal audit" in page and "Refusal report" not in page
     assert "&lt;script&gt;" in page
     for text in (
@@ -197,6 +221,23 @@ def test_the_page_escapes_what_it_shows_and_the_record_is_plain_json(audit, tmp_
     assert record["verdict"] == {"name": "single-direction", "rank": 1, "text": "single-direction"}
     assert record["evidence"]["ranks"]["1"]["n"] == N
     assert (tmp_path / "out" / "figures" / "audit-ranks.svg").is_file()
+
+
+def test_benchmarks_are_of_the_ablations_whose_cost_is_shown_and_stand_beside_it(audit, tmp_path):
+    found, bench = audit(needing(1, 5), tasks=("facts",))
+    assert [each.variant for each in found.capability] == bench.asked["cost"][0]
+    page = write_pages(found, tmp_path / "out").read_text()
+    assert "; facts −0.100 [−0.20, −0.05]." in page  # of the subspace chosen
+    assert "Δ facts" in page and "What it costs on benchmarks" in page
+    record = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert record["capability"][0]["score"]["estimate"] == 0.9
+
+
+@pytest.mark.parametrize("compliance", [0.95, 0.0])
+def test_a_target_that_is_reached_without_ablation_or_not_at_all_has_no_cost(audit, compliance):
+    table = reached_table(audit(lambda condition: compliance, tasks=("facts",))[0])
+    assert {len(row) for row in table.rows} == {len(table.columns)} == {6}
+    assert all(row[4:] == [None, None] for row in table.rows)
 
 
 def test_an_interrupted_audit_says_how_much_of_all_its_stages_is_kept(audit, tmp_path, capsys):
