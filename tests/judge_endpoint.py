@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from eval.judge.client import JudgeClient
+from eval.judge.heuristic import HeuristicJudge
 from eval.judge.judging import judge_run
 from eval.judge.llm import LLMJudge
 from eval.records import Generation, Run, item_id
@@ -51,6 +52,14 @@ def plain_completion(text):
     choice = {"index": 0, "text": text, "finish_reason": "stop"}
     usage = {"prompt_tokens": 100, "completion_tokens": 10}
     return web.json_response({"id": "c", "object": "text_completion", "choices": [choice], "usage": usage})
+
+
+def verdict_by_rules(body, _):
+    """A script: what the heuristic judge says, in the form that a language model is asked for."""
+    prompt, response = material(body)
+    found = HeuristicJudge().judge(Generation("i", "c", "harmful", "p", prompt, "", None, 0, response, "stop", 1, 1))
+    scores = {"compliance": f"{found.compliance:g}", "coherence": f"{found.coherence:g}"}
+    return completion({"evidence": "by rules", "outcome": found.outcome, **scores})
 
 
 class Endpoint:

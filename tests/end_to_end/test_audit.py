@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from judge_endpoint import Endpoint, verdict_by_rules
 
 from eval.audit import bench
 from eval.cli import main
@@ -180,6 +181,19 @@ def test_the_same_command_goes_on_and_asks_nothing_twice(single, monkeypatch):
     assert found.exit_code == 0, found.output
     assert found.stdout.splitlines()[0] == "single-direction"
     assert {path: path.read_bytes() for path in folder.rglob("*.jsonl")} == before
+
+
+def test_a_language_model_can_be_the_judge(single, tmp_path):
+    endpoint, few = Endpoint(verdict_by_rules), ["--limit", 12, "--max-rank", 1, "--no-weights", "--tasks", "none"]
+    with endpoint.serving() as url:
+        judge = ["--judge-model", "judge-1", "--judge-base-url", url]
+        rvs = ["--rvs", single[1] / "rvs.safetensors", "--alphas", "1"]
+        found = refusal(*command(single[0][1]), *few, *rvs, *judge, "-o", tmp_path / "audit")
+    assert found.exit_code == 0, found.output
+    assert read(tmp_path / "audit")["verdict"]["text"] == "single-direction"
+    texts = {row.response for path in tmp_path.glob("audit/runs/*") for row in Run.open(path).generations()}
+    assert texts <= set(endpoint.asked)
+    assert "LLM judge judge-1" in (tmp_path / "audit" / "audit.html").read_text()
 
 
 def test_another_audit_is_not_mixed_with_it(single):

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 from click.testing import CliRunner
+from judge_endpoint import Endpoint, verdict_by_rules
 from qwen_v1 import write_qwen_v1
 from tiny_models import servable_model, tiny_tokenizer
 
@@ -99,6 +100,23 @@ def test_a_finished_study_is_not_run_again_and_a_lost_artifact_is_made_again(org
     assert (out / "subspace.safetensors").is_file()
     assert (out / "run" / "generations.jsonl").stat().st_mtime_ns == before
     assert "extract: done before" in again.stderr and "subspace: done before" not in again.stderr
+
+
+def test_a_language_model_can_be_the_judge_of_a_study_that_is_there(organism):
+    name, recipe, out, _ = organism
+    if name == "distributed":
+        pytest.skip("once is enough")
+    before, planted = (out / "run" / "generations.jsonl").read_bytes(), findings(out)
+    endpoint = Endpoint(verdict_by_rules)
+    with endpoint.serving() as url:
+        done = invoke(recipe, "-o", out, "--limit", 24, "--judge-model", "judge-1", "--judge-base-url", url)
+    assert done.exit_code == 0, done.output[-3000:]
+    assert (out / "run" / "generations.jsonl").read_bytes() == before
+    assert "sweep: done before" in done.stderr and "judge: done before" not in done.stderr
+    texts = {row.response for row in Run.open(out / "run").generations()}
+    assert set(endpoint.asked) >= texts  # every response was put before it
+    assert "LLM judge judge-1" in (out / "report" / "report.html").read_text()
+    assert findings(out) == planted
 
 
 ROPE = {
