@@ -74,7 +74,7 @@ def write_qwen(folder):
 def test_a_recipe_runs_through_every_stage_to_its_report(tmp_path, name, make):
     model, out = make(tmp_path / "weights"), tmp_path / "out"
     recipe = write_small_recipe(tmp_path, name)
-    invoke("reproduce", recipe, "--model", model, "-o", out, "--limit", 2)
+    invoke("reproduce", recipe, "--model", model, "-o", out, "--limit", 2, "--with", "damage:window=32")
     found = [row["claim"] for row in json.loads((out / "findings.json").read_text())["findings"]]
     assert len(found) == len(load_recipe(name).claims)
     page = (out / "report" / "report.html").read_text()
