@@ -56,8 +56,13 @@ def reproduce(recipe: str | None, out: Path | None, force: bool, dry_run: bool, 
         raise click.UsageError("-o says where the artifacts go")
     from eval.recipes.study import make_study
 
-    study = make_study(recipe, out or Path(Path(recipe).stem), options)
+    study = make_study(recipe, out or Path(_name_of(recipe)), options)
     if dry_run:
         click.echo("\n".join(study.forecast()))
         return
     click.echo(study.run(force))
+
+
+def _name_of(recipe: str) -> str:
+    """Of a shipped recipe its name, of a file that without its ending: a version number in a name is no ending."""
+    return Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")

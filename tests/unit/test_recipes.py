@@ -327,6 +327,13 @@ def test_what_is_left_out_is_said(recipe_file, tmp_path):
     assert "left out: damage, benchmark" in found.output
 
 
+def test_a_dry_run_needs_no_folder_and_names_one_after_the_recipe(recipe_file):
+    for recipe, folder in (("llama-3.2-1b-instruct", "llama-3.2-1b-instruct"), (recipe_file(), "study")):
+        found = invoke(recipe, "--dry-run")
+        assert found.exit_code == 0, found.output
+        assert f" {folder}/run -o {folder}/report" in found.output
+
+
 def test_the_depth_of_a_model_to_convert_is_its_own(tmp_path):
     from qwen_v1 import write_qwen_v1
 
