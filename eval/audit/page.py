@@ -91,10 +91,12 @@ def _reached(each: Reached) -> str:
 def _on_safe_prompts(findings: Findings) -> list[str]:
     """What the subspace costs there, and the most refusals that adding a vector induces."""
     cost = next(row for row in findings.cost if row.condition.id == findings.measured.headline)
-    changes = [each for each in findings.capability if each.variant == findings.measured.headline and each.change]
-    benchmarks = "".join(
-        f"; {each.task} {number(each.change.estimate, '+.3f')} {bounds(each.change)}" for each in changes
-    )
+    changes = [
+        f"{each.task} {number(each.change.estimate, '+.3f')} {bounds(each.change)}"
+        for each in findings.capability
+        if each.variant == findings.measured.headline and each.change
+    ]
+    benchmarks = f"; against the baseline on benchmarks: {', '.join(changes)}" if changes else ""
     found = [f"Under the subspace chosen: compliance on safe prompts {display(cost.compliance)}{benchmarks}."]
     added = [row for row in findings.reverse if row.condition.kind != "baseline" and row.refused]
     if added:

@@ -227,7 +227,7 @@ def test_benchmarks_are_of_the_ablations_whose_cost_is_shown_and_stand_beside_it
     found, bench = audit(needing(1, 5), tasks=("facts",))
     assert [each.variant for each in found.capability] == bench.asked["cost"][0]
     page = write_pages(found, tmp_path / "out").read_text()
-    assert "; facts −0.100 [−0.20, −0.05]." in page  # of the subspace chosen
+    assert "; against the baseline on benchmarks: facts −0.100 [−0.20, −0.05]." in page  # of the subspace chosen
     assert "Δ facts" in page and "What it costs on benchmarks" in page
     record = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert record["capability"][0]["score"]["estimate"] == 0.9
