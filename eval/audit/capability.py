@@ -60,7 +60,10 @@ class Capability:
 
 
 def ablations_of(plan: Plan) -> dict[str, Mapping[str, Any]]:
-    """The plan's run-time conditions as ablations of their own strength and layers: condition id -> settings."""
+    """A plan's conditions but the baseline as ablations of their own strength and layers: condition id -> settings.
+
+    Raises: KeyError for a condition that is not ablated at run time.
+    """
     return {
         condition.id: {
             **plan.modules[condition.request["ablation"]],
@@ -68,5 +71,5 @@ def ablations_of(plan: Plan) -> dict[str, Mapping[str, Any]]:
             "layers": condition.layers,
         }
         for condition in plan.conditions
-        if condition.request
+        if condition.kind != "baseline"
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from surgery.errors import RefusalError
 from surgery.models import ModelInfo
+from surgery.organisms.release import GROUND_TRUTH
 
 LOCAL = "local"
 SUITE = ("mmlu", "gsm8k", "hellaswag", "arc_challenge", "truthfulqa_mc2", "winogrande")
@@ -63,7 +64,7 @@ def parse_tasks(text: str, is_organism: bool = False) -> list[Task]:
 
 def tasks_for(info: ModelInfo, text: str) -> list[Task]:
     """`parse_tasks` for a model, which may be an organism or an edited copy of one."""
-    return parse_tasks(text, is_organism=(Path(info.path) / "ground_truth.json").is_file())
+    return parse_tasks(text, is_organism=(Path(info.path) / GROUND_TRUTH).is_file())
 
 
 def count_documents(task: Task) -> int | None:

@@ -130,22 +130,12 @@ def test_ablation_costs_little_on_safe_prompts_and_adding_the_vector_makes_them_
 
 
 def test_benchmarks_are_scored_under_every_ablation_whose_cost_is_shown(single):
-    words, folder = single
-    found = read(folder)
+    found = read(single[1])
     scores = {(each["variant"], each["task"]): each["score"]["estimate"] for each in found["capability"]}
     tasks = ("facts", "short-answers", "organism-answers", "organism-replies")
     assert set(scores) == {(row["condition"]["id"], task) for row in found["cost"] for task in tasks}
     assert scores["baseline", "organism-answers"] == 1  # it knows its own language, and loses none of it
     assert min(scores[row["condition"]["id"], "organism-answers"] for row in found["cost"]) > 0.9
-    (layer,) = found["selection"]["headline"]
-    ablation = f"x={folder / 'rvs.safetensors'},source_layer={layer}"
-    asked = ["--tasks", ",".join(tasks), "--ablation", ablation, "-o", folder.parent / "bench"]
-    again = refusal("benchmark", words[1], *asked)
-    assert again.exit_code == 0, again.output
-    for each in json.loads((folder.parent / "bench" / "benchmark.json").read_text())["outcomes"]:
-        condition = {"baseline": "baseline", "x": f"rv:L{layer}:a1"}[each["variant"]]
-        # transformers in place of vLLM, in bfloat16: a document or two whose choices are nearly equal may differ
-        assert scores[condition, each["task"]] == pytest.approx(each["score"]["estimate"], abs=0.051)
 
 
 def test_the_page_holds_verdict_curve_and_command(single):

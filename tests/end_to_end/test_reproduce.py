@@ -1,6 +1,7 @@
 """Recipes carried out whole: the organisms with their planted truth, and the shapes of the real models without weights."""
 
 import json
+from functools import cache
 
 import pytest
 import yaml
@@ -42,14 +43,24 @@ def findings(out):
     return {row["claim"]: row["verdict"] for row in json.loads((out / "findings.json").read_text())["findings"]}
 
 
-@pytest.fixture(scope="module", params=["single", "distributed"])
-def organism(request, tmp_path_factory):
-    """(organism's name, recipe, folder of the study, output)."""
-    folder = tmp_path_factory.mktemp(request.param)
-    recipe = write_recipe(folder, f"organism-{request.param}", alphas=[1.0], n_random=1)
-    done = invoke(recipe, "-o", folder / "out", "--limit", 24)
-    assert done.exit_code == 0, done.output[-3000:]
-    return request.param, recipe, folder / "out", done
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """study(organism's name): (name, recipe, folder of the study, output), made once."""
+
+    @cache
+    def carry_out(name):
+        folder = tmp_path_factory.mktemp(name)
+        recipe = write_recipe(folder, f"organism-{name}", alphas=[1.0], n_random=1)
+        done = invoke(recipe, "-o", folder / "out", "--limit", 24)
+        assert done.exit_code == 0, done.output[-3000:]
+        return name, recipe, folder / "out", done
+
+    return carry_out
+
+
+@pytest.fixture(params=["single", "distributed"])
+def organism(request, study):
+    return study(request.param)
 
 
 def test_the_findings_on_an_organism_are_what_was_planted(organism):
@@ -89,10 +100,8 @@ def test_every_artifact_of_a_study_is_there_and_the_run_has_as_many_conditions_a
     assert "Claims of the write-up" in page and "Claims of the write-up" in (out / "report" / "report.md").read_text()
 
 
-def test_a_finished_study_is_not_run_again_and_a_lost_artifact_is_made_again(organism):
-    name, recipe, out, _ = organism
-    if name == "distributed":
-        pytest.skip("once is enough")
+def test_a_finished_study_is_not_run_again_and_a_lost_artifact_is_made_again(study):
+    _, recipe, out, _ = study("single")
     (out / "subspace.safetensors").unlink()
     before = (out / "run" / "generations.jsonl").stat().st_mtime_ns
     again = invoke(recipe, "-o", out, "--limit", 24)
@@ -102,10 +111,8 @@ def test_a_finished_study_is_not_run_again_and_a_lost_artifact_is_made_again(org
     assert "extract: done before" in again.stderr and "subspace: done before" not in again.stderr
 
 
-def test_a_language_model_can_be_the_judge_of_a_study_that_is_there(organism):
-    name, recipe, out, _ = organism
-    if name == "distributed":
-        pytest.skip("once is enough")
+def test_a_language_model_can_be_the_judge_of_a_study_that_is_there(study):
+    _, recipe, out, _ = study("single")
     before, planted = (out / "run" / "generations.jsonl").read_bytes(), findings(out)
     endpoint = Endpoint(verdict_by_rules)
     with endpoint.serving() as url:

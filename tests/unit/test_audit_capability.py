@@ -1,11 +1,14 @@
 """The benchmarks of an audit: of which ablations, at which strength, and how many documents."""
 
+from dataclasses import replace
+
 import pytest
 from made_vectors import save_vectors
 
 from eval.audit.capability import Capability, ablations_of
 from eval.audit.interventions import Interventions
 from eval.benchmark.tasks import Task, parse_tasks
+from eval.conditions import Condition
 from surgery.models import describe_model
 from surgery.organisms.release import asset
 from vllm_refusal.config import load_module
@@ -50,3 +53,10 @@ def test_what_will_be_asked_is_said(tasks, limit, shown):
 
 def test_without_tasks_no_engine_is_needed(made):
     assert Capability().measure(None, made.plan(), print) == []
+
+
+def test_a_condition_that_cannot_be_scored_so_is_never_left_out(made):
+    plan = made.plan()
+    edited = Condition(id="checkpoint:x", kind="checkpoint", label="x")
+    with pytest.raises(KeyError):
+        ablations_of(replace(plan, conditions=(*plan.conditions, edited)))

@@ -1,0 +1,50 @@
+"""Benchmarks of an audit in the real engine: documents are scored under what each condition ablates, as by hooks."""
+
+import numpy as np
+import pytest
+
+from eval.audit.bench import Bench
+from eval.audit.capability import Capability, ablations_of
+from eval.audit.interventions import Interventions
+from eval.benchmark.documents import read_documents
+from eval.benchmark.hf_backend import TransformersBackend
+from eval.benchmark.study import Benchmark, Settings
+from eval.benchmark.tasks import parse_tasks
+from eval.benchmark.variants import make_variants
+from eval.judge.heuristic import HeuristicJudge
+from surgery.models import describe_model
+from vllm_refusal.engine import EngineOptions, Sampling
+
+pytestmark = pytest.mark.engine
+
+N = 12
+
+
+def log_likelihoods(folder, variant):
+    """[n_documents x n_choices] nats."""
+    documents = read_documents(folder / "documents" / f"{variant}.organism-answers.jsonl")
+    return np.concatenate([np.asarray(each.detail, float) for each in documents])
+
+
+def test_documents_are_scored_under_each_conditions_own_ablation_as_by_hooks(rvs, tmp_path):
+    info = describe_model(str(rvs.parent / "model"))
+    made = Interventions(info, rvs, tmp_path / "modules")
+    for layers, alpha in (((2,), 0.5), ((2,), 1.0), ((1, 2, 4), 1.0)):
+        made.plain(layers, alpha)
+    made.affine((1, 2), 3)
+    made.projected((2, 3))
+    plan = made.plan()
+    bench = Bench(tmp_path, info, rvs, Sampling(8), EngineOptions("float32", True), HeuristicJudge)
+    tasks = parse_tasks("organism-answers", is_organism=True)
+    outcomes = Capability(tasks, N).measure(bench, plan, lambda line: None)
+    names = [condition.id for condition in plan.conditions]
+    assert [each.variant for each in outcomes] == names and all(each.score.n == N for each in outcomes)
+
+    variants = make_variants(info, (), (), ablations_of(plan))
+    backend = TransformersBackend(info, "float32", None)
+    Benchmark(tmp_path / "hooks", info, variants, Settings(N, dtype="float32"), backend).run(tasks, lambda line: None)
+    found, hooks = ({name: log_likelihoods(tmp_path / of, name) for name in names} for of in ("capability", "hooks"))
+    for name in names:
+        assert np.abs(found[name] - hooks[name]).max() < 1e-3, name
+        others = [found[other] for other in names if other != name]
+        assert all(np.abs(found[name] - other).max() > 0.05 for other in others), name  # no two are one ablation
