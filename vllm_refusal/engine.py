@@ -289,7 +289,7 @@ def _arguments(
     if on_cpu:
         # In one process the engine starts in seconds instead of most of a minute.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        set_cpu_cache_size()
+        arguments |= cpu_cache_argument()
         if not _is_parallel(options.vllm):
             arguments["distributed_executor_backend"] = "uni"
     if options.max_num_seqs is not None:
@@ -327,15 +327,18 @@ def _capture_bytes(info: ModelInfo, options: EngineOptions) -> int:
     return max(MAX_BYTES, 2 * (options.max_num_seqs or _MOST_SEQS) * n_bytes)
 
 
-def set_cpu_cache_size() -> None:
-    """Give the CPU engine's key-value cache a quarter of the free memory, 1 to 16 GiB, unless the user has chosen.
+def cpu_cache_argument() -> dict[str, int]:
+    """vLLM's argument that gives the CPU engine's key-value cache a quarter of the free memory, 1 to 16 GiB.
 
-    Left alone, the CPU engine asks for 92 % of the whole memory and does not start where other programs use some.
+    Empty on a GPU, and where $VLLM_CPU_KVCACHE_SPACE says how much, since vLLM takes that before any argument. Left
+    alone, the CPU engine asks for 92 % of the whole memory and does not start where other programs use some.
     """
     import psutil
 
+    if not _on_cpu() or os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        return {}
     gib = psutil.virtual_memory().available // 4 // 2**30
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(min(max(gib, 1), 16)))
+    return {"kv_cache_memory_bytes": min(max(gib, 1), 16) * 2**30}
 
 
 def _on_cpu() -> bool:

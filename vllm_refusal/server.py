@@ -69,14 +69,15 @@ def run_server(arguments: Sequence[str], folder: AllowedFolder | None = None) ->
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from vllm_refusal import serving
-    from vllm_refusal.engine import set_cpu_cache_size
+    from vllm_refusal.engine import cpu_cache_argument
 
     cli_env_setup()
-    set_cpu_cache_size()
     parser = make_arg_parser(FlexibleArgumentParser(prog="refusal serve"))
     parser.error = _usage_error  # its own prints three hundred lines of usage first
     args = parser.parse_args(list(arguments))
     validate_parsed_serve_args(args)
+    if args.kv_cache_memory_bytes is None:
+        vars(args).update(cpu_cache_argument())
     if (args.api_server_count or 1) > 1:
         raise ServerError("named ablations are served by one API process; remove --api-server-count")
     _check_names(args)

@@ -1,15 +1,10 @@
 """Real vLLM engines for tests, eager, float32, tiny models: in this process, and one server that tests share."""
 
-import os
 import subprocess
 import sys
 
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-
-import pytest  # noqa: E402
-from served import KEY, REFUSAL, running_server  # noqa: E402
+import pytest
+from served import KEY, REFUSAL, running_server
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,7 @@ case $1 in
         case $1 in
             venv) mkdir -p "$2/bin"; cp "$0" "$2/bin/python"; echo 'version = 3.11.0' >"$2/pyvenv.cfg" ;;
             pip) shift 3; echo "$*" >>"{self.root}/pip-calls"; {pip} ;;
+            compileall) echo "$*" >"{self.root}/compiled" ;;
         esac ;;
 esac""",
         )
@@ -231,6 +232,13 @@ def test_a_fit_machine_is_set_up(machine):
     )
     assert f"-e {machine.root}[cpu,dev]" in calls[-1]
     assert not any("--extra-index-url" in call for call in calls)
+
+
+def test_bytecode_is_written_ahead_only_where_no_import_would_keep_it(machine):
+    assert machine.setup().returncode == 0 and not (machine.root / "compiled").exists()
+    done = machine.setup("--force", PYTHONDONTWRITEBYTECODE="1")
+    assert done.returncode == 0 and "setup: compiling" in done.stderr
+    assert "-q" in (machine.root / "compiled").read_text()
 
 
 def test_an_old_python_is_named(machine):

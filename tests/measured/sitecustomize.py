@@ -1,0 +1,98 @@
+"""Notes each start of a vLLM engine core, in whichever process, and makes it cheaper.
+
+Python imports this at its start where PYTHONPATH has this folder. A line of JSON goes to the file $TEST_ENGINE_STARTS for
+each start: the test that ran, whether in the test's own process, seconds.
+
+Half of the start of a tiny engine in a process that has started others is no work on the engine: whole-heap garbage
+collections, and a search through every loaded module for kernels that the first start has replaced already. Neither is
+done here; `Engine.close` still collects.
+"""
+
+import gc
+import json
+import os
+import sys
+import time
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
+
+CORE, KERNELS = "vllm.v1.engine.core", "vllm.triton_utils.dispatcher"
+LOG = "TEST_ENGINE_STARTS"
+
+
+class Watch(MetaPathFinder):
+    """Changes two of vLLM's modules as soon as they are imported."""
+
+    changes = {}
+
+    def find_spec(self, name, path, target=None):
+        if name not in self.changes:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            self.changes[name](module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def watch_core(module):
+    core = module.EngineCore
+    core.__init__, core.shutdown = noted(core.__init__), without_collections(core.shutdown)
+
+
+def watch_kernels(module):
+    register, seen = module.register_kernels, set()
+
+    def once(overrides):
+        if not seen.issuperset(overrides):
+            seen.update(overrides)
+            register(overrides)
+
+    module.register_kernels = once
+
+
+def noted(start):
+    def starting(self, *arguments, **options):
+        begun = time.monotonic()
+        try:
+            return without_collections(start)(self, *arguments, **options)
+        finally:
+            test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+            row = {"test": test, "inside": "pytest" in sys.modules, "seconds": time.monotonic() - begun}
+            with open(os.environ[LOG], "a") as log:
+                log.write(json.dumps(row) + "\n")
+
+    return starting
+
+
+def without_collections(function):
+    def running(*arguments, **options):
+        with no_collections():
+            return function(*arguments, **options)
+
+    return running
+
+
+@contextmanager
+def no_collections():
+    """vLLM neither collects nor freezes; what was there at the first start is frozen for good."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+    kept = {name: getattr(gc, name) for name in ("collect", "freeze", "unfreeze")}
+    for name in kept:
+        setattr(gc, name, lambda generation=2: 0)
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(gc, name, function)
+
+
+if os.environ.get(LOG):
+    Watch.changes = {CORE: watch_core, KERNELS: watch_kernels}
+    sys.meta_path.insert(0, Watch())
