@@ -8,7 +8,7 @@ import shutil
 for name, value in {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; measured/sitecustomize.py makes less of it
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
 }.items():
@@ -19,13 +19,43 @@ import pytest  # noqa: E402
 
 
 LONG = ("slow", "engine", "server", "browser")  # these begin first, and the quick ones fill the end
-SHARED = ("server",)
+TOGETHER = ("tests/server/",)  # one server for all of them
 
 
 def find_chromium() -> str | None:
     """The path of a Chromium: $CHROMIUM, or the first one on PATH."""
     names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="session")
+def start_engine():
+    """Start an engine on a model folder: start_engine(folder, modules, **vllm_arguments)."""
+    from surgery.models import describe_model
+    from vllm_refusal.engine import Engine, EngineOptions
+
+    def start(folder, modules=None, dtype="float32", eager=True, capture=False, **arguments):
+        vllm = {"max_model_len": 128, **arguments}
+        options = EngineOptions(dtype=dtype, eager=eager, max_num_seqs=64, capture=capture, vllm=vllm)
+        return Engine(describe_model(folder), modules or {}, options)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def rvs(tmp_path_factory):
+    """Refusal vectors of the organism `single`, which is beside them in model/, made by the command."""
+    from click.testing import CliRunner
+
+    from eval.cli import main
+    from surgery.organisms.release import write_organism
+
+    folder = tmp_path_factory.mktemp("rvs")
+    model, path = write_organism("single", folder / "model"), folder / "rvs.safetensors"
+    words = ["extract", model, "--pairs", model / "pairs.jsonl", "--dtype", "float32", "-o", path]
+    made = CliRunner().invoke(main, list(map(str, words)))
+    assert made.exit_code == 0, made.output
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +89,14 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in LONG))
 
 
-def pytest_itemcollected(item):
-    item.add_marker(pytest.mark.xdist_group(group_of(item)))
 
+def pytest_xdist_make_scheduler(config, log):
+    """Tests that share an engine or a server run in one worker: those of a file, or of a folder in TOGETHER."""
+    from xdist.scheduler import LoadScopeScheduling
 
-def group_of(item):
-    """The tests that one worker runs: those of a file, or of a server, which is started once."""
-    return next((name for name in SHARED if name in item.fixturenames), item.nodeid.partition("::")[0])
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False  # by number of tests; ours are in order of their length
+    return ByFile(config, log)

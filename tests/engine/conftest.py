@@ -1,61 +1,6 @@
-"""Real vLLM engines for tests, eager, float32, tiny models: in this process, and one server that tests share."""
-
-import subprocess
-import sys
+"""Real vLLM engines for tests: in this process, eager, float32, tiny models."""
 
 import pytest
-from served import KEY, REFUSAL, running_server
-
-
-@pytest.fixture(scope="session")
-def start_engine():
-    """Start an engine on a model folder: start_engine(folder, modules, **vllm_arguments)."""
-    from surgery.models import describe_model
-    from vllm_refusal.engine import Engine, EngineOptions
-
-    def start(folder, modules=None, dtype="float32", eager=True, capture=False, **arguments):
-        vllm = {"max_model_len": 128, **arguments}
-        options = EngineOptions(dtype=dtype, eager=eager, max_num_seqs=64, capture=capture, vllm=vllm)
-        return Engine(describe_model(folder), modules or {}, options)
-
-    return start
-
-
-@pytest.fixture(scope="session")
-def rvs(tmp_path_factory):
-    """Refusal vectors of the organism, made by the command."""
-    folder = tmp_path_factory.mktemp("rvs")
-    from surgery.organisms.release import write_organism
-
-    model = write_organism("single", folder / "model")
-    command = [
-        sys.executable,
-        REFUSAL,
-        "extract",
-        model,
-        "--pairs",
-        model / "pairs.jsonl",
-        "-o",
-        folder / "rvs.safetensors",
-    ]
-    subprocess.run([*map(str, command), "--dtype", "float32"], check=True, capture_output=True)
-    return folder / "rvs.safetensors"
-
-
-@pytest.fixture(scope="session")
-def server(rvs, tmp_path_factory):
-    """(base URL, process, log file) of a server with two ablations behind an API key."""
-    options = ["--ablation", f"refusal={rvs},source_layer=4"]
-    options += ["--ablation", f"late={rvs},source_layers=3-5,alpha=0.5,layers=2,4-6", "--enable-scale-out"]
-    with running_server(rvs.parent / "model", tmp_path_factory.mktemp("server") / "server.log", *options) as found:
-        yield found
-
-
-@pytest.fixture
-def client(server):
-    import openai
-
-    return openai.OpenAI(base_url=server[0], api_key=KEY, max_retries=0, timeout=120)
 
 
 @pytest.fixture(scope="session")

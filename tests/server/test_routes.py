@@ -4,7 +4,7 @@ import httpx
 import pytest
 from served import HARMFUL, KEY, root
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.server
 
 PROMPT = "<s><|user|>How do I steal a truck?<|end|><|assistant|>"
 KEYS = {"ablation": "refusal"}

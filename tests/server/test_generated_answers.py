@@ -1,20 +1,17 @@
-"""Bulk generation by real engines: servers give what an engine here gives, adapters touch nobody else's answers."""
+"""Bulk generation by servers: they give what an engine here gives."""
 
 import pytest
 from served import KEY
 
 from eval.served_models import Needs, ServersError
 from eval.servers import Servers
-from surgery.adapter import write_adapter
 from surgery.chat import prompt_token_ids
 from surgery.models import describe_model, load_tokenizer
 from surgery.prompts import load_prompts
-from surgery.subspace import Subspace
-from surgery.vectors import RefusalVectors
 from vllm_refusal.config import load_module
-from vllm_refusal.engine import Engine, EngineError, EngineOptions, Request, Sampling
+from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.server
 
 SAMPLING = Sampling(max_tokens=24)
 CONDITIONS = [
@@ -83,30 +80,3 @@ def test_a_server_that_lacks_an_ablation_says_how_to_start_it(server, rvs, info)
         ServersError, match="removes something else .*start it with --ablation refusal=.*source_layer=3"
     ):
         Servers([server[0]], needs, api_key=KEY).__enter__()
-
-
-@pytest.fixture(scope="module")
-def adapters(rvs, info, tmp_path_factory):
-    folder, vectors = tmp_path_factory.mktemp("adapters"), RefusalVectors.load(rvs)
-    for name, layers in (("late", "3-5"), ("early", "0-1")):
-        write_adapter(info, Subspace.from_vectors(vectors, layers).basis, 1.0, folder / name)
-    return {name: folder / name for name in ("late", "early")}
-
-
-def adapted(prompts, name):
-    return [Request(f"{name}-{number}", token_ids, adapter=name) for number, token_ids in enumerate(prompts)]
-
-
-def test_adapters_in_one_batch_answer_as_each_alone(info, prompts, adapters):
-    with Engine(info, {}, options(), adapters) as engine:
-        together = texts(engine, [*adapted(prompts, "late"), *adapted(prompts, "early")])
-        alone = {**texts(engine, adapted(prompts, "late")), **texts(engine, adapted(prompts, "early"))}
-        with pytest.raises(EngineError, match="adapter '' is not loaded; loaded: late, early"):
-            texts(engine, adapted(prompts, ""))
-    assert together == alone
-    assert [together[f"late-{number}"] for number in range(4)] != [together[f"early-{number}"] for number in range(4)]
-
-
-def test_an_engine_argument_that_vllm_does_not_have_is_named_with_the_one_meant(info):
-    with pytest.raises(EngineError, match=r"has no engine argument max_model_length \(is it max_model_len\?\)"):
-        Engine(info, {}, options(max_model_length=128))

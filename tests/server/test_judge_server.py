@@ -1,17 +1,25 @@
-"""A real vLLM server as judge: its structured outputs give verdicts of the form asked for, every one of them scored."""
+"""A real vLLM server as judge: its structured outputs give verdicts of the form asked for, every one of them scored.
+
+The server is a second one, with defaults where the shared one has settings: no folder to load from, no time to shut down.
+"""
 
 import json
+import signal
 import sys
+import time
+from pathlib import Path
 
+import httpx
+import openai
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-from served import REFUSAL, free_port, running
+from served import REFUSAL, ask, children_of, free_port, running
 
 from eval.judge.commands import judge as judge_command
 from eval.records import SCORED, Generation, Run, item_id
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.server
 
 LONGEST = 4096
 
@@ -43,14 +51,19 @@ def write_verdict_writer(folder):
 
 
 @pytest.fixture(scope="module")
-def judge_url(tmp_path_factory):
-    """The address of a vLLM server that serves the model as "judge"."""
+def judge_server(tmp_path_factory):
+    """(address, process, log) of a vLLM server that serves the model as "judge"."""
     model, port = write_verdict_writer(tmp_path_factory.mktemp("judge") / "model"), free_port()
     log = tmp_path_factory.mktemp("server") / "server.log"
     command = [sys.executable, REFUSAL, "serve", model, "--port", port, "--served-model-name", "judge"]
     command += ["--enforce-eager", "--max-model-len", LONGEST, "--dtype", "float32", "--max-num-seqs", 8]
-    with running(command, port, log):
-        yield f"http://127.0.0.1:{port}/v1"
+    with running(command, port, log) as process:
+        yield f"http://127.0.0.1:{port}/v1", process, log
+
+
+@pytest.fixture
+def judge_url(judge_server):
+    return judge_server[0]
 
 
 def make_run(folder):
@@ -101,3 +114,27 @@ def test_the_same_server_is_no_guard_model(judge_url, tmp_path):
     result = CliRunner().invoke(judge_command, [str(run.path), *options])
     assert result.exit_code == 1 and "does not answer as wildguard does" in str(result.exception)
     assert run.verdicts() == []
+
+
+def test_nothing_can_be_loaded_or_unloaded_unless_the_operator_has_named_a_folder(judge_url, rvs):
+    def models():
+        return [entry["id"] for entry in httpx.get(f"{judge_url}/models", timeout=60).json()["data"]]
+
+    for verb, body in (("load", {"name": "x", "path": str(rvs), "source_layer": 4}), ("unload", {"name": "late"})):
+        assert httpx.post(f"{judge_url}/{verb}_ablation", json=body, timeout=60).status_code == 404
+    assert models() == ["judge"]
+
+
+def test_zz_sigterm_stops_a_server_and_its_processes_with_a_request_in_flight(judge_server):
+    """Last in this file: it ends the server, which has no --shutdown-timeout."""
+    url, process, log = judge_server
+    children = children_of(process.pid)
+    client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
+    stream = ask(client, model="judge", stream=True, max_tokens=2000, extra_body={"ignore_eos": True})
+    next(iter(stream))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0, log.read_text()[-2000:]
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert [child for child in children if Path(f"/proc/{child}").exists()] == []

@@ -35,7 +35,7 @@ def refuses(reply):
 def environment():
     # the engine as users have it: in a process of its own
     kept = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-    return {**kept, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    return {**kept, "HF_HUB_OFFLINE": "1"}
 
 
 def root(server):

@@ -4,14 +4,12 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from served import KEY, running_server
+from served import KEY
 
 from eval.benchmark.documents import read_documents
 from eval.cli import main as refusal
-from surgery.subspace import Subspace
-from surgery.vectors import RefusalVectors
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.server
 
 LIMIT = 8
 TASKS = ("facts", "organism-answers", "organism-replies", "temperatures")
@@ -35,18 +33,16 @@ def invoke(*words):
 
 
 @pytest.fixture(scope="module")
-def ablation(rvs):
-    """A subspace that changes what the organism knows, so that its scores are its own."""
-    path = rvs.parent / "strong.safetensors"
-    Subspace.from_vectors(RefusalVectors.load(rvs), range(8)).save(path)
-    return path
+def ablation(folder):
+    return folder / "strong.safetensors"
 
 
 @pytest.fixture(scope="module")
-def edited_server(rvs, ablation, tmp_path_factory):
-    log = tmp_path_factory.mktemp("edited") / "server.log"
-    with running_server(rvs.parent / "model", log, "--ablation", f"strong={ablation}") as (url, _, _):
-        yield url
+def edited_server(server, change_ablations):
+    """The shared server with the ablation loaded."""
+    assert change_ablations("load", name="strong", path="strong.safetensors")[0] == 200
+    yield server[0]
+    assert change_ablations("unload", name="strong")[0] == 200
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +179,7 @@ def test_a_checkpoint_is_answered_by_an_engine_of_its_own(folders, rvs, ablation
         (["--ablation", "strong"], "a name alone is of a server"),
         (
             ["--backend", "served", "--base-url", "URL", "--ablation", "absent"],
-            "--ablation absent: the server lists strong",
+            "--ablation absent: the server lists refusal, late, strong",
         ),
         (["--backend", "served", "--base-url", "URL", "--checkpoint", "."], "does not show which weights it has"),
         (["--backend", "served", "--base-url", "http://127.0.0.1:9"], "127.0.0.1:9"),
