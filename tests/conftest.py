@@ -17,7 +17,6 @@ for name, value in {
 import durations  # noqa: E402
 import pytest  # noqa: E402
 
-
 LONG = ("slow", "engine", "server", "browser")  # these begin first, and the quick ones fill the end
 TOGETHER = ("tests/server/",)  # one server for all of them
 
@@ -87,7 +86,6 @@ def pytest_collection_modifyitems(config, items):
             if item.get_closest_marker("browser"):
                 item.add_marker(skip)
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in LONG))
-
 
 
 def pytest_xdist_make_scheduler(config, log):

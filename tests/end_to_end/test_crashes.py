@@ -28,7 +28,6 @@ from eval.records import Generation, Run, item_id
 from eval.redaction import Redaction
 from tests.judge_endpoint import material, serving
 
-N_KILLS = 20
 CONCURRENCY = 16
 CONDITIONS = tuple(f"rv:L{layer}:a1" for layer in range(4))
 N_PROMPTS = 150
@@ -160,8 +159,14 @@ def table(run):
     return sorted(map(str, condition_rows(run, run.verdicts()[0].judge_id)))
 
 
-@pytest.mark.parametrize("work", ["judge", "generate", "generate redacted"])
-def test_runners_killed_twenty_times_lose_nothing_and_ask_again_only_what_was_in_flight(tmp_path, forkserver, work):
+WORK = ("judge", "generate", "generate redacted")
+
+
+@pytest.mark.parametrize("n_kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("work", WORK)
+def test_runners_killed_again_and_again_lose_nothing_and_ask_again_only_what_was_in_flight(
+    tmp_path, forkserver, work, n_kills
+):
     redacted, runner = work.endswith("redacted"), judging if work == "judge" else generating
     manifest = {"conditions": []} | ({"redaction": Redaction.new().to_json()} if redacted else {})
     run, draw, endpoint = Run.create(tmp_path / "run", manifest), random.Random(0), Endpoint()
@@ -169,7 +174,7 @@ def test_runners_killed_twenty_times_lose_nothing_and_ask_again_only_what_was_in
         run.append_generations(all_rows())
     in_flight, n_killed, verdicts, written = Counter(), 0, {}, set()
     with endpoint.serving() as url:
-        for _ in range(N_KILLS):
+        for _ in range(n_kills):
             before = endpoint.asked.copy()
             n_killed += kill_at_random(forkserver, runner, run.path, url, endpoint, draw) == -signal.SIGKILL
             lost = set((endpoint.asked - before).keys()) - settled(run, all_rows())
@@ -179,7 +184,7 @@ def test_runners_killed_twenty_times_lose_nothing_and_ask_again_only_what_was_in
             assert verdicts.keys() <= now.keys() and written <= run.generated_ids()  # what was on disk stays
             verdicts, written = now, run.generated_ids()
         runner(run.path, url)
-    assert n_killed >= N_KILLS // 2
+    assert n_killed >= n_kills // 2
     assert endpoint.asked == Counter({key: 1 + in_flight[key] for key in map(content, all_rows())})
     assert {row.item_id for row in run.verdicts()} == run.generated_ids() == {row.item_id for row in all_rows()}
     assert table(run) == table(uninterrupted(tmp_path / "calm", all_rows()))

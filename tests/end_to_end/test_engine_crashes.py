@@ -16,7 +16,7 @@ from surgery.organisms.release import write_organism
 REFUSAL = Path(__file__).resolve().parents[2] / "bin" / "refusal"
 N_PROMPTS, N_KILLS, START_SECONDS = 100, 20, 120
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

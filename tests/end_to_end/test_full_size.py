@@ -17,7 +17,7 @@ from surgery.manifest import read_manifest
 from surgery.prompts import load_pairs
 from surgery.vectors import RefusalVectors
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.long]
 
 N_PAIRS = 3  # of each tier
 

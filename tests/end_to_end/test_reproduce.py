@@ -148,8 +148,12 @@ def save_shaped(folder, n_layers, **settings):
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("llama-3.2-1b-instruct", lambda folder: save_shaped(folder, 16)),
-        ("qwen-1.8b-chat", lambda folder: write_qwen_v1(folder, n_files=2, seq_length=1024, **QWEN)),
+        pytest.param("llama-3.2-1b-instruct", lambda folder: save_shaped(folder, 16), marks=pytest.mark.slow),
+        pytest.param(
+            "qwen-1.8b-chat",
+            lambda folder: write_qwen_v1(folder, n_files=2, seq_length=1024, **QWEN),
+            marks=pytest.mark.slow,
+        ),
         pytest.param("llama-3.1-8b-instruct", lambda folder: save_shaped(folder, 32), marks=pytest.mark.slow),
         pytest.param("generic", lambda folder: save_shaped(folder, 16), marks=pytest.mark.slow),
     ],

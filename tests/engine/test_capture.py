@@ -24,10 +24,10 @@ STEP_TOKENS = 64  # prompts longer than this come in chunks
 ALL = {"capture_layers": "all", "capture_sites": "all"}
 
 
-@pytest.fixture(scope="module", params=[*sorted(ARCHITECTURES), "LlamaForCausalLM compiled"])
+@pytest.fixture(scope="module", params=[*sorted(ARCHITECTURES), "LlamaForCausalLM traced"])
 def served(request, tmp_path_factory, start_engine):
     """(Hugging Face model, its family, engine, basis) of one architecture."""
-    architecture, _, compiled = request.param.partition(" ")
+    architecture, _, traced = request.param.partition(" ")
     folder = tmp_path_factory.mktemp(architecture)
     model = servable_model(architecture)
     model.save_pretrained(folder / "model")
@@ -37,7 +37,8 @@ def served(request, tmp_path_factory, start_engine):
     with start_engine(
         folder / "model",
         modules,
-        eager=not compiled,
+        eager=not traced,
+        compilation_config={"backend": "eager"} if traced else {},
         capture=True,
         skip_tokenizer_init=True,
         block_size=BLOCK_SIZE,

@@ -88,6 +88,7 @@ def test_every_worker_edits_its_own_blocks_and_counts_every_intervened_token(ans
     assert [counted["n_intervened_tokens"] for counted in counters] == [N_INTERVENED] * 2
 
 
+@pytest.mark.slow
 def test_rows_without_an_intervention_are_those_of_stock_vllm_bit_for_bit(answered, start_two):
     kind, outputs, _, _ = answered
     stock = start_two(kind, additional_config={})

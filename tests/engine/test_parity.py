@@ -21,18 +21,23 @@ EFFECT = 1e-2  # an intervention moves some logprob at least this far; observed 
 N_TOKENS = 10
 BLOCK_SIZE = 32
 RANKS = {"one": 1, "four": 4, "affine": 2, "writes": 4}
+TRACED = {"compilation_config": {"backend": "eager"}}  # the graph that would be compiled runs as it is
 COMPILED = [  # one for each thing that a block returns, and one of vLLM's backend for models of transformers
     "LlamaForCausalLM compiled",
-    "GraniteForCausalLM compiled",
-    "CohereForCausalLM compiled",
-    "Olmo2ForCausalLM compiled",
+    "GraniteForCausalLM traced",
+    "CohereForCausalLM traced",
+    "Olmo2ForCausalLM traced",
+    *(
+        pytest.param(f"{name} compiled", marks=pytest.mark.slow)
+        for name in ("GraniteForCausalLM", "CohereForCausalLM", "Olmo2ForCausalLM")
+    ),
 ]
 
 
 @pytest.fixture(scope="module", params=[*sorted(ARCHITECTURES), *COMPILED])
 def served(request, tmp_path_factory, start_engine):
     """(Hugging Face model, engine, bases by module name, offset of "affine") of one architecture."""
-    architecture, _, compiled = request.param.partition(" ")
+    architecture, _, graph = request.param.partition(" ")
     folder = tmp_path_factory.mktemp(architecture)
     model = servable_model(architecture)
     model.save_pretrained(folder / "model")
@@ -44,9 +49,8 @@ def served(request, tmp_path_factory, start_engine):
         tensors = {"basis": basis} | ({"offset": offset} if name == "affine" else {})
         save_artifact(path, "subspace", tensors, {})
         modules[name] = {"path": str(path), "site": "writes" if name == "writes" else "stream"}
-    with start_engine(
-        folder / "model", modules, eager=not compiled, skip_tokenizer_init=True, block_size=BLOCK_SIZE
-    ) as engine:
+    arguments = {"skip_tokenizer_init": True, "block_size": BLOCK_SIZE} | (TRACED if graph == "traced" else {})
+    with start_engine(folder / "model", modules, eager=not graph, **arguments) as engine:
         yield model, engine, bases, offset
 
 

@@ -18,14 +18,15 @@ EFFECT = 1e-2
 N_TOKENS = 6
 
 
-@pytest.fixture(scope="module", params=["eager", "compiled"])
+@pytest.fixture(scope="module", params=["eager", "traced", pytest.param("compiled", marks=pytest.mark.slow)])
 def served(request, tmp_path_factory, start_engine):
     """(Hugging Face model, engine with one module for each rank)."""
     folder = tmp_path_factory.mktemp("ranks")
     model = servable_model("LlamaForCausalLM")
     model.save_pretrained(folder / "model")
-    eager = request.param == "eager"
-    with start_engine(folder / "model", write_modules(folder), eager=eager, skip_tokenizer_init=True) as engine:
+    arguments = {"compilation_config": {"backend": "eager"}} if request.param == "traced" else {}
+    arguments |= {"eager": request.param == "eager", "skip_tokenizer_init": True}
+    with start_engine(folder / "model", write_modules(folder), **arguments) as engine:
         yield model, engine
 
 

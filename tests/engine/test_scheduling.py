@@ -19,13 +19,14 @@ STEP_TOKENS = 48
 N_BLOCKS = 13  # of 32 tokens, one of them vLLM's own: four short requests, or one and a half of the longest
 
 
-@pytest.fixture(scope="module", params=["eager", "compiled"])
+@pytest.fixture(scope="module", params=["eager", "traced"])
 def cramped(request, tmp_path_factory):
     """(reference, engine) with few slots, short steps and few blocks."""
     reference = Reference(tmp_path_factory.mktemp("cramped"))
     llm = start_llm(
         reference,
         enforce_eager=request.param == "eager",
+        compilation_config={"backend": "eager"} if request.param == "traced" else {},
         skip_tokenizer_init=True,
         max_num_seqs=MAX_NUM_SEQS,
         max_num_batched_tokens=STEP_TOKENS,

@@ -18,7 +18,7 @@ def reference(tmp_path_factory):
     return Reference(tmp_path_factory.mktemp("speculative"))
 
 
-@pytest.fixture(scope="module", params=["ngram", "draft_model"])
+@pytest.fixture(scope="module", params=[pytest.param("ngram", marks=pytest.mark.slow), "draft_model"])
 def answered(request, reference):
     """(outputs of one mixed batch, those of each request asked alone, counts of drafted and accepted tokens)."""
     drafts = {"method": request.param, "num_speculative_tokens": 3}
@@ -94,6 +94,7 @@ def rate(before, after):
     return (after[1] - before[1]) / (after[0] - before[0])
 
 
+@pytest.mark.slow
 def test_a_draft_model_of_another_width_is_no_obstacle(reference, tmp_path):
     small = servable_model("LlamaForCausalLM", vocab_size=260, hidden_size=64, head_dim=32, num_attention_heads=2)
     small.save_pretrained(tmp_path / "small")

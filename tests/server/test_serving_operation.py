@@ -1,4 +1,4 @@
-"""Running a server: its health, its metrics, load, faults and signals. """
+"""Running a server: its health, its metrics, load, faults and signals."""
 
 import itertools
 import random

@@ -142,7 +142,7 @@ def test_every_script_is_executable_and_explains_itself(name):
 
 
 FILES = ("setup.cfg", "pyproject.toml", "bin/setup", "constraints/cpu.txt", "constraints/gpu.txt")
-TOOLS = "awk basename bash cat cp cut date df dirname env flock grep head ln ls mkdir mktemp mv rm sed sha256sum sleep tail tr uname"
+TOOLS = "awk basename bash cat cp cut date df dirname env flock grep head ln ls mkdir mktemp mv rm sed sha256sum sleep tail timeout tr uname"
 
 
 class Machine:
@@ -457,7 +457,7 @@ def checkout(machine) -> Machine:
         shutil.copy(ROOT / name, machine.root / name)
     python = machine.root / ".venv" / "bin" / "python"
     machine.setup()
-    python.write_text('#!/bin/bash\necho "$HF_HUB_OFFLINE $VLLM_CPU_KVCACHE_SPACE $*"\nexit 3\n')
+    python.write_text('#!/bin/bash\necho "$HF_HUB_OFFLINE $*"\nexit 3\n')
     return machine
 
 
@@ -468,9 +468,14 @@ def run_script(checkout: Machine, name: str, *args: str, **environ: str) -> subp
 
 def test_bin_test_passes_its_arguments_and_the_exit_code_on(checkout):
     done = run_script(checkout, "bin/test", "-k", "two words")
-    assert done.stdout == "1 1 -m pytest --durations=15 -k two words\n"
+    assert done.stdout == "1 -m pytest -n 2 -k two words\n"
     assert done.returncode == 3
-    assert run_script(checkout, "bin/test", HF_HUB_OFFLINE="0").stdout.startswith("0 1 ")
+    assert run_script(checkout, "bin/test", HF_HUB_OFFLINE="0").stdout.startswith("0 -m pytest")
+
+
+def test_bin_test_fast_leaves_out_what_starts_an_engine_a_server_or_a_browser(checkout):
+    asked = run_script(checkout, "bin/test", "--fast", "-x").stdout
+    assert asked == "1 -m pytest -n 2 -m not engine and not server and not browser -x\n"
 
 
 def test_bin_test_says_when_there_is_no_browser(checkout):
@@ -483,6 +488,23 @@ def test_bin_test_stops_when_set_up_fails(checkout):
     (checkout.root / "setup.cfg").open("a").write("\n")
     done = run_script(checkout, "bin/test", VLLM_REFUSAL_MIN_FREE_GB="999999")
     assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_ci_runs_the_slow_tests_after_the_others_but_not_the_long_ones(checkout):
+    (checkout.root / ".venv" / "bin" / "python").write_text('#!/bin/bash\necho "$*"\n')
+    done = run_script(checkout, ".ci/run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["-m pytest -n 2", "-m pytest -n 2 -m slow and not long"]
+
+
+def test_ci_says_so_when_its_time_is_over(checkout):
+    done = run_script(checkout, ".ci/run", CI_MINUTES="0")
+    assert done.returncode == 1 and "ci: stopped after 0 minutes, in: bin/test;" in done.stderr
+    (checkout.root / ".venv" / "bin" / "python").write_text("#!/bin/bash\nsleep 5\n")
+    body = (checkout.root / ".ci" / "run").read_text().replace("MINUTES * 60", "MINUTES * 1")
+    (checkout.root / ".ci" / "run").write_text(body)
+    done = run_script(checkout, ".ci/run", CI_MINUTES="2")
+    assert done.returncode == 1 and "ci: stopped after 2 minutes, in: bin/test;" in done.stderr
 
 
 def test_ci_installs_a_browser_where_it_may(checkout):
