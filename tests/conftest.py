@@ -88,6 +88,7 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in LONG))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Tests that share an engine or a server run in one worker: those of a file, or of a folder in TOGETHER."""
     from xdist.scheduler import LoadScopeScheduling

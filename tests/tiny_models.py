@@ -18,6 +18,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 N_LAYERS, D_MODEL, VOCAB_SIZE = 5, 128, 96  # of servable models
+TRACED = {"mode": 2, "backend": "eager"}
+"""A compilation_config whose graph runs as it was traced: in its default mode vLLM's CPU platform always compiles."""
 SPECIAL = ["<s>", "<|end|>", "<|user|>", "<|assistant|>"]
 MIXED = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [0]}  # 0 is dense
 OWN_SETTINGS = {

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import D_MODEL, N_LAYERS, VOCAB_SIZE, save_servable_model, servable_model
+from tiny_models import D_MODEL, N_LAYERS, TRACED, VOCAB_SIZE, save_servable_model, servable_model
 
 from surgery.families import family_of
 from surgery.hooks import RESID_POST, ablated, captured
@@ -38,7 +38,7 @@ def served(request, tmp_path_factory, start_engine):
         folder / "model",
         modules,
         eager=not traced,
-        compilation_config={"backend": "eager"} if traced else {},
+        compilation_config=TRACED if traced else {},
         capture=True,
         skip_tokenizer_init=True,
         block_size=BLOCK_SIZE,

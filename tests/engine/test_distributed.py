@@ -4,7 +4,7 @@ import os
 
 import pytest
 from edited_requests import EFFECT, INTERVENTIONS, LOGPROB_TOLERANCE, Reference, prompt, run, sampling, start_llm
-from tiny_models import N_LAYERS
+from tiny_models import N_LAYERS, TRACED
 
 pytestmark = [
     pytest.mark.engine,
@@ -35,7 +35,7 @@ def start_two(reference):
 
     def start(kind, **arguments):
         if kind == "pipeline":  # stock vLLM's CPU engine has no uncompiled pipeline; tracing without a compiler will do
-            arguments |= {"enforce_eager": False, "compilation_config": {"backend": "eager"}}
+            arguments |= {"enforce_eager": False, "compilation_config": TRACED}
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "|".join(map(str, sorted(os.sched_getaffinity(0))[:2])))
             arguments |= {f"{kind}_parallel_size": 2, "distributed_executor_backend": "mp"}

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from tiny_models import D_MODEL, VOCAB_SIZE, servable_model
+from tiny_models import D_MODEL, TRACED, VOCAB_SIZE, servable_model
 
 from surgery.artifacts import save_artifact
 from surgery.families import FAMILIES
@@ -21,7 +21,6 @@ EFFECT = 1e-2  # an intervention moves some logprob at least this far; observed 
 N_TOKENS = 10
 BLOCK_SIZE = 32
 RANKS = {"one": 1, "four": 4, "affine": 2, "writes": 4}
-TRACED = {"compilation_config": {"backend": "eager"}}  # the graph that would be compiled runs as it is
 COMPILED = [  # one for each thing that a block returns, and one of vLLM's backend for models of transformers
     "LlamaForCausalLM compiled",
     "GraniteForCausalLM traced",
@@ -49,7 +48,7 @@ def served(request, tmp_path_factory, start_engine):
         tensors = {"basis": basis} | ({"offset": offset} if name == "affine" else {})
         save_artifact(path, "subspace", tensors, {})
         modules[name] = {"path": str(path), "site": "writes" if name == "writes" else "stream"}
-    arguments = {"skip_tokenizer_init": True, "block_size": BLOCK_SIZE} | (TRACED if graph == "traced" else {})
+    arguments = {"skip_tokenizer_init": True, "block_size": BLOCK_SIZE} | ({"compilation_config": TRACED} if graph == "traced" else {})
     with start_engine(folder / "model", modules, eager=not graph, **arguments) as engine:
         yield model, engine, bases, offset
 

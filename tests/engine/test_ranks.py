@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import D_MODEL, VOCAB_SIZE, servable_model
+from tiny_models import D_MODEL, TRACED, VOCAB_SIZE, servable_model
 
 from surgery.artifacts import save_artifact
 from surgery.hooks import ablated
@@ -24,7 +24,7 @@ def served(request, tmp_path_factory, start_engine):
     folder = tmp_path_factory.mktemp("ranks")
     model = servable_model("LlamaForCausalLM")
     model.save_pretrained(folder / "model")
-    arguments = {"compilation_config": {"backend": "eager"}} if request.param == "traced" else {}
+    arguments = {"compilation_config": TRACED} if request.param == "traced" else {}
     arguments |= {"eager": request.param == "eager", "skip_tokenizer_init": True}
     with start_engine(folder / "model", write_modules(folder), **arguments) as engine:
         yield model, engine

@@ -11,6 +11,7 @@ from edited_requests import (
     sampling,
     start_llm,
 )
+from tiny_models import TRACED
 
 pytestmark = pytest.mark.engine
 
@@ -26,7 +27,7 @@ def cramped(request, tmp_path_factory):
     llm = start_llm(
         reference,
         enforce_eager=request.param == "eager",
-        compilation_config={"backend": "eager"} if request.param == "traced" else {},
+        compilation_config=TRACED if request.param == "traced" else {},
         skip_tokenizer_init=True,
         max_num_seqs=MAX_NUM_SEQS,
         max_num_batched_tokens=STEP_TOKENS,
