@@ -55,7 +55,7 @@ EDIT = "tests/unit/test_residual_edit.py"
 PARITY = "tests/engine/test_parity.py::test_a_mixed_batch_equals_forward_hooks_for_every_architecture"
 PREFIXES = "tests/engine/test_parity.py::test_cached_prefixes_are_never_shared_between_different_interventions"
 CAPTURE = "tests/engine/test_capture.py::test_a_mixed_batch_equals_forward_hooks_for_every_architecture"
-PROVEN = "tests/engine/test_serving.py::test_each_ablation_was_proven_before_the_server_answered"
+PROVEN = "tests/unit/test_startup_proof.py"
 CHECKPOINT = "tests/unit/test_surgery_checkpoint.py"
 STATISTICS = "tests/unit/test_statistics.py"
 

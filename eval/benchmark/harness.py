@@ -39,6 +39,7 @@ def evaluate(model: Any, task: Task, settings: "Settings") -> tuple[list[Documen
     from lm_eval import evaluator
 
     evaluator.get_git_commit_hash = lambda: None  # of the folder one stands in: says nothing here, and fails aloud
+    evaluator.add_env_info = lambda found: None  # asks the machine about itself: most of a second for each task
     with quiet():
         found = evaluator.simple_evaluate(
             model=model,

@@ -29,6 +29,7 @@ from eval.redaction import Redaction
 from tests.judge_endpoint import material, serving
 
 CONCURRENCY = 16
+pytestmark = pytest.mark.server
 CONDITIONS = tuple(f"rv:L{layer}:a1" for layer in range(4))
 N_PROMPTS = 150
 GIVE_UP = 60.0

@@ -21,6 +21,8 @@ from surgery.organisms.release import write_organism
 REFUSAL = Path(__file__).resolve().parents[2] / "bin" / "refusal"
 N_PROMPTS = 40
 
+pytestmark = pytest.mark.server
+
 
 class Handler(BaseHTTPRequestHandler):
     """A server that answers each prompt with its own token ids, slowly enough to be interrupted."""
@@ -124,7 +126,7 @@ def killed_until_it_ends(command, out, n_kills, seed):
     chance, n_useful = random.Random(seed), 0
     for _ in range(n_kills):
         before, process = n_lines(out), start(command, out)
-        wait_for_responses(process, out, before + chance.randrange(3))
+        wait_for_responses(process, out, before + chance.randrange(1, 4))
         time.sleep(chance.random() * 0.3)
         process.kill()
         process.communicate()

@@ -58,7 +58,7 @@ def study(tmp_path_factory):
     return carry_out
 
 
-@pytest.fixture(params=["single", "distributed"])
+@pytest.fixture(params=["single", pytest.param("distributed", marks=pytest.mark.slow)])
 def organism(request, study):
     return study(request.param)
 

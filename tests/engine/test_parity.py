@@ -48,7 +48,9 @@ def served(request, tmp_path_factory, start_engine):
         tensors = {"basis": basis} | ({"offset": offset} if name == "affine" else {})
         save_artifact(path, "subspace", tensors, {})
         modules[name] = {"path": str(path), "site": "writes" if name == "writes" else "stream"}
-    arguments = {"skip_tokenizer_init": True, "block_size": BLOCK_SIZE} | ({"compilation_config": TRACED} if graph == "traced" else {})
+    arguments = {"skip_tokenizer_init": True, "block_size": BLOCK_SIZE} | (
+        {"compilation_config": TRACED} if graph == "traced" else {}
+    )
     with start_engine(folder / "model", modules, eager=not graph, **arguments) as engine:
         yield model, engine, bases, offset
 

@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 
@@ -97,11 +98,15 @@ def without_collections(function):
     return running
 
 
+@cache
+def freeze_once():
+    gc.freeze()
+
+
 @contextmanager
 def no_collections():
     """vLLM neither collects nor freezes; what was there at the first start is frozen for good."""
-    if not gc.get_freeze_count():
-        gc.freeze()
+    freeze_once()
     kept = {name: getattr(gc, name) for name in ("collect", "freeze", "unfreeze")}
     for name in kept:
         setattr(gc, name, lambda generation=2: 0)

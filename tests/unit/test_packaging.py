@@ -475,7 +475,7 @@ def test_bin_test_passes_its_arguments_and_the_exit_code_on(checkout):
 
 def test_bin_test_fast_leaves_out_what_starts_an_engine_a_server_or_a_browser(checkout):
     asked = run_script(checkout, "bin/test", "--fast", "-x").stdout
-    assert asked == "1 -m pytest -n 2 -m not engine and not server and not browser -x\n"
+    assert asked == "1 -m pytest -n 2 tests/unit -m not engine and not server and not browser -x\n"
 
 
 def test_bin_test_says_when_there_is_no_browser(checkout):

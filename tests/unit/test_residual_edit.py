@@ -95,12 +95,14 @@ def test_rows_do_not_depend_on_the_batch_at_any_rank(rank, dtype):
     assert_rows_do_not_depend_on_the_batch(tables, slot, tables.edit_of("stream", 0).on_sum, dtype)
 
 
+@pytest.mark.engine
 def test_rows_do_not_depend_on_the_batch_once_compiled():
     tables, slot = tables_of_rank(16)
     edit = torch.compile(tables.edit_of("stream", 0).on_sum, fullgraph=True, dynamic=True)
     assert_rows_do_not_depend_on_the_batch(tables, slot, edit, torch.float32)
 
 
+@pytest.mark.engine
 def test_a_compiled_edit_follows_the_tables_and_equals_the_eager_one():
     tables, slot = tables_of_rank(16)
     eager = tables.edit_of("stream", 0).on_single
