@@ -1,6 +1,7 @@
 """Tensors on disk: safetensors files of a named kind with one JSON header, written whole or not at all."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -145,12 +146,36 @@ def _part_beside(path: Path, force: bool) -> Path:
         raise OutputExistsError(path)
     if not path.parent.is_dir():
         raise ArtifactError(f"{path}: folder {path.parent} does not exist; create it first")
+    for abandoned in abandoned_parts(path):
+        abandoned.unlink(missing_ok=True)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=part_prefix(path), suffix=".part", dir=path.parent)
     except OSError as err:
         raise DiskError(f"cannot write {path}: {err.strerror}; choose another output") from err
     os.close(handle)
     return Path(name)
+
+
+def part_prefix(path: Path) -> str:
+    """How the names of this process's unfinished versions of `path` begin."""
+    return f".{path.name}.{platform.node()}.{os.getpid()}."
+
+
+def abandoned_parts(path: Path) -> list[Path]:
+    """Unfinished versions of `path` beside it whose writers, processes of this machine, were killed."""
+    found = path.parent.glob(glob.escape(f".{path.name}.{platform.node()}.") + "*.*.part")
+    return [part for part in found if not _is_running(part.name.split(".")[-3])]
+
+
+def _is_running(pid: str) -> bool:
+    """Whether a process has this number; true of what is no number, so that nothing unknown is taken for abandoned."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError):  # PermissionError: somebody else's
+        return True
+    return True
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from surgery.artifacts import explaining_disk_errors
+from surgery.artifacts import abandoned_parts, explaining_disk_errors, part_prefix
 from surgery.errors import ArtifactError, DiskError, OutputExistsError
 
 
@@ -63,8 +63,11 @@ def make_folder(path: Path) -> None:
 
 def _scratch_beside(target: Path) -> Path:
     make_folder(target.parent)
+    for abandoned in abandoned_parts(target):
+        if not (abandoned / "old").exists():  # killed between two renames: the only copy of what was there
+            shutil.rmtree(abandoned, ignore_errors=True)
     try:
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        return Path(tempfile.mkdtemp(prefix=part_prefix(target), suffix=".part", dir=target.parent))
     except OSError as err:
         raise DiskError(f"cannot write {target}: {err.strerror}; choose another output") from err
 
