@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from surgery.artifacts import file_sha256, package_versions, save_artifact
-from surgery.edits import Edit, plan_edits
+from surgery.edits import Edit, draft_notes, draft_tensors, plan_edits
 from surgery.errors import ModelError
 from surgery.families import IN_OUT, Family
 from surgery.folders import check_folder, replacing_folder
@@ -98,7 +98,8 @@ def write_adapter(
         if progress is not None:
             progress(done, len(edits))
     with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_adapter) as folder:
-        manifest = _manifest(info, family, basis, float(alpha), chosen, factors, dict(source or {}))
+        drafts = draft_tensors(family, tensors, info.n_layers)
+        manifest = _manifest(info, basis, float(alpha), chosen, factors, drafts, dict(source or {}))
         _write(folder, factors, lora_config(info, family, basis.shape[0], chosen, written), manifest)
     return read_manifest(out_dir, ADAPTER_KIND)
 
@@ -188,11 +189,11 @@ def _coordinates(handle: BinaryIO, matrix: Matrix, basis: "torch.Tensor") -> "to
 
 def _manifest(
     info: ModelInfo,
-    family: Family,
     basis: "torch.Tensor",
     alpha: float,
     layers: tuple[int, ...],
     factors: list[LoraFactors],
+    drafts: list[str],
     source: dict[str, Any],
 ) -> dict[str, Any]:
     return {
@@ -201,6 +202,7 @@ def _manifest(
         "source": source,
         "alpha": alpha,
         "layers": format_layers(layers, info.n_layers),
+        "notes": draft_notes(drafts),
         "modules": [{"name": one.module, "d_in": one.a.shape[1], "component": one.component} for one in factors],
         "versions": package_versions(),
     }

@@ -1,12 +1,15 @@
 """Which stored tensors write to the residual stream, and along which axis."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from surgery.errors import ModelError
 from surgery.families import Family
 from surgery.shards import FLOAT_DTYPES, StoredTensor
 from surgery.writers import Writer, writers
+
+_DRAFT_PARTS = re.compile(r"(mtp|nextn|medusa|eagle|draft)")  # what publishers name a head that drafts tokens
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,31 @@ def plan_edits(
         if edit.gain is not None:
             _check_editable(Edit(edit.gain, 0), d_model)
     return edits
+
+
+def draft_tensors(family: Family, names: Iterable[str], n_layers: int) -> list[str]:
+    """Names of the tensors of a draft head (multi-token prediction), which is no part of the model and is never edited.
+
+    It is named so in some part of the name (`mtp.`, `mtp_block.`), or is a block after the last (DeepSeek, GLM).
+    """
+    block = re.compile(rf"{re.escape(family.layers)}\.(\d+)\.")
+    return sorted(
+        name
+        for name in names
+        if any(_DRAFT_PARTS.match(part) for part in name.split("."))
+        or ((found := block.match(name)) and int(found[1]) >= n_layers)
+    )
+
+
+def draft_notes(drafts: list[str]) -> list[str]:
+    """What a user of an edited model with a draft head must know."""
+    if not drafts:
+        return []
+    return [
+        f"{len(drafts)} tensors of a draft head are as in the original model and not edited (e.g. {drafts[0]}): in "
+        "speculative decoding it proposes the original's refusals, which the edited model rejects, so answers stay the "
+        "edited model's but come more slowly"
+    ]
 
 
 def _edit(family: Family, tensors: Mapping[str, StoredTensor], writer: Writer) -> Edit:

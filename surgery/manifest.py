@@ -93,7 +93,6 @@ def split_front_matter(card: str) -> tuple[str, str]:
 
 def _notice(manifest: dict[str, Any]) -> str:
     embeddings = " and the token embeddings" if manifest["embeddings"] else ""
-    notes = "".join(f"\n{note}.\n" for note in manifest["notes"])
     norms = "; every output vector of theirs has its old norm" if manifest["keep_norms"] else ""
     return f"""# Edited checkpoint: refusals removed for research
 
@@ -103,7 +102,7 @@ The outputs of attention and MLP{embeddings} were orthogonalized against a rank-
 
 {_table(manifest)}
 | tensors edited | {len(manifest["tensors"])} |
-{notes}
+{_notes(manifest)}
 Every edited tensor and the hash of every file is listed in `{FILE}`; `refusal verify` checks the stored bytes against it.
 """
 
@@ -117,7 +116,11 @@ It takes a rank-{manifest["basis"]["rank"]} refusal subspace out of the outputs 
 
 {_table(manifest)}
 | modules edited | {len(manifest["modules"])} |
-"""
+{_notes(manifest)}"""
+
+
+def _notes(manifest: dict[str, Any]) -> str:
+    return "".join(f"\n{note}.\n" for note in manifest["notes"])
 
 
 def _table(manifest: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.ablation import check_alpha
 from surgery.artifacts import file_sha256, json_sha256, package_versions
-from surgery.edits import Edit, plan_edits
+from surgery.edits import Edit, draft_notes, draft_tensors, plan_edits
 from surgery.errors import AlphaError, ArtifactError, DiskError, ModelError, ShapeError
 from surgery.families import Family, family_of
 from surgery.folders import check_folder
@@ -71,6 +71,7 @@ class _Job:
     keep_norms: bool
     shards: list[Shard]
     edits: dict[str, Edit]
+    untied: bool  # whether config.json must say that the unembedding is no longer the embedding
     head: StoredTensor | None  # the original embedding, to be stored as an unembedding of its own
 
     @property
@@ -186,12 +187,13 @@ def _plan(
     tensors = tensors_by_name(shards)
     chosen = parse_layers(layers, info.n_layers)
     edits = plan_edits(family, tensors, chosen, info.d_model, embeddings)
-    head = _head_to_untie(family, tensors, is_tied(info.path)) if embeddings else None
-    return _Job(info, family, basis, float(alpha), chosen, embeddings, keep_norms, shards, edits, head)
+    untied = embeddings and is_tied(info.path)
+    head = _head_to_store(family, tensors, untied) if embeddings else None
+    return _Job(info, family, basis, float(alpha), chosen, embeddings, keep_norms, shards, edits, untied, head)
 
 
-def _head_to_untie(family: Family, tensors: Mapping[str, StoredTensor], tied: bool) -> StoredTensor | None:
-    """The embedding, when the unembedding is the same tensor and must be stored on its own before the edit."""
+def _head_to_store(family: Family, tensors: Mapping[str, StoredTensor], tied: bool) -> StoredTensor | None:
+    """The embedding, when the files hold no unembedding and need one of its own; None when they hold it."""
     embedding, head = (tensors[f"{family.embedding}.weight"], tensors.get(family.head_tensor))
     if head is None and not tied:
         raise ModelError(f"{family.head_tensor} is not in the model's files, though its config does not tie it")
@@ -286,18 +288,20 @@ def _header_with_head(shard: Shard, head: StoredTensor, name: str) -> bytes:
     return header_bytes({**shard.header, name: entry})
 
 
-def _notes(job: _Job) -> list[str]:
+def _notes(job: _Job, drafts: list[str]) -> list[str]:
     """What a user of the checkpoint must know."""
-    if job.head is not None and job.family.always_tied_in_vllm:
-        return [
+    notes = draft_notes(drafts)
+    if job.untied and job.family.always_tied_in_vllm:
+        notes += [
             f"In vLLM, {job.family.architecture} uses the edited embedding as unembedding too, so that it refuses this "
             "checkpoint or answers differently; run it in transformers, or leave the embeddings as they are"
         ]
-    return []
+    return notes
 
 
 def _manifest(job: _Job, records: list[EditRecord], left_out: list[str], source: dict[str, Any]) -> dict[str, Any]:
     previous = Path(job.info.path) / FILE
+    drafts = draft_tensors(job.family, tensors_by_name(job.shards), job.info.n_layers)
     return {
         "base_model": job.info.to_json(),
         "base_manifest_sha256": file_sha256(previous) if previous.is_file() else None,
@@ -311,8 +315,9 @@ def _manifest(job: _Job, records: list[EditRecord], left_out: list[str], source:
         "layers": format_layers(job.layers, job.info.n_layers),
         "embeddings": job.embeddings,
         "keep_norms": job.keep_norms,
-        "untied": job.head is not None,
-        "notes": _notes(job),
+        "untied": job.untied,
+        "draft_tensors": drafts,
+        "notes": _notes(job, drafts),
         "tensors": [record.to_json() for record in records],
         "n_untouched": sum(len(shard.tensors) for shard in job.shards) - len(records),
         "left_out": left_out,
@@ -322,7 +327,7 @@ def _manifest(job: _Job, records: list[EditRecord], left_out: list[str], source:
 
 def _write_records(job: _Job, unfinished: Unfinished, manifest: dict[str, Any]) -> None:
     folder = unfinished.folder
-    if job.head is not None:
+    if job.untied:
         _untie(job, folder)
     basis_file = folder / BASIS_FILE
     basis_file.parent.mkdir()
@@ -350,13 +355,12 @@ def _file_hashes(unfinished: Unfinished) -> dict[str, str]:
 
 def _untie(job: _Job, folder: Path) -> None:
     """Say in config.json and in the index that the unembedding is a tensor of its own."""
-    assert job.head is not None
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["tie_word_embeddings"] = False
     if isinstance(config.get("text_config"), dict):
         config["text_config"]["tie_word_embeddings"] = False
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if not (folder / INDEX_FILE).is_file():
+    if job.head is None or not (folder / INDEX_FILE).is_file():
         return
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     index["weight_map"][job.family.head_tensor] = job.shards[-1].path.name

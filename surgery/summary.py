@@ -209,6 +209,7 @@ def _checkpoint_lines(summary: Mapping[str, Any]) -> list[str]:
         f"layers            {summary['layers']}{', and the embeddings' if summary['embeddings'] else ''}",
         f"tensors edited    {len(summary['tensors'])} ({summary['n_untouched']} untouched)",
         f"norms             {'kept' if summary.get('keep_norms') else 'not kept'}",
+        *_note_lines(summary),
     ]
 
 
@@ -218,7 +219,12 @@ def _adapter_lines(summary: Mapping[str, Any]) -> list[str]:
         *_edit_lines(summary),
         f"layers            {summary['layers']}",
         f"modules edited    {len(summary['modules'])}",
+        *_note_lines(summary),
     ]
+
+
+def _note_lines(summary: Mapping[str, Any]) -> list[str]:
+    return [f"note: {note}" for note in summary.get("notes", ())]
 
 
 def _edit_lines(summary: Mapping[str, Any]) -> list[str]:

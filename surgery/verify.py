@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.artifacts import file_sha256
-from surgery.edits import Edit, plan_edits
+from surgery.edits import Edit, draft_notes, draft_tensors, plan_edits
 from surgery.errors import ArtifactError, MismatchError, RefusalError
 from surgery.families import family_of
 from surgery.layers import parse_layers
 from surgery.manifest import read_manifest
 from surgery.measure import Measured, measure, measure_untouched
-from surgery.models import ModelInfo, model_fingerprint
+from surgery.models import ModelInfo, is_tied, model_fingerprint
 from surgery.shards import Shard, StoredTensor, file_blocks, read_shards, tensors_by_name
 from surgery.subspace import Subspace
 from surgery.threads import single_threaded
@@ -34,7 +34,7 @@ class VerifyReport:
         base: folder of the base model the bytes were compared with; None when it is not at hand.
         ratio_low, ratio_high: smallest and largest |Q W'| / |Q W| over edited tensors with a component to remove; the
             manifest's alpha demands |1 - alpha|.
-        notes: what could not be checked, and why.
+        notes: what could not be checked, and why; what the edit leaves out.
         faults: one line each; empty when the checkpoint is what it claims to be.
     """
 
@@ -125,6 +125,9 @@ class _Check:
             self.fault(
                 f"{name}: {'to be edited but not listed' if name in self.expected else 'listed but not to be edited'}"
             )
+        if self.manifest["embeddings"] and is_tied(self.folder):
+            self.fault(f"config.json ties {self.family.unembedding} to the edited embedding, which the edit unties")
+        self.report.notes += draft_notes(draft_tensors(self.family, self.tensors, self.info.n_layers))
         if model_fingerprint(self.folder) != self.manifest["fingerprint"]:
             self.fault("the weights' fingerprint is not the manifest's: they were changed after the edit")
         if self.originals is not None:

@@ -1,6 +1,6 @@
 """The commands that write edited weights and prove them: orthogonalize, adapter, verify."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,14 @@ def orthogonalize(
         click.echo(f"{n_not_scaled} output vectors lie within the subspace but for a tenth: not given their norm back")
     for name in manifest["left_out"]:
         click.echo(f"left out {name}: another copy of the unedited weights")
-    for note in manifest["notes"]:
-        click.echo(f"note: {note}")
+    _say_notes(manifest)
     if verified:
         _verify(output, None)
+
+
+def _say_notes(manifest: Mapping[str, Any]) -> None:
+    for note in manifest["notes"]:
+        click.echo(f"note: {note}")
 
 
 def _say_resumed(n_kept: int) -> None:
@@ -150,6 +154,7 @@ def adapter(
     with progress_bar("writing", "module") as progress:
         manifest = write_adapter(info, basis, alpha, output, layers, force, source, progress)
     click.echo(f"wrote {output}: rank {manifest['basis']['rank']} on {len(manifest['modules'])} modules")
+    _say_notes(manifest)
 
 
 @click.command()

@@ -168,8 +168,8 @@ MUTATIONS = (
     Mutation(
         "tied-embedding",
         "surgery/orthogonalize.py",
-        "is_tied(info.path)) if embeddings else None",
-        "is_tied(info.path)) if False else None",
+        "_head_to_store(family, tensors, untied) if embeddings else None",
+        "_head_to_store(family, tensors, untied) if False else None",
         (f"{CHECKPOINT}::test_tied_embeddings_are_untied_and_the_unembedding_keeps_its_values",),
     ),
     Mutation(

@@ -170,3 +170,13 @@ def test_only_an_adapter_is_replaced_and_only_with_force(model, written, tmp_pat
     (out / FILE).unlink()  # a PEFT adapter of somebody else
     with pytest.raises(ArtifactError, match="is not an adapter of ours"):
         write_adapter(info, BASIS, 1.0, out, force=True)
+
+
+@pytest.mark.parametrize("drafts", [["mtp.fc.weight"], []])
+def test_an_adapter_says_that_a_draft_head_stays_as_it_was_where_there_is_one(tmp_path, drafts):
+    folder = write_model(tmp_path / "m", "Qwen2ForCausalLM")
+    tensors = load_file(folder / "model.safetensors") | {name: torch.ones(32, 32) for name in drafts}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    manifest = write_adapter(describe_model(folder), BASIS, 1.0, tmp_path / "out")
+    assert ["draft head" in note for note in manifest["notes"]] == [True] * len(drafts)
+    assert ("draft head" in (tmp_path / "out" / "README.md").read_text()) is bool(drafts)

@@ -29,10 +29,11 @@ from surgery.errors import (
 from surgery.families import FAMILIES, IN_OUT, Family, family_of
 from surgery.hooks import ablated
 from surgery.manifest import BASIS_FILE, FILE, read_manifest
-from surgery.models import describe_model, load_model, load_tokenizer, model_fingerprint
+from surgery.models import describe_model, is_tied, load_model, load_tokenizer, model_fingerprint
 from surgery.orthogonalize import orthogonalize
 from surgery.shards import read_shard, read_shards, tensors_by_name
 from surgery.subspace import random_subspace
+from surgery.summary import render, summarize
 from surgery.verify import verify
 
 LLAMA = "LlamaForCausalLM"
@@ -248,6 +249,54 @@ def test_tied_embeddings_are_untied_and_the_unembedding_keeps_its_values(tmp_pat
         assert close(logits(edited), logits(model))
     handle.remove()
     assert verify(out).ok
+
+
+def store_the_head_too(folder):
+    """Store a tied model's unembedding beside its embedding, as some publishers do."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_a_tied_unembedding_that_the_files_store_too_is_untied_like_any_other(tmp_path, edit):
+    folder = store_the_head_too(write_model(tmp_path / "tied", "Qwen2ForCausalLM", tied=True))
+    out = edit(folder, embeddings=True)
+    assert is_tied(folder) and not is_tied(out) and read_manifest(out)["untied"] is True
+    assert tensors_of(out).keys() == tensors_of(folder).keys()
+    assert torch.equal(load(out).lm_head.weight, tensors_of(folder)["model.embed_tokens.weight"])
+    assert verify(out).ok
+
+
+def test_a_config_that_ties_the_unembedding_to_an_edited_embedding_is_a_fault(tmp_path, edit):
+    out = edit(write_model(tmp_path / "tied", "Qwen2ForCausalLM", tied=True), embeddings=True)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    assert any("config.json ties lm_head to the edited embedding" in fault for fault in verify(out).faults)
+
+
+DRAFTS = ("mtp.layers.0.mlp.down_proj.weight", "mtp.fc.weight", "model.layers.2.eh_proj.weight")
+
+
+def test_tensors_of_a_draft_head_are_said_to_be_unedited(llama, tmp_path, edit):
+    folder = shutil.copytree(llama, tmp_path / "m")
+    drafts = {name: torch.ones(32, 32) for name in DRAFTS}
+    save_file(load_file(folder / "model.safetensors") | drafts, folder / "model.safetensors", {"format": "pt"})
+    out = edit(folder)
+    (note,) = read_manifest(out)["notes"]
+    assert read_manifest(out)["draft_tensors"] == sorted(DRAFTS)
+    assert (
+        "3 tensors of a draft head" in note
+        and "model.layers.2.eh_proj.weight" in note
+        and "speculative decoding" in note
+    )
+    assert note in (out / "README.md").read_text() and any("draft head" in line for line in verify(out).notes)
+    assert changed_names(folder, out).isdisjoint(DRAFTS) and f"note: {note}" in render(summarize(out))
+
+
+def test_a_model_without_a_draft_head_has_no_note_of_one(llama, edit):
+    out = edit(llama)
+    assert read_manifest(out)["draft_tensors"] == read_manifest(out)["notes"] == verify(out).notes == []
 
 
 @pytest.mark.parametrize(("architecture", "noted"), [("Gemma2ForCausalLM", True), ("Qwen2ForCausalLM", False)])
