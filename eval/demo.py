@@ -39,9 +39,13 @@ def main(
     judge_base_url: str | None,
 ) -> None:
     """Extract, ablate, orthogonalize, judge and report on tiny models whose refusal was planted on purpose."""
+    from eval.judge.options import choose_judge
+
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything it needs is in the package
+    urls = [judge_base_url] if judge_base_url else []
     judge = [*(["--judge-model", judge_model] if judge_model else [])]
-    judge += ["--judge-base-url", judge_base_url] if judge_base_url else []
+    judge += [word for url in urls for word in ("--judge-base-url", url)]
+    judge_id = choose_judge(judge_model=judge_model, judge_base_url=urls).judge_id
     out.mkdir(parents=True, exist_ok=True)
     shell = Shell(force)
     runs = [
@@ -49,9 +53,9 @@ def main(
         for name in organisms.split(",")
     ]
     started = time.monotonic()
-    report = _report(runs, out / "report")
+    report = _report(runs, out / "report", judge_id)
     shell.add("report", time.monotonic() - started)
-    _conclude(shell, runs, report)
+    _conclude(shell, runs, report, judge_id)
 
 
 def _study(shell: Shell, name: str, place: Workplace, limit: int | None, retrain: bool, judge: Sequence[str]) -> Path:
@@ -117,13 +121,13 @@ def _record_stages(path: Path, seconds: dict[str, float]) -> None:
     run.save_manifest()
 
 
-def _report(runs: Sequence[Path], out: Path) -> Path:
+def _report(runs: Sequence[Path], out: Path, judge_id: str) -> Path:
     from eval.report.report import write_report
 
-    return write_report(runs, out, force=True)
+    return write_report(runs, out, judge_id, force=True)
 
 
-def _conclude(shell: Shell, runs: Sequence[Path], report: Path) -> None:
+def _conclude(shell: Shell, runs: Sequence[Path], report: Path, judge_id: str) -> None:
     from eval.report.commands import headline
 
     width = max(map(len, shell.seconds))
@@ -131,7 +135,7 @@ def _conclude(shell: Shell, runs: Sequence[Path], report: Path) -> None:
     for stage, seconds in shell.seconds.items():
         click.echo(f"  {stage:<{width}}  {seconds:7.1f}")
     click.echo(f"  {'total':<{width}}  {sum(shell.seconds.values()):7.1f}")
-    click.echo(f"\n{headline(runs)}\n")
+    click.echo(f"\n{headline(runs, judge_id)}\n")
     click.echo(f"Report: {report.resolve()}")
 
 

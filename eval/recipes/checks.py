@@ -2,13 +2,16 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eval.cli import COMMANDS
 from eval.recipes.recipe import MODEL_FOLDER, Recipe, RecipeError
 from eval.recipes.stages import GROUPS, Stage
+
+if TYPE_CHECKING:
+    from eval.judge.protocol import Judge
 
 _OWN_WORDS = {"output": "-o of the study says where its artifacts go", "force": "--force of the study runs it anew"}
 
@@ -67,16 +70,22 @@ def check_settings(settings: Mapping[str, Mapping[str, Any]], recipe: Recipe) ->
     Raises: RecipeError, and what the judge and the tasks raise.
     """
     from eval.benchmark.tasks import parse_tasks
-    from eval.judge.options import JudgeChoice
 
     if "judge" in settings:
-        names = {field.name for field in fields(JudgeChoice)}
-        try:
-            JudgeChoice(**{name: value for name, value in settings["judge"].items() if name in names}).make()
-        except click.ClickException as err:
-            raise RecipeError(f"stage judge: {err.format_message()}") from err
+        judge_of(settings["judge"])
     if "benchmark" in settings:
         parse_tasks(settings["benchmark"]["tasks"], is_organism=recipe.prepare == "organism")
+
+
+def judge_of(settings: Mapping[str, Any]) -> "Judge":
+    """The judge that the settings of the stage `judge` choose. Raises: RecipeError, and what making it raises."""
+    from eval.judge.options import JudgeChoice
+
+    names = {field.name for field in fields(JudgeChoice)}
+    try:
+        return JudgeChoice(**{name: value for name, value in settings.items() if name in names}).make()
+    except click.ClickException as err:
+        raise RecipeError(f"stage judge: {err.format_message()}") from err
 
 
 def check_sources(recipe: Recipe) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 
 import click
 
-from eval.recipes.checks import check_settings, check_sources, check_tasks_data, further_words, settings_of
+from eval.recipes.checks import (
+    check_settings,
+    check_sources,
+    check_tasks_data,
+    further_words,
+    judge_of,
+    settings_of,
+)
 from eval.recipes.estimate import estimate, lines
 from eval.recipes.recipe import Recipe, RecipeError, load_recipe
 from eval.recipes.stages import GROUPS, Choices, Stage, place_of, plan_stages
@@ -133,7 +140,8 @@ class Study:
             capability = [] if "benchmark" in left_out else capability_sections(self.place.benchmark)
             return [*sections(results, self.recipe, left_out), *capability]
 
-        write_report([self.place.run], self.place.report, force=True, tell=keep, first=first)
+        judge_id = judge_of(self.settings["judge"]).judge_id
+        write_report([self.place.run], self.place.report, judge_id, force=True, tell=keep, first=first)
 
     def _closing_words(self) -> str:
         found = json.loads((self.place.folder / FINDINGS).read_text(encoding="utf-8"))["findings"]

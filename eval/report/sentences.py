@@ -29,13 +29,17 @@ WITHHELD = ", not called significant because the unscored responses could turn t
 
 
 def judge_label(scored: ScoredRun) -> str:
-    """Who gave the verdicts: "heuristic judge" and its id, or the language model's name and rubric version."""
-    description: Any = scored.run.manifest.get("judges", {}).get(scored.judge_id)
-    description = description if isinstance(description, Mapping) else {}
+    """Who gave the verdicts: the kind of judge, its models and rubric, and its id, which no other judge has."""
+    judge_id = scored.judge_id
     if scored.heuristic:
-        return f"heuristic judge ({scored.judge_id})"
-    rubric = f", rubric {description['rubric_version']}" if "rubric_version" in description else ""
-    return f"LLM judge {description.get('model', scored.judge_id)}{rubric}"
+        return f"heuristic judge ({judge_id})"
+    known: Any = scored.run.manifest.get("judges", {}).get(judge_id)
+    known = known if isinstance(known, Mapping) else {}
+    model, second = known.get("model", judge_id), known.get("fallback", {}).get("model")
+    kind = "guard" if known.get("kind") == "guard" else "LLM judge"
+    rubric = " ".join(str(known[key]) for key in ("rubric", "rubric_version") if key in known)
+    told = [f"{kind} {model}", f"else {second}" if second else "", f"rubric {rubric}" if rubric else ""]
+    return ", ".join(filter(None, told)) + (f" ({judge_id})" if judge_id != model else "")
 
 
 def headline(results: Results) -> list[str]:

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from synthetic_runs import RunMaker, rv
 from tiny_models import write_model
 
 from eval.cli import main as refusal
+from eval.judge.client import JudgeClient
+from eval.judge.heuristic import HeuristicJudge
+from eval.judge.llm import LLMJudge
 from eval.recipes.recipe import RecipeError, load_recipe, shipped_recipes
 from eval.recipes.stages import Choices, place_of, plan_stages
 from eval.recipes.state import State, keys_of
+from eval.records import SCORED, Verdict
+from eval.shell import Shell
 
+URL = "http://127.0.0.1:9/v1"
 SKIP = ("--skip", "benchmark")
 TEXT = """
 title: A study
@@ -270,7 +277,6 @@ def test_a_broken_state_is_said(tmp_path):
 def pretended(monkeypatch):
     """Commands that only write their output; a stage in `broken` fails. Returns (commands run, broken)."""
     from eval.recipes.study import Study
-    from eval.shell import Shell
 
     ran, broken = [], set()
 
@@ -340,3 +346,28 @@ def test_the_depth_of_a_model_to_convert_is_its_own(tmp_path):
     source = write_qwen_v1(tmp_path / "weights", num_hidden_layers=32)
     found = invoke("qwen-1.8b-chat", "--model", source, "-o", tmp_path / "out", "--dry-run")
     assert found.exit_code == 0 and "--layers 14,16,18,20" in found.output, found.output
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [((), "heuristic judge"), (("--judge-model", "reader", "--judge-base-url", URL), "LLM judge reader")],
+)
+def test_the_report_of_a_study_shows_the_judge_that_the_study_asked_for(
+    recipe_file, tmp_path, monkeypatch, options, shown
+):
+    asked = LLMJudge("reader", JudgeClient(URL)).judge_id
+
+    def run(shell, stage, *words):
+        if stage == "sweep":
+            judged = RunMaker(tmp_path / "out" / "run", judge=HeuristicJudge().judge_id).add(rv(1), 0.5).write()
+            judged.manifest["judges"] |= {"another": {"kind": "llm"}, asked: {"kind": "llm", "model": "reader"}}
+            judged.save_manifest()
+            for judge in ("another", asked):  # the other one before ours, and preferred where both are as good
+                rows = [Verdict(row.item_id, judge, SCORED, 1.0, 1.0, "other") for row in judged.generations()]
+                judged.append_verdicts(rows[judge == asked :])
+
+    monkeypatch.setattr(Shell, "run", run)
+    done = invoke(recipe_file(), "-o", tmp_path / "out", *SKIP, *options)
+    assert done.exit_code == 0, done.output
+    told = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert f"Verdicts: {shown}" in told and "LLM judge another" not in told

@@ -8,11 +8,20 @@ from report_pages import Page, read_table, write_two_organisms
 from synthetic_runs import HEURISTIC, RunMaker, checkpoint, distributed_like, random_control, rv, single_like, subspace
 
 from eval.intervals import Interval
+from eval.judge.client import JudgeClient
+from eval.judge.fallback import FallbackJudge
+from eval.judge.guard import GuardJudge
+from eval.judge.guards import GUARDS
+from eval.judge.llm import LLMJudge
+from eval.judge.presets import REFUSAL_3WAY
+from eval.judge.rubric import STANDARD, Rubric
 from eval.records import SCORED, Verdict, item_id
 from eval.report.commands import headline
 from eval.report.documents import Column, PValue, Table, csv_columns, csv_rows, display
 from eval.report.planted import PlantedFacts
 from eval.report.report import read_results, write_report
+from eval.report.sentences import judge_label
+from eval.scores import ScoredRun
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +141,24 @@ def test_a_language_model_judge_is_preferred_and_never_mixed_with_the_heuristic_
     heuristic = Page(write_report([run], tmp_path / "b", judge_id=HEURISTIC).read_text(encoding="utf-8"))
     assert preferred.row("tiny-model-table-single-rvs", "3")["compliance"].startswith("1.000")
     assert heuristic.row("tiny-model-table-single-rvs", "3")["compliance"].startswith("0.000")
-    assert "LLM judge big-model, rubric 1" in preferred.words and "Verdicts: heuristic" not in preferred.words
+    assert "LLM judge big-model, rubric 1 (model-x)" in preferred.words and "Verdicts: heuristic" not in preferred.words
     assert "Verdicts: heuristic judge (heuristic-v1)" in heuristic.words and "LLM judge" not in heuristic.words
+
+
+def test_the_label_of_a_judge_tells_its_rubric_its_guard_and_its_fallback_apart(tmp_path):
+    reader, second = (JudgeClient(f"http://127.0.0.1:{port}/v1") for port in (8, 9))
+    rubrics = [STANDARD, REFUSAL_3WAY, Rubric("own", 0, "One reading."), Rubric("own", 0, "Another reading.")]
+    judges = [LLMJudge("reader", reader, rubric=rubric) for rubric in rubrics]
+    judges += [GuardJudge("reader", reader, GUARDS["wildguard"]), FallbackJudge(judges[0], LLMJudge("second", second))]
+    run = RunMaker(
+        tmp_path / "run", manifest={"judges": {judge.judge_id: judge.describe() for judge in judges}}
+    ).write()
+    labels = [judge_label(ScoredRun(run, judge.judge_id)) for judge in judges]
+    assert len(set(labels)) == 6
+    assert labels[0].startswith("LLM judge reader, rubric standard 1 (llm:reader-")
+    assert labels[1].startswith("LLM judge reader, rubric refusal-3way 1 (llm:reader/refusal-3way-")
+    assert labels[4].startswith("guard reader, rubric wildguard 1 (guard:reader/wildguard-")
+    assert labels[5].startswith("LLM judge reader, else second, rubric standard 1 (llm:reader+second-")
 
 
 def test_the_headline_for_a_terminal_gives_the_contrast(tmp_path):
