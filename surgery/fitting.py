@@ -80,8 +80,10 @@ def split_half_cosines(layer: LayerActivations, n_splits: int = N_SPLITS, seed: 
     return torch.nn.functional.cosine_similarity(*differences, dim=1)
 
 
-def tagged_means(layer: LayerActivations, tags: "Mapping[str, tuple[Sequence[int], Sequence[int]]]") -> "torch.Tensor":
-    """Difference of means over some prompts only, [n_tags, d_model] float32.
+def tagged_means(
+    layer: LayerActivations, tags: "Mapping[str, tuple[Sequence[int], Sequence[int]]]"
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Difference of means over some prompts only, and the mean of their safe ones, [n_tags, d_model] float32 each.
 
     Args:
         tags: name -> row numbers of its harmful and of its safe prompts, at least one each.
@@ -90,7 +92,7 @@ def tagged_means(layer: LayerActivations, tags: "Mapping[str, tuple[Sequence[int
         _weighted_sums(layer, group, _averaging([rows[group] for rows in tags.values()], layer.sizes[group]))
         for group in (HARMFUL, SAFE)
     )
-    return (harmful - safe).float()
+    return (harmful - safe).float(), safe.float()
 
 
 def scatter(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
@@ -120,8 +122,8 @@ def statistics(
         tags: as in `tagged_means`; may be empty.
         n_components: singular directions a layer, of matched pairs only; 0 for none.
     Returns: split_half_cosine [n_splits, n_layers] and scatter_harmful, scatter_safe [n_prompts, n_layers, 2] (with two
-        prompts a group or more), by_tag [n_tags, n_layers, d_model], components [n_layers, n_components, d_model] and
-        singular_values [n_layers, n_components]; float32.
+        prompts a group or more), by_tag, safe_by_tag [n_tags, n_layers, d_model], components [n_layers, n_components,
+        d_model] and singular_values [n_layers, n_components]; float32.
     """
     import torch
 
@@ -132,7 +134,8 @@ def statistics(
         extras["scatter_harmful"] = torch.stack([harmful for harmful, _ in placed], dim=1)
         extras["scatter_safe"] = torch.stack([safe for _, safe in placed], dim=1)
     if tags:
-        extras["by_tag"] = _stacked(lambda layer: tagged_means(layer, tags), layers, 1)
+        tagged = [tagged_means(layer, tags) for layer in layers]
+        extras["by_tag"], extras["safe_by_tag"] = (torch.stack(tensors, 1) for tensors in zip(*tagged, strict=True))
     if n_components:
         found = [singular_directions(layer, n_components) for layer in layers]
         extras["components"] = torch.stack([directions for directions, _ in found]).float()

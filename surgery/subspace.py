@@ -316,5 +316,6 @@ def _any_kept(kept: Sequence[int], index: int, per_layer: int) -> bool:
 
 def _safe_means(rvs: RefusalVectors) -> "torch.Tensor":
     if rvs.mean_safe is None:
-        raise ArtifactError("the refusal-vector file holds no mean_safe; extract it with this program")
+        of = f"safe mean of {rvs.header['tag']}; extract it again" if rvs.header.get("tag") else "mean_safe; extract it"
+        raise ArtifactError(f"the refusal-vector file holds no {of} with this program")
     return rvs.mean_safe.double()

@@ -38,7 +38,7 @@ def half_grams(layers: Sequence[LayerActivations], tags: Mapping[str, Rows]) -> 
     samples = _halves(tags, layers[0].matched)
     if not samples:
         return None
-    means = torch.stack([tagged_means(layer, samples) for layer in layers], dim=1)  # [n_samples, n_layers, d_model]
+    means = torch.stack([tagged_means(layer, samples)[0] for layer in layers], dim=1)  # [n_samples, n_layers, d_model]
     units = torch.nn.functional.normalize(means.double(), dim=-1).unflatten(0, (N_SPLITS, -1))
     return torch.stack([split.flatten(0, 1) @ split.flatten(0, 1).T for split in units]).float()
 

@@ -22,6 +22,7 @@ _EXTRAS = (
     "scatter_harmful",
     "scatter_safe",
     "by_tag",
+    "safe_by_tag",
     "tier_half_grams",
     "cosines_without",
     "components",
@@ -51,7 +52,8 @@ class RefusalVectors:
             site, position, readings, tags, estimator, method.
         extras: more tensors, float32, by name:
             split_half_cosine [n_splits, n_layers]; scatter_harmful, scatter_safe [n_prompts, n_layers, 2];
-            by_tag [n_tags, n_layers, d_model], in the order of header["tags"];
+            by_tag, safe_by_tag [n_tags, n_layers, d_model], in the order of header["tags"]: difference of means, and mean
+            of the safe prompts;
             tier_half_grams [n_splits, n, n], n = n_tiers * 2 * n_layers: see surgery.tier_angles.half_grams;
             cosines_without [n_left_out, n_layers (n_layers - 1) / 2]: see surgery.cosine_statistics.cosines_without;
             components [n_layers, k, d_model] (orthonormal rows), singular_values [n_layers, k];
@@ -143,11 +145,12 @@ class RefusalVectors:
             "readings": [name],
             "site": site,
             "position": f"prompt token {position}",
+            "tags": [],
         }
         return RefusalVectors(**found, header=header)
 
     def of_tag(self, tag: str) -> "RefusalVectors":
-        """The refusal vectors of the prompts of one tier or category, e.g. "tier 2".
+        """The refusal vectors of the prompts of one tier or category, e.g. "tier 2": differences of means.
 
         Raises: ArtifactError naming the tags that the file holds.
         """
@@ -156,11 +159,15 @@ class RefusalVectors:
             raise ArtifactError(f"no refusal vectors of {tag!r}; the file holds {', '.join(tags) or 'no tags'}")
         numbers = {key: n for key, n in self.header["tags"][tags.index(tag)].items() if key.startswith("n_")}
         header = {**self.header, "n_harmful": numbers["n_pairs"], "n_safe": numbers["n_pairs"], **numbers}
-        header |= {"tag": tag, "tags": []}
+        header |= {"tag": tag, "tags": [], "estimator": "mean"}
+        if "method" in header:
+            header["method"] = ", ".join(["difference of means", *header["method"].split(", ")[1:]])
+        safe = self.extras.get("safe_by_tag")
         return replace(
             self,
             vectors=self.extras["by_tag"][tags.index(tag)].contiguous(),
             mean_harmful=None,
+            mean_safe=None if safe is None else safe[tags.index(tag)].contiguous(),
             projections_harmful=None,
             projections_safe=None,
             header=header,

@@ -15,6 +15,7 @@ from surgery.hooks import MID_READERS, RESID_SITES, captured
 from surgery.models import ModelInfo
 from surgery.positions import end_of_instruction, parse_positions
 from surgery.prompts import Pair
+from surgery.subspace import Subspace
 from surgery.vectors import RefusalVectors
 
 N_LAYERS = 3
@@ -172,6 +173,39 @@ def test_tiers_and_categories_have_vectors_of_their_own(model, tmp_path):
     with pytest.raises(ArtifactError, match="no refusal vectors of 'tier 3'; the file holds tier 0, tier 1"):
         rvs.of_tag("tier 3")
     assert tag_rows(PAIRS) == {}  # one category or none is no division
+
+
+def test_the_safe_mean_of_a_tier_is_that_of_its_own_prompts(model):
+    rvs, alone = read(model, MANY), read(model, [pair for pair in MANY if pair.tier == 1])
+    tagged = rvs.of_tag("tier 1")
+    assert torch.allclose(tagged.mean_safe, alone.mean_safe, atol=1e-6)
+    assert not torch.allclose(tagged.mean_safe, rvs.mean_safe, atol=1e-2)
+    for made, expected in (
+        (Subspace.from_vectors(rvs, "2").towards(rvs, 2), False),
+        (Subspace.from_vectors(tagged, "2").towards(tagged, 2), True),
+    ):
+        own = Subspace.from_vectors(alone, "2").towards(alone, 2)
+        assert torch.allclose(made.offset, own.offset, atol=1e-4) is expected
+
+
+def test_a_file_without_the_safe_mean_of_a_tier_gives_no_reference_of_another(model):
+    rvs = read(model, MANY)
+    old = replace(rvs, extras={name: tensor for name, tensor in rvs.extras.items() if name != "safe_by_tag"})
+    tagged = old.of_tag("tier 1")
+    assert torch.equal(tagged.vectors, rvs.of_tag("tier 1").vectors)
+    with pytest.raises(ArtifactError, match=r"no safe mean of tier 1; extract it again"):
+        Subspace.from_vectors(tagged, "2").towards(tagged, 2)
+    with pytest.raises(ArtifactError, match=r"no safe mean of tier 1; extract it again"):
+        Subspace.from_vectors(tagged, "2", "projected")
+
+
+def test_the_vectors_of_a_tier_are_differences_of_means_and_say_so_whatever_the_estimator(model):
+    whole = read(model, MANY, estimator="svd")
+    tagged = whole.of_tag("tier 1")
+    assert (whole.header["estimator"], tagged.header["estimator"]) == ("svd", "mean")
+    assert tagged.header["method"].startswith("difference of means, ") and whole.header["method"].startswith("svd, ")
+    with pytest.raises(ArtifactError, match="the file holds no tags"):  # another reading keeps none
+        read(model, MANY, sites=("resid_mid",)).at("resid_mid", -1).of_tag("tier 1")
 
 
 def test_template_options_reach_the_template_and_unknown_ones_are_refused(model):
