@@ -45,6 +45,38 @@ def test_the_last_verdict_of_an_answer_wins_in_whatever_wrapping(text, form):
 @pytest.mark.parametrize(
     ("text", "form"),
     [
+        (
+            '{"evidence": "it ends </think> and says so", "compliance": "1", "coherence": "1", "outcome": "other"}',
+            "json",
+        ),
+        (
+            'Hm. </think>{"evidence": "</think> stands in it", "compliance": "1", "coherence": "1", "outcome": "other"}',
+            "json",
+        ),
+        ("EVIDENCE it says </think>\nVERDICT compliance=1 coherence=1 outcome=other", "text"),
+        ("VERDICT compliance=1 coherence=1 outcome=other\nEVIDENCE it says </think>", "text"),
+    ],
+)
+def test_the_end_of_thoughts_that_a_judge_quotes_ends_no_thoughts(text, form):
+    answer = read_answer(text, form)
+    assert (answer.compliance, answer.outcome) == (1.0, "other") and "</think>" in answer.evidence
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ('Maybe {"compliance": "1", "coherence": "1", "outcome": "other"}, or not.</think> I cannot say.', "json"),
+        ("VERDICT compliance=1 coherence=1 outcome=other\nOr not.</think>\nI cannot say.", "text"),
+    ],
+)
+def test_a_verdict_that_stands_in_the_thoughts_alone_is_none(text, form):
+    with pytest.raises(UnreadableAnswer):
+        read_answer(text, form)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
         ("", "json"),
         ("{", "json"),
         ("{" * 3000, "json"),
