@@ -67,9 +67,14 @@ class RowFile(Generic[Row]):
             with explaining_disk_errors(self.path, _KEPT), open(self.path, "ab") as handle:
                 self._force(handle)
 
-    def rows(self) -> Iterator[Row]:
-        """All rows, in the order they were written. Raises: ArtifactError, with the line of a damaged one."""
-        return (self._row(number, line) for number, line in self._lines())
+    def rows(self, torn: bool = True) -> Iterator[Row]:
+        """All rows, in the order they were written.
+
+        Args:
+            torn: pass over a torn last line, which a killed `append` leaves; False for a file that only `write` writes.
+        Raises: ArtifactError, with the line of a damaged one.
+        """
+        return (self._row(number, line) for number, line in self._lines(torn))
 
     def item_ids(self) -> Iterator[str]:
         """`item_id` of every row, several times faster than `rows`: a line of the usual form is not read further."""
@@ -80,8 +85,12 @@ class RowFile(Generic[Row]):
     def replace(self, rows: Iterable[Row]) -> None:
         """Write the file anew with these rows, whole or not at all; a file that is not there is not made."""
         if self.path.exists():
-            with replacing(self.path, force=True) as part, open(part, "wb") as handle:
-                handle.writelines(map(self.line, rows))
+            self.write(rows)
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Write a file of these rows, in place of what is there, whole or not at all."""
+        with replacing(self.path, force=True) as part, open(part, "wb") as handle:
+            handle.writelines(map(self.line, rows))
 
     def line(self, row: Row) -> bytes:
         """One row as it stands in the file, with its newline."""
@@ -91,13 +100,13 @@ class RowFile(Generic[Row]):
         except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold but a JSON escape can
             return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Numbered lines that hold anything, without a torn last one."""
+    def _lines(self, torn: bool = True) -> Iterator[tuple[int, bytes]]:
+        """Numbered lines that hold anything, without a torn last one if that is passed over."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as handle:
             for number, line in enumerate(handle, start=1):
-                if line == b"\n" or (not line.endswith(b"\n") and not _is_json(line)):
+                if line == b"\n" or (torn and not line.endswith(b"\n") and not _is_json(line)):
                     continue  # the latter can only be the last: torn by a killed writer
                 yield number, line
 

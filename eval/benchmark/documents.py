@@ -1,8 +1,7 @@
 """The documents of a task with their scores, as lm-evaluation-harness logs them, and what is said of them."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 
 from eval.benchmark.tasks import MEASURES, BenchmarkError
 from eval.intervals import Interval, bootstrap_mean, paired_difference
+from eval.rowfile import RowFile
+from surgery.errors import ArtifactError
 
 FILTERS = ("none", "strict-match")  # in order of preference, where a task scores each answer by several
 
@@ -79,14 +80,15 @@ def change_of(before: Sequence[Document], after: Sequence[Document]) -> Interval
 
 def write_documents(path: Path, documents: Sequence[Document]) -> None:
     """Write them as JSON lines, whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in documents), encoding="utf-8")
-    part.replace(path)
+    RowFile(path, Document).write(documents)
 
 
 def read_documents(path: Path) -> list[Document]:
     """Read what `write_documents` wrote. Raises: BenchmarkError."""
     try:
-        return [Document(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, json.JSONDecodeError, TypeError) as err:
-        raise BenchmarkError(f"{path}: not the documents of a benchmark ({err}); run it anew with --force") from err
+        documents = list(RowFile(path, Document).rows(torn=False))
+    except ArtifactError as err:
+        raise BenchmarkError(f"{err}; run the benchmark anew with --force") from err
+    if not documents:
+        raise BenchmarkError(f"{path}: not the documents of a benchmark (none are there); run it anew with --force")
+    return documents

@@ -1,5 +1,6 @@
-"""The variants in transformers, each loaded anew; an ablation acts by forward hooks on every block."""
+"""The variants in transformers, one model at a time; an ablation acts by forward hooks on every block."""
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -11,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from eval.benchmark.token_model import room_for
-from eval.benchmark.variants import Variant
+from eval.benchmark.variants import OWN_WEIGHTS, Variant
 from surgery.hooks import ablated
 from surgery.models import ModelInfo
 
@@ -69,12 +70,13 @@ class TransformersModel(HFLM):
 
 
 class TransformersBackend:
-    """Loads one variant at a time."""
+    """Loads the weights that a variant needs, and keeps them while the next one needs the same."""
 
     name, has_distributions = "hf", True
 
     def __init__(self, info: ModelInfo, dtype: str, batch_size: int | None):
         self._info, self._dtype, self._batch_size = info, dtype, batch_size or BATCH_SIZE
+        self._loaded: tuple[str, TransformersModel] | None = None
 
     @property
     def versions(self) -> list[str]:
@@ -84,12 +86,7 @@ class TransformersBackend:
     @contextmanager
     def loaded(self, variant: Variant) -> Iterator[TransformersModel]:
         """The variant as a model of lm-evaluation-harness."""
-        pretrained = variant.folder if variant.kind == "checkpoint" else Path(self._info.path)
-        peft = {"peft": str(variant.folder)} if variant.kind == "adapter" else {}
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = TransformersModel(
-            pretrained=str(pretrained), dtype=self._dtype, device=device, batch_size=self._batch_size, **peft
-        )
+        model = self._model(variant)
         if variant.module is None:
             yield model
             return
@@ -98,4 +95,23 @@ class TransformersBackend:
             yield model
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Let go of the weights that are kept, if any, so that their memory is free when this returns."""
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _model(self, variant: Variant) -> TransformersModel:
+        own = str(variant.folder) if variant.kind in OWN_WEIGHTS else ""
+        if self._loaded is None or self._loaded[0] != own:
+            self.close()  # two models may not fit into memory
+            self._loaded = (own, self._load(variant))
+        return self._loaded[1]
+
+    def _load(self, variant: Variant) -> TransformersModel:
+        pretrained = variant.folder if variant.kind == "checkpoint" else Path(self._info.path)
+        peft = {"peft": str(variant.folder)} if variant.kind == "adapter" else {}
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return TransformersModel(
+            pretrained=str(pretrained), dtype=self._dtype, device=device, batch_size=self._batch_size, **peft
+        )

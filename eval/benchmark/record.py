@@ -8,6 +8,7 @@ from typing import Any
 
 from eval.benchmark.tasks import BenchmarkError
 from eval.damage.measures import Damage
+from surgery.artifacts import file_sha256, replacing
 
 FILE, DOCUMENTS = "benchmark.json", "documents"
 
@@ -17,17 +18,19 @@ class Record:
     """The state of a benchmark's folder.
 
     Attributes:
-        done: VARIANT.TASK -> {key, versions, num_fewshot} of what has been run.
+        done: VARIANT.TASK -> {key, documents_sha256, n_cut, versions, num_fewshot} of what has been run.
         damage: VARIANT -> {key} and the fields of its `Damage`.
+        about: what else is said of the last call that came to its end, or of the first.
     """
 
     folder: Path
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
     damage: dict[str, dict[str, Any]] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> "Record":
-        """What has been run, as far as its documents are there; nothing in a new folder.
+        """What has been run, as far as the documents that were written then are there; nothing in a new folder.
 
         Raises: BenchmarkError when the folder holds something else, or the record cannot be read.
         """
@@ -39,27 +42,28 @@ class Record:
             return cls(folder)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            done, damage = dict(content["done"]), dict(content.get("damage", {}))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as err:
+            done, damage = dict(content.pop("done")), dict(content.pop("damage", {}))
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
             raise BenchmarkError(f"{path}: not the record of a benchmark ({err}); remove it") from err
-        there = {file.stem for file in (folder / DOCUMENTS).glob("*.jsonl")}
-        return cls(folder, {name: entry for name, entry in done.items() if _file_name(name) in there}, damage)
+        found = cls(folder, damage=damage, about=content)
+        found.done = {name: entry for name, entry in done.items() if found._has_documents(name, entry)}
+        return found
 
     def path_of(self, name: str) -> Path:
         """Where the documents of VARIANT.TASK are."""
-        return self.folder / DOCUMENTS / f"{_file_name(name)}.jsonl"
+        return self.folder / DOCUMENTS / f"{name.replace('/', '-')}.jsonl"
 
     def damage_of(self, variant: str) -> Damage:
         """What was measured of a variant."""
         return Damage.from_json(self.damage[variant])
 
-    def save(self, about: Mapping[str, Any]) -> None:
-        """Write it, whole or not at all, with what else is to be said of the benchmark."""
-        part = self.folder / f"{FILE}.part"
-        content = {"kind": "benchmark", **about, "done": self.done, "damage": self.damage}
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(self.folder / FILE)
+    def save(self) -> None:
+        """Write it, whole or not at all."""
+        content = {"kind": "benchmark", **self.about, "done": self.done, "damage": self.damage}
+        with replacing(self.folder / FILE, force=True) as part:
+            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-
-def _file_name(name: str) -> str:
-    return name.replace("/", "-")
+    def _has_documents(self, name: str, entry: Mapping[str, Any]) -> bool:
+        """Whether the documents of that entry are there; records of old do not say which they were."""
+        path = self.path_of(name)
+        return path.is_file() and entry.get("documents_sha256") in (None, file_sha256(path))

@@ -12,14 +12,12 @@ from eval.benchmark.documents import Document, change_of, read_documents, score_
 from eval.benchmark.harness import check_tasks, evaluate, quiet, task_sha256
 from eval.benchmark.record import DOCUMENTS, Record
 from eval.benchmark.tasks import Task
-from eval.benchmark.variants import BASELINE, Variant
+from eval.benchmark.variants import BASELINE, OWN_WEIGHTS, Variant
 from eval.damage.measures import Damage
 from eval.damage.measuring import Baseline, Harmless
 from eval.intervals import Interval
-from surgery.artifacts import explaining_disk_errors, json_sha256, package_versions
+from surgery.artifacts import explaining_disk_errors, file_sha256, json_sha256, package_versions
 from surgery.models import ModelInfo
-
-OWN_WEIGHTS = ("checkpoint", "adapter")
 
 
 class Backend(Protocol):
@@ -107,13 +105,14 @@ class Benchmark:
 
         Args:
             tell: called with a line before each task of each variant.
-            force: score again what has been scored; it is replaced task by task.
+            force: score again what has been scored of these tasks and variants; each is replaced when it is scored.
         Raises: BenchmarkError, DamageError, DiskError.
         """
         record = Record.load(self.folder)
+        record.about = record.about or self.about(command)
         check_tasks(tasks)
         harmless = make_harmless(self.info, self.settings.chat_template, self.backend.has_distributions)
-        work = _Work(self, tasks, record if not force else Record(self.folder), harmless, tell, command)
+        work = _Work(self, tasks, record, harmless, tell, command, force)
         with explaining_disk_errors(self.folder, after="what was scored is kept"):
             (self.folder / DOCUMENTS).mkdir(parents=True, exist_ok=True)
             try:
@@ -150,27 +149,32 @@ class _Work:
     harmless: Harmless
     tell: Callable[[str], None]
     command: Sequence[str]
+    force: bool
     baseline: Baseline | None = None
 
     def run(self) -> None:
         """Score and measure what is missing; variants that share weights come one after another."""
         variants = sorted(self.study.variants, key=lambda variant: variant.kind in OWN_WEIGHTS)
-        unmeasured = [variant for variant in self._to_measure() if not self._is_measured(variant)]
+        unmeasured = [variant for variant in self._to_measure() if self.force or not self._is_measured(variant)]
         for variant in variants:
-            missing = [task for task in self.tasks if not self._is_done(variant, task)]
+            missing = [task for task in self.tasks if self.force or not self._is_done(variant, task)]
             is_read = bool(unmeasured) and variant.name == BASELINE  # the others are compared with it
-            if not missing and not is_read and variant not in unmeasured:
-                continue
-            with quiet(), self.study.backend.loaded(variant) as model:
-                for task in missing:
-                    self._score(variant, task, model)
-                if is_read or variant in unmeasured:
-                    self._measure(variant, model)
+            if missing or is_read or variant in unmeasured:
+                self._ask(variant, missing, is_read or variant in unmeasured)
+
+    def _ask(self, variant: Variant, missing: Sequence[Task], is_measured: bool) -> None:
+        """Score and measure one variant, whose model nothing here holds afterwards."""
+        with quiet(), self.study.backend.loaded(variant) as model:
+            for task in missing:
+                self._score(variant, task, model)
+            if is_measured:
+                self._measure(variant, model)
 
     def results(self) -> Results:
         """What came of all, saved."""
         outcomes = [outcome for task in self.tasks for outcome in self._compare(task)]
-        self.record.save(self.study.about(self.command, outcomes))
+        self.record.about = self.study.about(self.command, outcomes)
+        self.record.save()
         return Results(outcomes, {each.name: self.record.damage_of(each.name) for each in self._to_measure()})
 
     def _to_measure(self) -> Sequence[Variant]:
@@ -184,9 +188,11 @@ class _Work:
         n_cut = model.n_cut - n_cut
         if n_cut:
             self.tell(f"{variant.name}: {task.name}: {n_cut} requests were too long and lost their beginning")
-        write_documents(self.record.path_of(name), documents)
-        self.record.done[name] = {"key": self._key(variant, task), "n_cut": n_cut, **about}
-        self._save()
+        path = self.record.path_of(name)
+        write_documents(path, documents)
+        key, digest = self._key(variant, task), file_sha256(path)
+        self.record.done[name] = {"key": key, "documents_sha256": digest, "n_cut": n_cut, **about}
+        self.record.save()
 
     def _measure(self, variant: Variant, model: Any) -> None:
         self.tell(f"{variant.name}: divergence and perplexity")
@@ -197,10 +203,7 @@ class _Work:
             assert self.baseline is not None, "the baseline comes first"
             found = measure_variant(variant.name, model, self.harmless, self.baseline)
         self.record.damage[variant.name] = {"key": self._damage_key(variant), **found.to_json()}
-        self._save()
-
-    def _save(self) -> None:
-        self.record.save(self.study.about(self.command))
+        self.record.save()
 
     def _compare(self, task: Task) -> Iterator[Outcome]:
         documents = {each.name: self._documents(each, task) for each in self.study.variants}

@@ -11,7 +11,7 @@ from surgery.models import ModelInfo
 if TYPE_CHECKING:
     from vllm_refusal.config import AblationModule
 
-BASELINE = "baseline"
+BASELINE, OWN_WEIGHTS = "baseline", ("checkpoint", "adapter")
 
 
 @dataclass(frozen=True)

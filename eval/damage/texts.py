@@ -49,7 +49,7 @@ def load_documents(path: Path | str) -> list[str]:
     if path.suffix != ".jsonl":
         documents = [content]
     else:
-        lines = enumerate(content.splitlines(), start=1)
+        lines = enumerate(content.split("\n"), start=1)
         documents = [_text_of(path, number, line) for number, line in lines if line.strip()]
     kept = [text.strip() for text in documents if text.strip()]
     if not kept:
@@ -87,4 +87,6 @@ def _text_of(path: Path, number: int, line: str) -> str:
         raise TextError(f'{path}, line {number}: expected a JSON object with a field "text"') from err
     if not isinstance(text, str):
         raise TextError(f'{path}, line {number}: "text" must be a string, found {type(text).__name__}')
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise TextError(f'{path}, line {number}: "text" holds half of a surrogate pair, which no tokenizer takes; mend it')
     return text

@@ -83,6 +83,16 @@ def test_documents_are_read_back_and_a_broken_file_is_said(tmp_path):
     path.write_text(path.read_text()[:-20])
     with pytest.raises(BenchmarkError, match="baseline.facts.jsonl"):
         read_documents(path)
+    with pytest.raises(BenchmarkError, match="absent.jsonl"):
+        read_documents(tmp_path / "absent.jsonl")
+
+
+@pytest.mark.parametrize("text", ["a\u2028b\u2029c\x85d\x0ce", "half of a pair: \ud83d"])
+def test_documents_with_any_text_a_model_can_write_are_read_back(tmp_path, text):
+    written = [Document("t/0", "h0", "acc", 1.0, [text]), Document("t/1", "h1", "acc", 0.0, ["plain"])]
+    write_documents(tmp_path / "baseline.t.jsonl", written)
+    assert read_documents(tmp_path / "baseline.t.jsonl") == written
+    assert [path.name for path in tmp_path.iterdir()] == ["baseline.t.jsonl"]
 
 
 @pytest.mark.parametrize(

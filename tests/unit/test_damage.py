@@ -83,11 +83,17 @@ def test_documents_are_read_from_plain_text_and_from_json_lines(tmp_path):
     assert load_documents(tmp_path / "a.jsonl") == ["one", "two"]
 
 
+def test_a_line_of_json_ends_at_its_newline_and_not_at_a_separator_within_a_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one\u2028still one\x85"}\r\n{"text": "two"}\n')
+    assert load_documents(tmp_path / "a.jsonl") == ["one\u2028still one", "two"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"text": "one"}\n{"body": "two"}\n', "line 2"),
         ("a.jsonl", '{"text": 3}\n', "must be a string"),
+        ("a.jsonl", '{"text": "one"}\n\n{"text": "two \\ud800"}\n', "line 3.*surrogate"),
         ("a.txt", "  \n", "holds no text"),
     ],
 )
