@@ -131,16 +131,32 @@ def _attention(info: ModelInfo) -> dict[str, str]:
 
 
 def load_tokenizer(info: ModelInfo) -> "PreTrainedTokenizerBase":
-    """Load the model's tokenizer. Raises: ModelError, one line."""
+    """Load the model's tokenizer, with its processor's chat template where it has none. Raises: ModelError, one line."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(info.path)
+        tokenizer = AutoTokenizer.from_pretrained(info.path)
     except (OSError, ValueError, KeyError, ImportError) as err:
         raise ModelError(
             f"{info.model}: its tokenizer cannot be loaded ({_first_line(err)}); is there a tokenizer.json or "
             "tokenizer.model in its folder?"
         ) from err
+    tokenizer.chat_template = tokenizer.chat_template or _processor_template(Path(info.path))
+    return tokenizer
+
+
+def _processor_template(folder: Path) -> str | None:
+    """The chat template that a multimodal model keeps beside its tokenizer (Gemma 3, Mistral Small), or None."""
+    path = folder / "chat_template.json"
+    if not path.is_file():
+        return None
+    try:
+        template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+    except (ValueError, KeyError, TypeError):
+        template = None
+    if not isinstance(template, str):
+        raise ModelError(f"{path}: expected a text under 'chat_template'; download the model again")
+    return template
 
 
 def model_fingerprint(path: Path | str) -> str:

@@ -15,7 +15,8 @@ SOURCES = """A source of prompts is one of
   FILE                JSONL, CSV, JSON, Parquet or plain lines; the layouts of JailbreakBench, XSTest,
                       HarmBench, AdvBench and StrongREJECT are recognized by their columns
   HARMFUL,SAFE        two files whose prompts have the same ids: matched pairs
-  hf:ORG/NAME         a Hugging Face dataset; then @REVISION, :CONFIG, :SPLIT where needed
+  hf:ORG/NAME         a Hugging Face dataset; then @REVISION, :CONFIG, :SPLIT where needed, and
+                      [START:STOP] for some of its rows: hf:ORG/NAME:train[:400]
   builtin             the built-in pairs: the extraction split as --pairs, the evaluation split as
                       --prompts and --safe-prompts; narrowed by :tier1, :tier2, :extraction,
                       :evaluation, :all; builtin:harmless are unmatched harmless prompts"""

@@ -11,7 +11,10 @@ from surgery.artifacts import shortened
 from surgery.errors import PromptFileError
 
 PREFIX = "hf:"
-_SOURCE = re.compile(r"hf:(?P<id>[^:@]+)(?:@(?P<revision>[^:]+))?(?P<names>(?::[^:]+){0,2})")
+_SOURCE = re.compile(
+    r"hf:(?P<id>[^:@\[]+)(?:@(?P<revision>[^:\[]+))?(?P<names>(?::[^:\[]+){0,2})(?:\[(?P<rows>[^\[\]]*)\])?"
+)
+_ROWS = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 _FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _NOT_TABLES = ("dataset_infos.json", "dataset_dict.json", "state.json")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
@@ -22,10 +25,11 @@ Splits = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Split:
-    """The files of one split, in this machine's cache."""
+    """The files of one split, in this machine's cache, and which of its rows are meant: "" or "START:STOP"."""
 
     paths: tuple[Path, ...]
     revision: str
+    rows: str = ""
 
 
 def is_dataset(source: str) -> bool:
@@ -37,14 +41,20 @@ def find_split(source: str, role: str | None = None) -> Split:
     """Find the files of the split that a source names, downloading what is not in the cache.
 
     Args:
-        source: "hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT]"; a single name may be either.
+        source: "hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT]"; a single name may be either; then "[START:STOP]".
         role: where the split is left open and there are several, "harmful" takes the one called harmful or unsafe,
             "safe" the one called benign, harmless or safe.
     Raises: PromptFileError: no such dataset, no access, offline and not in the cache, no tables, split left open.
     """
     match = _SOURCE.fullmatch(source)
     if match is None:
-        raise PromptFileError(f"{source}: expected hf:ORG/NAME, then @REVISION, :CONFIG and :SPLIT where needed")
+        raise PromptFileError(
+            f"{source}: expected hf:ORG/NAME, then @REVISION, :CONFIG and :SPLIT where needed, and [START:STOP] of its rows"
+        )
+    if match["rows"] is not None and not _ROWS.fullmatch(match["rows"]):
+        raise PromptFileError(
+            f"{source}: expected rows as [START:STOP], e.g. train[:400] or train[80%:], found [{match['rows']}]"
+        )
     dataset, revision = match["id"], match["revision"]
     folder = _snapshot(dataset, revision, ["README.md"])
     names = [name for name in match["names"].split(":") if name]
@@ -56,7 +66,25 @@ def find_split(source: str, role: str | None = None) -> Split:
         raise PromptFileError(
             f"{source}: not in the cache: {shortened(missing)}, and {_why_offline()}; download it first"
         )
-    return Split(tuple(folder / name for name in files), folder.name)
+    return Split(tuple(folder / name for name in files), folder.name, match["rows"] or "")
+
+
+def row_range(source: str, rows: str, n_rows: int) -> range:
+    """Which rows of a split "START:STOP" means, as in the datasets library: from 0, or the end, or per cent of them.
+
+    Raises: PromptFileError for bounds outside the split, or none between them.
+    """
+    bounds = []
+    for text, default in zip(rows.split(":") if rows else ("", ""), (0, n_rows), strict=True):
+        bound = int(text.rstrip("%")) if text else default
+        bound = n_rows * bound / 100 if text.endswith("%") else bound
+        bounds.append(bound + n_rows if text.startswith("-") else bound)
+    if not all(0 <= bound <= n_rows for bound in bounds):
+        raise PromptFileError(f"{source}: expected bounds within its {n_rows} rows, found [{rows}]")
+    taken = range(*map(round, bounds))
+    if rows and not taken:
+        raise PromptFileError(f"{source}: [{rows}] takes none of its {n_rows} rows")
+    return taken
 
 
 def _choose_config(source: str, configs: dict[str, Splits], names: list[str]) -> tuple[Splits, list[str]]:

@@ -96,8 +96,10 @@ def _json_rows(path: Path, text: str, _: IsHeader) -> Iterator[Row]:
 
 
 def _json_row(record: Any, where: str, number: int) -> Row:
+    if isinstance(record, str):
+        record = {"prompt": record}
     if not isinstance(record, dict):
-        raise PromptFileError(f"{where}: expected a JSON object, found {type(record).__name__}")
+        raise PromptFileError(f"{where}: expected a JSON object or a text, found {type(record).__name__}")
     return Row(where, number, {str(key).strip().lower(): value for key, value in record.items()})
 
 

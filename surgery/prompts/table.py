@@ -26,7 +26,7 @@ def open_table(source: str, role: str | None, split: str | None = None) -> Table
     """Find and read the table that holds the prompts of a role.
 
     Args:
-        source: a file; "HARMFUL,SAFE", two files; "hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT]";
+        source: a file; "HARMFUL,SAFE", two files; "hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT]" and "[START:STOP]";
             "builtin[:extraction|evaluation|all][:tier1|tier2][:harmless]".
         role: "harmful" or "safe": which of two files or splits; None: the only one.
         split: of the built-in sets, where the source names none.
@@ -40,7 +40,10 @@ def open_table(source: str, role: str | None, split: str | None = None) -> Table
         return Table(source, layout, rows, table.files, left_out=len(table.rows) - len(rows))
     if hub.is_dataset(source):
         found = hub.find_split(source, role)
-        return _read(source, found.paths, found.revision)
+        table = _read(source, found.paths, found.revision)
+        taken = hub.row_range(source, found.rows, len(table.rows))
+        rows = tuple(table.rows[number] for number in taken)
+        return replace(table, rows=rows, left_out=len(table.rows) - len(rows))
     return _read(source, (_file(source, role),))
 
 

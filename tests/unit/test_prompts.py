@@ -76,6 +76,13 @@ def test_prompts_are_read_from_plain_lines_and_json(write):
     assert load_prompts(array).layout == "instructions"
 
 
+@pytest.mark.parametrize("name", ["p.json", "p.jsonl", "p.data"])
+def test_texts_alone_are_prompts_in_a_json_list_and_line_by_line(write, name):
+    texts = ["How are you, friend?", "Who made this?"]
+    content = "\n".join(map(json.dumps, texts)) if name == "p.jsonl" else json.dumps(texts)
+    assert [(p.id, p.prompt) for p in load_prompts(write(name, content))] == list(zip("12", texts, strict=True))
+
+
 def test_parquet_equals_jsonl(write, tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([vars(p) for p in PROMPTS]), tmp_path / "p.parquet")
     assert list(load_prompts(tmp_path / "p.parquet")) == PROMPTS
@@ -170,7 +177,7 @@ def test_a_slice_keeps_the_origin(write):
     ("name", "content", "expected"),
     [
         ("p.jsonl", '{"prompt": "a"}\n\n{"prompt": }', "line 3: not JSON (Expecting value at column 12)"),
-        ("p.jsonl", '{"prompt": "a"}\n["a"]', "line 2: expected a JSON object, found list"),
+        ("p.jsonl", '{"prompt": "a"}\n["a"]', "line 2: expected a JSON object or a text, found list"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": " "}', "line 2: expected a non-empty text under 'prompt', found ' '"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": 3}', "line 2: expected a non-empty text under 'prompt', found 3"),
         ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": "1", "prompt": "b"}', "line 2: id '1' is already used in"),
@@ -186,6 +193,8 @@ def test_a_slice_keeps_the_origin(write):
         ("p.csv", "prompt,tier\na,1\nb,mild\n", "line 3: tier must be a whole number, found 'mild'"),
         ("p.csv", b"id,prompt\n1,caf\xe9\n", "line 2: not UTF-8 text (byte 15 of the file)"),
         ("p.json", '[{"prompt": "a"},\n 3 4]', "line 2: not JSON"),
+        ("p.json", '["a", 3]', "record 2: expected a JSON object or a text, found int"),
+        ("p.json", '[{"goal": "a", "target": "b"}, "c"]', "record 2: expected a non-empty text under 'goal'"),
         ("p.json", '[{"prompt": "a"}, {"prompt": ""}]', "record 2: expected a non-empty text"),
     ],
 )

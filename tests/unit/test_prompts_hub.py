@@ -82,6 +82,52 @@ def test_prompts_take_the_split_of_their_role_or_the_one_named(cached):
     assert [p.prompt for p in load_prompts(f"hf:team/set@{COMMIT}:comparison")] == ["What now?"]
 
 
+NUMBERS = {"train.csv": "prompt\n" + "".join(f"Say {n}.\n" for n in range(1, 11))}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("", range(1, 11)),
+        (":train", range(1, 11)),
+        (":train[:4]", range(1, 5)),
+        ("[4:]", range(5, 11)),
+        (":train[-2:]", range(9, 11)),
+        ("[2:-7]", range(3, 4)),
+        (":train[:50%]", range(1, 6)),
+        (":train[50%:]", range(6, 11)),
+        (":train[:]", range(1, 11)),
+    ],
+)
+def test_a_slice_of_a_split_is_that_of_the_datasets_library(cached, rows, expected):
+    cached(files=NUMBERS)
+    prompts = load_prompts(f"hf:team/set{rows}")
+    assert [(p.id, p.prompt) for p in prompts] == [(str(n + 1), f"Say {n}.") for n in expected]  # by line
+    assert prompts.left_out == 10 - len(expected)
+
+
+def test_slices_that_do_not_overlap_hold_other_prompts_by_name_and_text(cached):
+    cached(files=NUMBERS)
+    first, second = (load_prompts(f"hf:team/set:train{rows}") for rows in ("[:6]", "[6:]"))
+    assert not {p.id for p in first} & {p.id for p in second} and first.files == second.files
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("[:11]", "expected bounds within its 10 rows, found [:11]"),
+        ("[-11:]", "expected bounds within its 10 rows, found [-11:]"),
+        ("[:101%]", "expected bounds within its 10 rows, found [:101%]"),
+        ("[4:4]", "[4:4] takes none of its 10 rows"),
+        ("[4]", "expected rows as [START:STOP], e.g. train[:400] or train[80%:], found [4]"),
+        (":train[:2]+train[4:]", "expected hf:ORG/NAME"),
+    ],
+)
+def test_a_slice_that_cannot_be_taken_is_one_line(cached, rows, message):
+    cached(files=NUMBERS)
+    assert message in fault(load_prompts, f"hf:team/set{rows}")
+
+
 def test_what_is_left_open_or_unknown_is_listed(cached):
     cached()
     assert "behaviors: harmful, benign; comparison: test" in fault(load_pairs, "hf:team/set")

@@ -196,6 +196,22 @@ def test_a_missing_or_refusing_chat_template_is_one_clear_line():
         prompt_token_ids(tiny_tokenizer("{{ raise_exception('no') }}"), "Hi")
 
 
+def test_the_chat_template_that_only_a_processor_has_is_found(folder, copy):
+    info, expected = describe_model(copy), prompt_token_ids(load_tokenizer(describe_model(folder)), "Hi")
+    (copy / "chat_template.json").write_text(json.dumps({"chat_template": "of the processor"}))
+    assert prompt_token_ids(load_tokenizer(info), "Hi") == expected  # the tokenizer's own comes first
+    tiny_tokenizer(None).save_pretrained(copy)
+    (copy / "chat_template.jinja").unlink(missing_ok=True)
+    (copy / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    assert prompt_token_ids(load_tokenizer(info), "Hi") == expected
+    (copy / "chat_template.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"chat_template\.json: expected a text under 'chat_template'"):
+        load_tokenizer(info)
+    (copy / "chat_template.json").unlink()
+    with pytest.raises(ModelError, match="no chat template"):
+        prompt_token_ids(load_tokenizer(info), "Hi")
+
+
 def test_the_template_hash_depends_on_the_template():
     assert chat_template_sha256(tiny_tokenizer()) == chat_template_sha256(tiny_tokenizer(TEMPLATE))
     assert chat_template_sha256(tiny_tokenizer()) != chat_template_sha256(tiny_tokenizer(TEMPLATE + " "))
