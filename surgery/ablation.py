@@ -52,9 +52,15 @@ def ablate_affine(
 
 def check_alpha(alpha: float) -> float:
     """The strength as a float. Raises: AlphaError when it is not a finite number."""
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not math.isfinite(alpha):
-        raise AlphaError(f"alpha must be a finite number such as 0.5, 1 or 1.5, found {alpha!r}")
-    return float(alpha)
+    try:
+        number = math.nan if isinstance(alpha, bool) or not isinstance(alpha, Real) else float(alpha)
+    except OverflowError:  # an integer beyond the range of floats; too long to be shown
+        raise AlphaError(
+            "alpha must be a finite number such as 0.5, 1 or 1.5, found one of hundreds of digits"
+        ) from None
+    if not math.isfinite(number):
+        raise AlphaError(f"alpha must be a finite number such as 0.5, 1 or 1.5, found {alpha!r:.60}")
+    return number
 
 
 def _check_shapes(resid: "torch.Tensor", basis: "torch.Tensor", offset: "torch.Tensor | None") -> None:

@@ -1,33 +1,42 @@
 """Layer lists: `all`, `7-10`, `3,5,7-9`, or integers. A layer is a 0-based decoder block index."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from surgery.artifacts import shortened
 from surgery.errors import LayerRangeError
 
 LayerSpec = str | int | Sequence[int]
 
-_PART = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*")
+MAX_LENGTH = 4096
+"""Characters, or items, of the longest layer list: every second one of a thousand layers fits."""
+_LARGEST = 10**9
+_PART = re.compile(r"\s*([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?\s*")
+_FORMS = "use all, 7-10 or 3,5,7-9"
 
 
 def parse_layers(spec: LayerSpec, n_layers: int) -> tuple[int, ...]:
-    """Read a layer list and check it against the model.
+    """Read a layer list and check it against the model, at a cost that its length bounds.
 
     Args:
-        spec: "all", ranges and numbers joined by commas ("3,5,7-9"), one integer, or a list of integers.
+        spec: "all", ranges and numbers joined by commas ("3,5,7-9"), one integer, or a list of integers; at most
+            MAX_LENGTH characters or items.
         n_layers: number of decoder blocks of the model.
     Returns: the layers, ascending, each once.
     Raises: LayerRangeError when the list is empty, unreadable, or names a layer outside 0..n_layers-1.
     """
-    layers = _read(spec, n_layers)
-    if not layers:
-        raise LayerRangeError(f"layer list {spec!r} is empty; name at least one of 0..{n_layers - 1}")
-    outside = sorted({layer for layer in layers if not 0 <= layer < n_layers})
+    if isinstance(spec, str | Sequence) and len(spec) > MAX_LENGTH:
+        raise LayerRangeError(f"layer list {_shown(spec[:20])} is longer than {MAX_LENGTH}; {_FORMS}")
+    ranges = set(_ranges(spec, n_layers))
+    if not ranges:
+        raise LayerRangeError(f"layer list {_shown(spec)} is empty; name at least one of 0..{n_layers - 1}")
+    outside = [(max(first, n_layers), last) if last >= n_layers else (first, last) for first, last in sorted(ranges)]
+    outside = [_range_text(first, last) for first, last in outside if first < 0 or last >= n_layers]
     if outside:
         raise LayerRangeError(
-            f"layer {', '.join(map(str, outside))} is outside the model: it has {n_layers} layers, 0..{n_layers - 1}"
+            f"layer {shortened(outside)} is outside the model: it has {n_layers} layers, 0..{n_layers - 1}"
         )
-    return tuple(sorted(set(layers)))
+    return tuple(sorted(set().union(*(range(first, last + 1) for first, last in ranges))))
 
 
 def format_layers(layers: Sequence[int], n_layers: int | None = None) -> str:
@@ -42,37 +51,45 @@ def format_layers(layers: Sequence[int], n_layers: int | None = None) -> str:
             previous = layer
             continue
         if previous is not None:
-            parts.append(str(start) if start == previous else f"{start}-{previous}")
+            parts.append(_range_text(start, previous))
         start = previous = layer
     return ",".join(parts)
 
 
-def _read(spec: LayerSpec, n_layers: int) -> list[int]:
-    if isinstance(spec, str):
-        return _read_text(spec, n_layers)
-    if isinstance(spec, Sequence):
-        return [_read_number(item, spec) for item in spec]
-    return [_read_number(spec, spec)]
-
-
-def _read_text(spec: str, n_layers: int) -> list[int]:
+def _ranges(spec: LayerSpec, n_layers: int) -> Iterable[tuple[int, int]]:
+    """The ranges that a layer list names, first and last, unchecked against the model."""
+    if not isinstance(spec, str):
+        numbers = [_number(item, spec) for item in (spec if isinstance(spec, Sequence) else [spec])]
+        return zip(numbers, numbers, strict=True)
     if spec.strip() == "all":
-        return list(range(n_layers))
-    layers: list[int] = []
-    for part in filter(str.strip, spec.split(",")):
-        match = _PART.fullmatch(part)
-        if match is None:
-            raise LayerRangeError(f"layer list {spec!r}: cannot read {part!r}; use all, 7-10 or 3,5,7-9")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise LayerRangeError(f"layer list {spec!r}: range {part!r} runs backwards; write {last}-{first}")
-        if last >= max(n_layers, 1) and last - first > 4096:
-            raise LayerRangeError(f"layer {last} is outside the model: it has {n_layers} layers, 0..{n_layers - 1}")
-        layers.extend(range(first, last + 1))
-    return layers
+        return [(0, n_layers - 1)]
+    return [_range(part, spec) for part in spec.split(",") if part.strip()]
 
 
-def _read_number(item: object, spec: object) -> int:
-    if isinstance(item, bool) or not isinstance(item, (int, float)) or int(item) != item:
-        raise LayerRangeError(f"layer list {spec!r}: {item!r} is not a layer number; use all, 7-10 or 3,5,7-9")
+def _range(part: str, spec: str) -> tuple[int, int]:
+    match = _PART.fullmatch(part)
+    if match is None:
+        raise LayerRangeError(f"layer list {_shown(spec)}: cannot read {_shown(part)}; {_FORMS}")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise LayerRangeError(f"layer list {_shown(spec)}: range {_shown(part)} runs backwards; write {last}-{first}")
+    return first, last
+
+
+def _number(item: object, spec: object) -> int:
+    readable = isinstance(item, int | float) and not isinstance(item, bool) and -_LARGEST < item < _LARGEST
+    if not readable or int(item) != item:
+        raise LayerRangeError(f"layer list {_shown(spec)}: {_shown(item)} is not a layer number; {_FORMS}")
     return int(item)
+
+
+def _range_text(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
