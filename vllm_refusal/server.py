@@ -86,10 +86,17 @@ def run_server(arguments: Sequence[str], folder: AllowedFolder | None = None) ->
 
 
 def _check_names(args: Any) -> None:
-    """Raises: ServerError when an ablation has the name of the model or of an adapter: only one could be reached."""
+    """Raises: ServerError when an ablation has the name of the model or of an adapter, or when any name is accepted."""
+    from vllm import envs
+
     models = args.served_model_name or [args.model]
     taken = {*([models] if isinstance(models, str) else models), *(lora.name for lora in args.lora_modules or ())}
-    for name in (args.additional_config or {}).get(KEY, {}).get("modules", {}):
+    settings = (args.additional_config or {}).get(KEY)
+    if settings is not None and envs.VLLM_SKIP_MODEL_NAME_VALIDATION:
+        raise ServerError(
+            "VLLM_SKIP_MODEL_NAME_VALIDATION would have a misspelled ablation answered by the plain model; unset it"
+        )
+    for name in (settings or {}).get("modules", {}):
         if name in taken:
             raise ServerError(f"ablation {name!r}: a model or adapter of this server has that name; choose another")
 

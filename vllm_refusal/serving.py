@@ -1,15 +1,35 @@
 """Named ablations as models of the OpenAI-compatible server: listed, selected by `model=`, echoed in replies."""
 
 import functools
+import os
 from collections.abc import Mapping
 from contextvars import ContextVar
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
+from surgery.errors import RefusalError
+from vllm_refusal.capture import resolve_capture
 from vllm_refusal.config import AblationConfig, AblationModule
-from vllm_refusal.request import ALPHA, LAYERS, NAME
+from vllm_refusal.request import ALPHA, LAYERS, NAME, RequestError, UnknownAblationError, resolve
 
-_asked_model: ContextVar[str | None] = ContextVar("vllm_refusal_asked_model", default=None)
+
+class SelectionError(RequestError):
+    """A route cannot apply the ablation that a request asks of it; counted under `reason`."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class _Selection(NamedTuple):
+    """What the HTTP request of this context has been granted: a model's name to echo, keys that the engine must get."""
+
+    model: str | None = None
+    keys: Mapping[str, Any] = {}
+
+
+_NOTHING = _Selection()
+_selected: ContextVar[_Selection] = ContextVar("vllm_refusal_selected", default=_NOTHING)
 _installed = False
 
 
@@ -18,19 +38,31 @@ def install() -> None:
     global _installed
     if _installed:
         return
-    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-    from vllm.entrypoints.serve.engine.serving import BaseServing
-
-    OpenAIServingModels.show_available_models = _listing_ablations(OpenAIServingModels.show_available_models)
-    OpenAIServingModels._check_load_lora_adapter_request = _keeping_names_apart(
-        OpenAIServingModels._check_load_lora_adapter_request
-    )
-    OpenAIServingModels.is_base_model = _accepting_ablations(OpenAIServingModels.is_base_model)
-    OpenAIServingModels.model_name = _echoing_model(OpenAIServingModels.model_name)
-    BaseServing._check_model = _selecting_ablation(BaseServing._check_model)
+    for owner, method, wrapper in wrapped():
+        setattr(owner, method, wrapper(getattr(owner, method)))
     _keep_unknown_fields()
     _guard_routes()
     _installed = True
+
+
+def wrapped() -> list[tuple[type, str, Any]]:
+    """The methods of vLLM that are wrapped: class, name, wrapper.
+
+    A name is resolved in `_check_model` alone. Nothing else accepts it, and the engine refuses a request that arrives
+    without the keys set there: a route that passes over one of them fails and never answers plainly.
+    """
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.entrypoints.serve.engine.serving import BaseServing
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return [
+        (BaseServing, "_check_model", _selecting_ablation),
+        (OpenAIServingModels, "is_base_model", _accepting_selected),
+        (OpenAIServingModels, "model_name", _echoing_selected),
+        (AsyncLLM, "add_request", _refusing_lost_keys),
+        (OpenAIServingModels, "show_available_models", _listing_ablations),
+        (OpenAIServingModels, "_check_load_lora_adapter_request", _keeping_names_apart),
+    ]
 
 
 def _guard_routes() -> None:
@@ -68,6 +100,9 @@ def _listing_ablations(original: Any) -> Any:
             card.max_model_len = self.model_config.max_model_len
             card.ablation = module_details(module)
             listed.data.append(card)
+        for card in listed.data:
+            if card.root and os.path.isabs(card.root):  # where the operator keeps files is no client's business
+                card.root = os.path.basename(card.root.rstrip("/"))
         return listed
 
     return show_available_models
@@ -103,20 +138,35 @@ def _keeping_names_apart(original: Any) -> Any:
     return _check_load_lora_adapter_request
 
 
-def _accepting_ablations(original: Any) -> Any:
+def _accepting_selected(original: Any) -> Any:
     @functools.wraps(original)
     def is_base_model(self: Any, model_name: str) -> bool:
-        return original(self, model_name) or model_name in _ablations(self)
+        return original(self, model_name) or (model_name is not None and model_name == _selected.get().model)
 
     return is_base_model
 
 
-def _echoing_model(original: Any) -> Any:
+def _echoing_selected(original: Any) -> Any:
     @functools.wraps(original)
     def model_name(self: Any, lora_request: Any = None) -> str:
-        return _asked_model.get() or original(self, lora_request)
+        return _selected.get().model or original(self, lora_request)
 
     return model_name
+
+
+def _refusing_lost_keys(original: Any) -> Any:
+    @functools.wraps(original)
+    async def add_request(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        from vllm.exceptions import VLLMValidationError
+
+        found = getattr(params, "extra_args", None) or {}
+        lost = [key for key, value in _selected.get().keys.items() if key not in found or found[key] != value]
+        if lost:
+            message = f"{', '.join(lost)} lost on the way to the engine; this route cannot apply an ablation"
+            raise VLLMValidationError(message, parameter="model")
+        return await original(self, request_id, prompt, params, *args, **kwargs)
+
+    return add_request
 
 
 def _selecting_ablation(original: Any) -> Any:
@@ -124,29 +174,59 @@ def _selecting_ablation(original: Any) -> Any:
 
     @functools.wraps(original)
     async def _check_model(self: Any, request: Any) -> Any:
-        _asked_model.set(None)
-        asked = _asked_ablation(self.models, request)
-        fault = _fault(request, asked)
-        if fault is not None:
-            reason, message = fault
-            _count_refused(self.models, reason)
-            return self.create_error_response(message, param="model", status_code=HTTPStatus.BAD_REQUEST)
-        if request.model in _ablations(self.models):
-            _asked_model.set(request.model)
-            if _takes_keys(request):
-                _set_keys(request, {**_keys(request), NAME: request.model})
+        _selected.set(_NOTHING)
+        try:
+            _selected.set(_select(self.models, request))
+        except RefusalError as err:
+            return _refused(self, err)
         response = await original(self, request)
         if response is not None:
             _count_refused(self.models, "unknown_model")
+            if response.error.code == HTTPStatus.NOT_FOUND:
+                response.error.message = _unknown_model(self.models, request.model)
         return response
 
     return _check_model
 
 
-def _asked_ablation(models: Any, request: Any) -> str | None:
-    if request.model in _ablations(models):
-        return request.model
-    return _keys(request).get(NAME)
+def _select(models: Any, request: Any) -> _Selection:
+    """Check all that a request asks of us, and give it the keys of the ablation that its model's name stands for.
+
+    Raises: RefusalError.
+    """
+    model = request.model if request.model in _ablations(models) else None
+    keys = _keys(request) if model is None else {NAME: model, **_keys(request)}
+    if model is not None and keys[NAME] != model:
+        message = f"model {model!r} selects one ablation and vllm_xargs {keys[NAME]!r} another; name it once"
+        raise SelectionError("conflict", message)
+    fault = _fault(request, keys.get(NAME))
+    if fault is not None:
+        raise SelectionError(*fault)
+    resolve_capture("", keys, None)
+    if hasattr(models, "input_processor"):
+        resolve(keys, models.input_processor.ablation)
+    if model is not None and _takes_keys(request):
+        _set_keys(request, dict(keys))
+    return _Selection(model, {key: value for key, value in keys.items() if key in (NAME, ALPHA, LAYERS)})
+
+
+def _refused(serving: Any, err: RefusalError) -> Any:
+    """The error that a client gets: 404 for a name that is not loaded, else 400."""
+    selecting = isinstance(err, SelectionError)
+    _count_refused(serving.models, err.reason if selecting else err)
+    unknown = isinstance(err, UnknownAblationError)
+    return serving.create_error_response(
+        str(err),
+        err_type="NotFoundError" if unknown else "BadRequestError",
+        param="model" if selecting else "vllm_xargs",
+        status_code=HTTPStatus.NOT_FOUND if unknown else HTTPStatus.BAD_REQUEST,
+    )
+
+
+def _unknown_model(models: Any, asked: str) -> str:
+    names = [path.name for path in models.base_model_paths]
+    names += [*models.lora_requests, *_ablations(models)]
+    return f"The model `{asked}` does not exist. Valid names: {', '.join(names)}."
 
 
 def _fault(request: Any, asked: Any) -> tuple[str, str] | None:
@@ -157,9 +237,6 @@ def _fault(request: Any, asked: Any) -> tuple[str, str] | None:
         return "bad_keys", f"{', '.join(misplaced)} would be ignored there; give them in {where}"
     if asked is None:
         return None
-    in_keys = _keys(request).get(NAME, asked)
-    if in_keys != asked:
-        return "conflict", f"model {asked!r} selects one ablation and vllm_xargs {in_keys!r} another; name it once"
     if getattr(request, "use_beam_search", False):
         return "beam_search", f"beam search cannot apply ablation {asked!r}; use sampling or greedy decoding"
     if not _takes_keys(request) and not _only_tokenizes(request):
@@ -209,10 +286,10 @@ def _misplaced_keys(request: Any) -> list[str]:
     return sorted(beside & {NAME, ALPHA, LAYERS})
 
 
-def _count_refused(models: Any, reason: str) -> None:
+def _count_refused(models: Any, fault: RefusalError | str) -> None:
     metrics = getattr(getattr(models, "input_processor", None), "ablation_metrics", None)
     if metrics is not None:
-        metrics.count_refused(reason)
+        metrics.count_refused(fault)
 
 
 def _only_tokenizes(request: Any) -> bool:
