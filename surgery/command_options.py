@@ -14,6 +14,13 @@ revision_option = click.option("--revision", help="Branch, tag or commit of a Hu
 allow_other_option = click.option(
     "--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape."
 )
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="auto: as stored; float32 on a CPU without units for that.",
+)
 source_layers_option = click.option(
     "--source-layer", "--source-layers", "source_layers", help="For refusal vectors: 9, or several (QR): 7-10."
 )
@@ -41,6 +48,21 @@ def on_gpu_if_any(model: Any, device_map: str | None) -> Any:
     import torch
 
     return model.to("cuda") if device_map is None and torch.cuda.is_available() else model
+
+
+def said_dtype(info: Any, dtype: str, device_map: str | None) -> str:
+    """The type that a model is to run in, told where `auto` is not the stored one."""
+    from surgery.dtypes import auto_dtype
+
+    if dtype != "auto":
+        return dtype
+    chosen = auto_dtype(info.dtype, device_map)
+    if chosen != info.dtype:
+        click.echo(
+            f"running in {chosen}: this processor has no {info.dtype} units (--dtype {info.dtype}: as stored, but slower)",
+            err=True,
+        )
+    return chosen
 
 
 @contextmanager

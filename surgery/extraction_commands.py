@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from surgery.command_options import PATH, SITES, force_option, progress_bar, revision_option
+from surgery.command_options import (
+    PATH,
+    SITES,
+    dtype_option,
+    force_option,
+    progress_bar,
+    revision_option,
+    said_dtype,
+)
 from surgery.prompt_commands import SOURCE_HELP, say_origin
 
 ARGUMENTS = "vllm_refusal.arguments"  # where the command group keeps the words of the command line
@@ -24,9 +32,7 @@ ARGUMENTS = "vllm_refusal.arguments"  # where the command group keeps the words 
     show_default=True,
     help="What runs the model: transformers with hooks, or vLLM, which reads the last token only.",
 )
-@click.option(
-    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
-)
+@dtype_option
 @click.option(
     "--device-map", help='Placement, as in transformers, e.g. "auto". Default: the GPU if there is one, else CPU.'
 )
@@ -135,6 +141,7 @@ def extract(
     family_of(info.architecture)
     tokenizer = load_tokenizer(info)
     chat_template(tokenizer)  # before the weights are loaded
+    dtype = said_dtype(info, dtype, device_map)
     with (
         opened_source(engine, info, dtype, device_map, plan.batch_size) as source,
         progress_bar("extracting", "prompt") as progress,

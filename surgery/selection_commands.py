@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from surgery.command_options import PATH, on_gpu_if_any, progress_bar
+from surgery.command_options import PATH, dtype_option, on_gpu_if_any, progress_bar, said_dtype
 from surgery.prompt_commands import SOURCE_HELP, say_origin
 
 
@@ -14,9 +14,7 @@ from surgery.prompt_commands import SOURCE_HELP, say_origin
 @click.option("--pairs", metavar="SOURCE", required=True, help=f"Pairs not extracted from: {SOURCE_HELP}")
 @click.option("-o", "--output", type=PATH, help="Write the selected vector as a subspace file (.safetensors).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-@click.option(
-    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
-)
+@dtype_option
 @click.option("--device-map", help='Placement, as in transformers, e.g. "auto". Default: the GPU if any, else CPU.')
 @click.option("--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape.")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
@@ -60,7 +58,7 @@ def select(
     info = describe_model(model, revision)
     check_same_model(vectors.header, info, str(rvs), allow_other_model)
     tokenizer = load_tokenizer(info)
-    weights = on_gpu_if_any(load_model(info, dtype, device_map), device_map)
+    weights = on_gpu_if_any(load_model(info, said_dtype(info, dtype, device_map), device_map), device_map)
     with progress_bar("selecting", "vector") as progress:
         found = select_vector(weights, tokenizer, vectors, loaded, vectors.header.get("template_options"), progress)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else render_selection(found))

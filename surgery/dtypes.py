@@ -1,0 +1,32 @@
+"""Which float type a model runs in where that is left open."""
+
+import re
+from pathlib import Path
+
+CPU_INFO = Path("/proc/cpuinfo")
+# The words of x86 and of Arm for arithmetic in the type; without it every product is converted to float32 and back.
+_UNITS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
+
+
+def auto_dtype(stored: str, device_map: str | None) -> str:
+    """The stored type, or float32 on a processor without units for it, where the stored one takes twice as long.
+
+    Args:
+        device_map: as in transformers; None means the GPU if there is one.
+    """
+    import torch
+
+    on_cpu = device_map == "cpu" or not torch.cuda.is_available()
+    return "float32" if on_cpu and not has_units(stored) else stored
+
+
+def has_units(dtype: str) -> bool:
+    """Whether this machine's processor computes in a type; also where it does not say."""
+    try:
+        found = re.search(r"^(?:flags|Features)\s*:(.*)$", CPU_INFO.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return True
+    return found is None or dtype not in _UNITS or not _UNITS[dtype].isdisjoint(found[1].split())
