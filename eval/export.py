@@ -113,7 +113,7 @@ def _schema(pa: Any, metadata: Mapping[str, str]) -> Any:
         **dict.fromkeys(("tier", "sample", "n_prompt_tokens", "n_tokens", "n_chars", "repeat"), pa.int64()),
         **dict.fromkeys(("compliance", "coherence", "condition_alpha"), pa.float64()),
         "condition_rank": pa.int64(),
-        "redacted": pa.bool_(),
+        **dict.fromkeys(("begins_in_reasoning", "redacted"), pa.bool_()),
     }
     return pa.schema([(name, special.get(name, pa.string())) for name in COLUMNS], metadata=metadata)
 

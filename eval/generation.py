@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eval.conditions import Condition
+from eval.judge.thinking import opens_reasoning
 from eval.plan import Plan
 from eval.progress import Tally
 from eval.records import Generation, Run, item_id
@@ -17,6 +18,7 @@ from surgery.prompts import Prompt
 from vllm_refusal.engine import Engine, EngineOptions, Request, Response, Sampling
 
 FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0
+N_END = 16  # tokens at the end of a prompt in which a template may open the reasoning
 RUNTIME, ADAPTERS = "", "adapters"
 Show = Callable[[Tally], None]
 Start = Callable[[ModelInfo, Mapping[str, Mapping[str, Any]], EngineOptions], AbstractContextManager[Any]]
@@ -224,19 +226,27 @@ def _answer(
     answerer: Answerer, model: ModelInfo, items: Sequence[Item], plan: Plan, sampling: Sampling, sink: _Sink
 ) -> None:
     by_id = {item.id: item for item in items}
-    requests = _requests(model, items, plan, sampling, answerer.max_model_len)
-    sink.drain(_row(by_id[response.id], response) for response in answerer.generate(requests, sampling))
+    rendered = _rendered(model, items, answerer.max_model_len)
+    requests = _requests(items, rendered, plan, sampling)
+    answers = ((by_id[response.id], response) for response in answerer.generate(requests, sampling))
+    sink.drain(_row(item, response, rendered[item.prompt.prompt]) for item, response in answers)
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A prompt's chat as token ids, and whether it ends inside the model's reasoning."""
+
+    token_ids: list[int]
+    opens_reasoning: bool
 
 
 def _requests(
-    model: ModelInfo, items: Sequence[Item], plan: Plan, sampling: Sampling, max_model_len: int
+    items: Sequence[Item], rendered: Mapping[str, _Rendered], plan: Plan, sampling: Sampling
 ) -> list[Request]:
-    """Every item as token ids. Raises: GenerationError, before anything is answered, when a prompt is too long."""
-    rendered = _rendered(model, items, max_model_len)
     return [
         Request(
             item.id,
-            rendered[item.prompt.prompt],
+            rendered[item.prompt.prompt].token_ids,
             item.condition.request,
             seed=item.seed(sampling.seed),
             adapter=item.condition.id if item.condition.id in plan.adapters else "",
@@ -245,26 +255,29 @@ def _requests(
     ]
 
 
-def _rendered(model: ModelInfo, items: Sequence[Item], max_model_len: int) -> dict[str, list[int]]:
-    """Prompt text -> token ids of its chat."""
+def _rendered(model: ModelInfo, items: Sequence[Item], max_model_len: int) -> dict[str, _Rendered]:
+    """Prompt text -> its chat. Raises: GenerationError, before anything is answered, when a prompt is too long."""
     from surgery.chat import prompt_token_ids
     from surgery.models import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    rendered: dict[str, list[int]] = {}
+    rendered: dict[str, _Rendered] = {}
     for item in items:
         text = item.prompt.prompt
         if text not in rendered:
-            rendered[text] = prompt_token_ids(tokenizer, text)
-        if len(rendered[text]) >= max_model_len:
+            token_ids = prompt_token_ids(tokenizer, text)
+            end = tokenizer.decode(token_ids[-N_END:], skip_special_tokens=False)
+            rendered[text] = _Rendered(token_ids, opens_reasoning(end))
+        n_tokens = len(rendered[text].token_ids)
+        if n_tokens >= max_model_len:
             raise GenerationError(
-                f"prompt {item.prompt.id!r} ({item.prompt_set}) has {len(rendered[text])} tokens but {model.model} takes "
+                f"prompt {item.prompt.id!r} ({item.prompt_set}) has {n_tokens} tokens but {model.model} takes "
                 f"at most {max_model_len} with its response; shorten it or leave it out"
             )
     return rendered
 
 
-def _row(item: Item, response: Response) -> Generation:
+def _row(item: Item, response: Response, rendered: _Rendered) -> Generation:
     return Generation(
         item_id=item.id,
         condition_id=item.condition.id,
@@ -278,6 +291,7 @@ def _row(item: Item, response: Response) -> Generation:
         finish_reason=response.finish_reason,
         n_prompt_tokens=response.n_prompt_tokens,
         n_tokens=response.n_tokens,
+        begins_in_reasoning=rendered.opens_reasoning,
     )
 
 

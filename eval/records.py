@@ -30,6 +30,7 @@ class Generation:
         prompt_set: "harmful" or "safe".
         finish_reason: "stop" (the model ended), "length" (cut at max_tokens), or the engine's other word.
         n_prompt_tokens, n_tokens: tokens of the rendered prompt and of the response.
+        begins_in_reasoning: whether the prompt itself opened the model's reasoning, as some chat templates do.
         redacted: whether the text was taken out; `response` is then "" though the model said something, `n_chars` is
             its length and `response_sha256` its salted hash (eval.redaction).
         prompt_sha256: salted hash of a prompt that was taken out as well, else "".
@@ -47,6 +48,7 @@ class Generation:
     finish_reason: str
     n_prompt_tokens: int
     n_tokens: int
+    begins_in_reasoning: bool = field(default=False, metadata=SPARSE)
     redacted: bool = field(default=False, metadata=SPARSE)
     n_chars: int | None = field(default=None, metadata=SPARSE)
     response_sha256: str = field(default="", metadata=SPARSE)

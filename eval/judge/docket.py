@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from eval.judge.protocol import Judge
+from eval.judge.thinking import is_cut_in_reasoning
 from eval.records import SCORED, Generation, Run, Verdict
 from surgery.errors import RefusalError
 
@@ -139,7 +140,9 @@ class Docket:
         settled = set()
         for row in self.run.verdicts(self.judge.judge_id):
             item = by_id.get(row.item_id)
-            if item is not None and not _again(row, self.judge, retry_unscored):
+            if item is None or (row.status == SCORED and is_cut_in_reasoning(item)):  # scored by an earlier version
+                continue
+            if not _again(row, self.judge, retry_unscored):
                 settled.add((row.item_id, row.repeat))
                 if not item.redacted:
                     self._known[_digest(item), row.repeat] = row
@@ -164,5 +167,6 @@ def _again(row: Verdict, judge: Judge, retry_unscored: bool = False) -> bool:
 
 
 def _digest(item: Generation) -> bytes:
-    text = f"{len(item.prompt)}:{item.prompt}{item.response}"
+    how = f"{item.begins_in_reasoning:d}{is_cut_in_reasoning(item):d}"
+    text = f"{how}{len(item.prompt)}:{item.prompt}{item.response}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

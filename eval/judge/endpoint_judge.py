@@ -14,10 +14,11 @@ from eval.judge.client import (
     Usage,
     public_url,
 )
-from eval.judge.coherence import read_coherence
-from eval.judge.heuristic import HeuristicJudge, is_refusal
+from eval.judge.coherence import coherence_sha256, read_coherence
+from eval.judge.heuristic import is_refusal
 from eval.judge.scales import MAX_EVIDENCE, Answer, UnreadableAnswer
 from eval.judge.spending import Ledger, read_spending
+from eval.judge.thinking import CUT, answer_of, is_cut_in_reasoning
 from eval.records import SCORED, UNSCORED, Generation, Verdict
 from surgery.artifacts import json_sha256, package_versions
 
@@ -36,14 +37,23 @@ class EndpointJudge(ABC):
     A judge that does not rate coherence takes it from the rules of the heuristic judge, and its description says so.
 
     Attributes:
-        judge_id: "<kind>:<model>-<hash>", of model, address, rubric and temperature: any change makes another judge.
+        judge_id: "<kind>:<model>-<hash>", of model, address, rubric, temperature and, where coherence comes from rules,
+            those rules: any change makes another judge.
+        scores_coherence: whether the model itself rates coherence.
     """
 
     kind = "llm"
     retried_reasons = frozenset({TRANSPORT})
-    scores_coherence = True
 
-    def __init__(self, model: str, client: JudgeClient, label: str, identity: list[Any], max_tokens: int):
+    def __init__(
+        self,
+        model: str,
+        client: JudgeClient,
+        label: str,
+        identity: list[Any],
+        max_tokens: int,
+        scores_coherence: bool = True,
+    ):
         """Set up; nothing is sent.
 
         Args:
@@ -54,6 +64,8 @@ class EndpointJudge(ABC):
         self.model = model
         self.client = client
         self._max_tokens = max_tokens
+        self.scores_coherence = scores_coherence
+        identity = [*identity, *([] if scores_coherence else [coherence_sha256()])]
         name = f"{model}/{label}" if label else model
         self.judge_id = f"{self.kind}:{name}-{json_sha256([model, public_url(client.base_url), *identity])[:8]}"
 
@@ -66,7 +78,7 @@ class EndpointJudge(ABC):
             "base_url": urls[0],
             **({"replicas": urls} if len(urls) > 1 else {}),
             "max_tokens": self._max_tokens,
-            **({} if self.scores_coherence else {"coherence": f"by rules: {HeuristicJudge().judge_id}"}),
+            **({} if self.scores_coherence else {"coherence": f"by rules: heuristic:coherence-{coherence_sha256()}"}),
             "versions": {**package_versions(), "openai": metadata.version("openai")},
         }
 
@@ -100,6 +112,8 @@ class EndpointJudge(ABC):
 
         Raises: JudgeEndpointError when the endpoint as a whole is out of use, BudgetReachedError.
         """
+        if is_cut_in_reasoning(item):
+            return self._unscored(item, CUT, "")
         try:
             completion = await self._ask(item.prompt, item.response)
         except TransportFailure as err:
@@ -125,7 +139,7 @@ class EndpointJudge(ABC):
 
     def _scored(self, item: Generation, answer: Answer) -> Verdict:
         if answer.coherence is None:
-            readable = read_coherence(item.response, item.prompt)
+            readable = read_coherence(answer_of(item), item.prompt)
             note = f"coherence by rules{f': {readable.reason}' if readable.reason else ''}"
             evidence = f"{answer.evidence}; {note}" if answer.evidence else note
             answer = replace(answer, coherence=readable.score, evidence=evidence)

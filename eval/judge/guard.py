@@ -27,11 +27,10 @@ class GuardJudge(EndpointJudge):
     """
 
     kind = "guard"
-    scores_coherence = False
 
     def __init__(self, model: str, client: JudgeClient, guard: Guard):
         """Set up; nothing is sent."""
-        super().__init__(model, client, guard.name, [guard.sha256()], MAX_TOKENS)
+        super().__init__(model, client, guard.name, [guard.sha256()], MAX_TOKENS, scores_coherence=False)
         self.guard = guard
 
     def describe(self) -> dict[str, Any]:

@@ -46,9 +46,9 @@ class LLMJudge(EndpointJudge):
             temperature: 0; None leaves it to the endpoint, for models that take no other than their own.
         """
         label = "" if rubric.name == STANDARD.name else rubric.name
-        super().__init__(model, client, label, [rubric.sha256(), temperature], max_tokens)
+        identity = [rubric.sha256(), temperature]
+        super().__init__(model, client, label, identity, max_tokens, rubric.scale.scores_coherence)
         self.rubric = rubric
-        self.scores_coherence = rubric.scale.scores_coherence
         self.schema_mode = ""
         self._temperature = temperature
         self._token_key = "max_tokens"

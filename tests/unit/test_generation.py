@@ -16,6 +16,7 @@ from eval.plan import PlanBuilder, PlanError
 from eval.progress import Tally, shown_progress
 from eval.records import Run
 from eval.replacement import replacing_run, settle
+from surgery import chat
 from surgery.errors import ArtifactError
 from surgery.models import describe_model
 from surgery.organisms.release import write_organism
@@ -88,6 +89,17 @@ def rvs_plan(info, path, **options):
     subspace = random_subspace(info.d_model, info.n_layers, 0)
     RefusalVectors(subspace.basis, header={}).save(path, force=True) if not path.exists() else None
     return PlanBuilder(info.n_layers, info.d_model).single_vectors(path, "3", [1.0], **options).build()
+
+
+# ---------------------------------------------------------------- reasoning
+
+
+@pytest.mark.parametrize(("end", "inside"), [("<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)])
+def test_a_response_says_whether_the_template_opened_its_reasoning(info, recorder, tmp_path, monkeypatch, end, inside):
+    render = chat.render_prompt
+    monkeypatch.setattr(chat, "render_prompt", lambda *args, **options: render(*args, **options) + end)
+    _, rows = generate(tmp_path / "run", info, PlanBuilder(info.n_layers, info.d_model).build())
+    assert {row.begins_in_reasoning for row in rows} == {inside}
 
 
 # ---------------------------------------------------------------- samples and seeds

@@ -259,7 +259,7 @@ def test_orders_to_the_judge_are_data():
 
 def test_the_judge_is_named_by_its_rules_and_says_what_it_is():
     judge = HeuristicJudge()
-    assert judge.judge_id == f"heuristic:4-{rules_sha256()[:8]}"
+    assert judge.judge_id == f"heuristic:5-{rules_sha256()[:8]}"
     description = judge.describe()
     assert description["kind"] == "heuristic" and description["rules_sha256"] == rules_sha256()
     assert description["languages"] == ["en", "de", "es", "fr", "pt", "it", "ru", "zh", "ja"]

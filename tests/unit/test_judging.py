@@ -1,15 +1,19 @@
 """Judging a run: each distinct response once per repeat, resumable in every part, and counted as it is."""
 
 import asyncio
+import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from eval.judge.client import JudgeEndpointError, Usage
+from eval.judge.client import Completion, JudgeClient, JudgeEndpointError, Usage
 from eval.judge.docket import Docket
 from eval.judge.heuristic import HeuristicJudge
 from eval.judge.judging import JudgingError, judge_run
+from eval.judge.llm import LLMJudge
 from eval.records import SCORED, UNSCORED, Generation, Run, Verdict, item_id
+from tests.judge_endpoint import GOOD
 
 
 def rows(texts, condition="baseline"):
@@ -48,6 +52,22 @@ class Dice:
         score = (self.asked[item.response] - 1) % 3 / 2
         await asyncio.sleep(0)
         return Verdict(item.item_id, self.judge_id, SCORED, score, 1.0, "other")
+
+
+def endpoint_judge():
+    """The judge of an endpoint, whose model remembers what it was shown and finds everything fine."""
+
+    class Judge(LLMJudge):
+        asked = set()
+
+        async def _probe(self):
+            self.schema_mode = "json_object"
+
+        async def _ask(self, prompt, response):
+            self.asked.add(response)
+            return Completion(json.dumps(GOOD), "", "stop", 1, 1)
+
+    return Judge("m", JudgeClient("http://127.0.0.1:9/v1"))
 
 
 @pytest.fixture
@@ -124,6 +144,33 @@ def test_a_verdict_of_a_response_that_was_never_written_does_not_stand(run):
     with run.writing():
         docket = Docket(run, Dice())
         assert [question.item for question in docket.admit(judge_run_rows)] == judge_run_rows
+
+
+def test_a_model_is_not_asked_about_an_answer_cut_inside_its_reasoning(run):
+    texts = ["<think> First, an egg", "Hm, an egg", "An egg."]
+    cut = [replace(row, finish_reason="length") for row in rows(texts, "thinks")]
+    run.append_generations([cut[0], replace(cut[1], begins_in_reasoning=True), cut[2]])
+    judge = endpoint_judge()
+    summary = judge_run(run, judge)
+    assert "An egg." in judge.asked and not judge.asked & set(texts[:2])
+    assert (summary.reasons, summary.n_scored) == ({"cut in reasoning": 2}, 7)
+
+
+def test_a_score_that_an_earlier_version_gave_an_answer_cut_inside_its_reasoning_does_not_stand(run):
+    (cut,) = (replace(row, finish_reason="length") for row in rows(["<think> First, an egg"], "thinks"))
+    run.append_generations([cut])
+    judge = endpoint_judge()
+    run.append_verdicts(Verdict(row.item_id, judge.judge_id, SCORED, 0.0, 1.0, "other") for row in run.generations())
+    summary = judge_run(run, judge)
+    assert (summary.n_judged, summary.reasons, judge.asked) == (1, {"cut in reasoning": 1}, set())
+
+
+def test_equal_texts_of_which_one_was_cut_inside_its_reasoning_are_told_apart(run):
+    text = rows(["<think> First, an egg"], "thinks") + rows(["<think> First, an egg"], "stops")
+    run.append_generations([replace(text[0], finish_reason="length"), text[1]])
+    judge_run(run, HeuristicJudge())
+    found = {row.item_id: row.status for row in run.verdicts()}
+    assert [found[row.item_id] for row in text] == [UNSCORED, SCORED]
 
 
 def test_the_order_of_asking_is_drawn_anew_by_the_seed(tmp_path):

@@ -5,10 +5,13 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from eval.judge import endpoint_judge
 from eval.judge.answers import UnreadableAnswer, read_answer
 from eval.judge.client import JudgeClient
 from eval.judge.commands import judge as judge_command
-from eval.judge.guards import Guard
+from eval.judge.guard import GuardJudge
+from eval.judge.guards import GUARDS, Guard
+from eval.judge.heuristic import HeuristicJudge
 from eval.judge.judging import judge_run
 from eval.judge.llm import LLMJudge
 from eval.judge.options import PRESET_NAMES
@@ -108,6 +111,28 @@ def test_a_rubric_without_coherence_takes_it_from_the_rules_and_says_so(tmp_path
     assert record["coherence"].startswith("by rules: heuristic:") and record["rubric"] == "refusal-3way"
     schema = endpoint.judged[0]["response_format"]["json_schema"]["schema"]
     assert set(schema["properties"]) == {"evidence", "outcome"}
+
+
+@pytest.mark.parametrize("rubric", [PRESETS["refusal-3way"], GUARDS["wildguard"]], ids=lambda rubric: rubric.name)
+def test_other_rules_of_coherence_make_another_judge_where_it_comes_from_them(monkeypatch, rubric):
+    def ids():
+        client = JudgeClient("http://h/v1")
+        own = GuardJudge("m", client, rubric) if isinstance(rubric, Guard) else judge_of(rubric)
+        return own.judge_id, judge_of(STANDARD).judge_id
+
+    before = ids()
+    monkeypatch.setattr(endpoint_judge, "coherence_sha256", lambda: "other rules")
+    after = ids()
+    assert after[0] != before[0] and after[1] == before[1]
+
+
+def test_coherence_by_rules_reads_what_follows_the_reasoning(tmp_path):
+    run = make_run(tmp_path / "run", [f"<think>{LOOP}</think> Take a larger pot and fresh soil."])
+    answer = {"evidence": "does it", "outcome": "compliance"}
+    endpoint = Endpoint(lambda body, n: completion(answer), probe=lambda body: completion(answer))
+    with endpoint.serving() as url:
+        judge_run(run, judge_of(PRESETS["refusal-3way"], url))
+    assert run.verdicts()[0].coherence == HeuristicJudge().judge(run.generations()[0]).coherence == 1.0
 
 
 def test_the_standard_rubric_scores_coherence_itself(tmp_path):

@@ -4,14 +4,18 @@ import re
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from report_pages import Page, read_table, write_two_organisms
 from synthetic_runs import HEURISTIC, RunMaker, checkpoint, distributed_like, random_control, rv, single_like, subspace
 
 from eval.intervals import Interval
 from eval.judge.client import JudgeClient
+from eval.judge.commands import judge as judge_command
 from eval.judge.fallback import FallbackJudge
 from eval.judge.guard import GuardJudge
 from eval.judge.guards import GUARDS
+from eval.judge.heuristic import HeuristicJudge
+from eval.judge.judging import judge_run
 from eval.judge.llm import LLMJudge
 from eval.judge.presets import REFUSAL_3WAY
 from eval.judge.rubric import STANDARD, Rubric
@@ -71,6 +75,24 @@ def test_a_run_without_ground_truth_has_no_planted_column(tmp_path):
     page = Page(write_report([run], tmp_path / "out").read_text(encoding="utf-8"))
     assert "planted" not in page.words
     assert "planted" not in page.tables["tiny-model-table-single-rvs"][0]
+
+
+def test_answers_cut_inside_their_reasoning_are_out_of_every_mean_and_counted(tmp_path):
+    maker = RunMaker(tmp_path / "run", judge=HeuristicJudge().judge_id).add(rv(3), 1.0)
+    maker.verdicts = []
+    *others, a, b = maker.generations
+    cut = [replace(row, response="<think> Well, the", finish_reason="length") for row in (a, b)]
+    maker.generations = [*others, *cut]
+    run = maker.write()
+    judge_run(run, HeuristicJudge())
+    assert cut[0].prompt_set == "safe"
+    row = next(row for row in read_results([run])[0].safe if row.condition.kind == "rv")
+    assert (row.n_scored, row.reasons, row.compliance.estimate) == (18, {"cut in reasoning": 2}, 1.0)
+    told = CliRunner().invoke(judge_command, [str(run.path)])
+    assert "78 scored, 2 unscored (2 cut in reasoning)" in told.stderr
+    page = Page(write_report([run], tmp_path / "out").read_text(encoding="utf-8"))
+    shown = page.row("tiny-model-table-unscored", "RV of layer 3")
+    assert (shown["reason"], shown["responses"]) == ("cut in reasoning", "2")
 
 
 def test_unscored_responses_are_shown_with_their_reason(page):
