@@ -174,14 +174,19 @@ class JudgeClient:
     async def _sent(
         self, replica: Replica, mark: int, body: Mapping[str, Any], n_bytes: int, bound: tuple[int, int]
     ) -> Completion | Failure:
-        """Send, and count what came of it for the replica, the quota and the budget."""
+        """Send, and count what came of it, however it ends, for the replica, the quota and the budget."""
+        result: Completion | Failure = Failure("interrupted", billed=True)
         try:
             result = await replica.attempt(body)
         except RequestRejected as err:
-            self._settle(Failure(str(err), err.status), n_bytes, bound)
-            replica.judge_result(Failure(str(err), err.status), time.monotonic())
+            result = Failure(str(err), err.status)
+            replica.judge_result(result, time.monotonic())
             raise
-        self._settle(result, n_bytes, bound)
+        except JudgeEndpointError as err:
+            result = Failure(str(err))
+            raise
+        finally:
+            self._settle(result, n_bytes, bound)
         replica.judge_result(result, time.monotonic())
         if isinstance(result, Completion):
             replica.concurrency.succeeded()

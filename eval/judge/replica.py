@@ -12,7 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 from eval.judge.concurrency import AdaptiveConcurrency
 from surgery.errors import RefusalError
 
-RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+TIMED_OUT_STATUS = frozenset({408, 504, 524})
+RETRIED_STATUS = TIMED_OUT_STATUS | {409, 425, 429, 500, 502, 503, 520, 521, 522, 523, 529}
 OUT_AFTER = 3
 LONGEST_OUT = 60.0
 
@@ -56,7 +57,7 @@ class Failure:
     Attributes:
         status: of HTTP, 0 when no whole answer came.
         wait: seconds that the endpoint asks to wait, else None.
-        billed: whether the endpoint may have done the work.
+        billed: whether the endpoint may have done the work and charge for it.
     """
 
     text: str
@@ -167,7 +168,7 @@ class Replica:
         except openai.APIStatusError as err:
             return self._status_failure(err)
         except openai.APIConnectionError as err:
-            return Failure(self._clean(f"connection failed: {err.__cause__ or err}"))
+            return Failure(self._clean(f"connection failed: {err.__cause__ or err}"), billed=_was_connected(err))
 
     def _status_failure(self, err: Any) -> Failure:
         status, detail = err.status_code, err.body if isinstance(err.body, dict) else {}
@@ -184,11 +185,20 @@ class Replica:
             raise JudgeEndpointError(f"{where}: the account's quota is used up (HTTP {status})") from err
         if status not in RETRIED_STATUS:
             raise RequestRejected(status, message, code) from err
-        return Failure(f"HTTP {status}", status, retry_after(err.response.headers))
+        return Failure(f"HTTP {status}", status, retry_after(err.response.headers), status in TIMED_OUT_STATUS)
 
     def _clean(self, text: str) -> str:
         text = text.replace(self._api_key, "[key]") if self._api_key else text
         return " ".join(text.split())[:200]
+
+
+def _was_connected(err: BaseException | None) -> bool:
+    """Whether a connection came about before it failed: what was sent over it may have been answered and lost."""
+    import aiohttp
+
+    while err is not None and not isinstance(err, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        err = err.__cause__
+    return err is None
 
 
 def read_reply(text: str) -> Completion | Failure:

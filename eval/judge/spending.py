@@ -1,18 +1,16 @@
 """What judging costs: requests and tokens spent, their price, and the limit that stops before it is exceeded."""
 
 import asyncio
-import json
 import math
-import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from surgery.artifacts import explaining_disk_errors
-from surgery.errors import ArtifactError, RefusalError
+from eval.rowfile import RowFile
+from surgery.errors import RefusalError
 
 SPENDING_FILE = "spending.jsonl"
 BYTES_PER_TOKEN = 2.0
@@ -171,6 +169,22 @@ class Budget:
         )
 
 
+@dataclass(frozen=True)
+class Spending:
+    """What one judge spent between two moments: a row of `spending.jsonl`."""
+
+    judge_id: str
+    n_requests: int = 0
+    n_retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """What was spent."""
+        return Usage(self.n_requests, self.n_retries, self.prompt_tokens, self.completion_tokens)
+
+
 class Ledger:
     """The spending of a run's judges on disk: one row per judge and moment, append-only, summed when read.
 
@@ -184,8 +198,8 @@ class Ledger:
             written: what need not be written, because it was spent on something else.
             every: answers between two rows.
         """
-        self.path = Path(folder) / SPENDING_FILE
         self.judge_id = judge_id
+        self._file = _file_of(folder)
         self._every = every
         self._written = replace(written or Usage())
         self._n_since = 0
@@ -201,11 +215,7 @@ class Ledger:
         spent, self._n_since = usage.since(self._written), 0
         if spent == Usage():
             return
-        row = json.dumps({"judge_id": self.judge_id, **asdict(spent)}, separators=(",", ":"))
-        with explaining_disk_errors(self.path), open(self.path, "ab") as handle:
-            handle.write((row + "\n").encode())
-            handle.flush()
-            os.fsync(handle.fileno())
+        self._file.append([Spending(self.judge_id, **asdict(spent))])
         self._written = replace(usage)
 
 
@@ -214,19 +224,11 @@ def read_spending(folder: Path | str) -> dict[str, Usage]:
 
     A torn last line, left by a killed writer, is left out. Raises: ArtifactError for any other that is not a row.
     """
-    path = Path(folder) / SPENDING_FILE
-    if not path.exists():
-        return {}
     totals: dict[str, Usage] = {}
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            row: Mapping[str, Any] = json.loads(line) if line else {}
-            spent = Usage(**{key: value for key, value in row.items() if key != "judge_id"})
-        except (ValueError, TypeError, AttributeError) as err:
-            if number == len(lines):
-                break
-            raise ArtifactError(f"{path}, line {number}: not a row of spending ({err})") from err
-        if row:
-            totals[row["judge_id"]] = totals.get(row["judge_id"], Usage()).plus(spent)
+    for row in _file_of(folder).rows():
+        totals[row.judge_id] = totals.get(row.judge_id, Usage()).plus(row.usage)
     return totals
+
+
+def _file_of(folder: Path | str) -> RowFile[Spending]:
+    return RowFile(Path(folder) / SPENDING_FILE, Spending)

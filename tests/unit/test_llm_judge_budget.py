@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner
 
+from eval.judge.client import JudgeEndpointError
 from eval.judge.commands import judge as judge_command
 from eval.judge.judging import judge_run
 from eval.judge.spending import (
@@ -20,7 +21,17 @@ from eval.judge.spending import (
     read_spending,
 )
 from surgery.errors import ArtifactError
-from tests.judge_endpoint import KEY, Endpoint, completion, failure, make_judge, make_run, material
+from tests.judge_endpoint import (
+    KEY,
+    Endpoint,
+    completion,
+    drop,
+    drop_midway,
+    failure,
+    make_judge,
+    make_run,
+    material,
+)
 
 pytestmark = pytest.mark.usefixtures("few_certificates")
 
@@ -117,6 +128,48 @@ def test_failed_requests_are_counted_and_only_those_that_may_be_billed_are_charg
     assert 2 * PER_REQUEST + 512 < usage.total_tokens < 3 * PER_REQUEST + 512 + 500
 
 
+def test_a_request_that_is_interrupted_is_charged_at_most_what_it_can_have_cost(tmp_path):
+    """Another response ends the judging while it is under way; one that still waits for its turn costs nothing."""
+
+    async def hang(request):
+        await asyncio.sleep(30)
+
+    async def refuse_the_model(request):
+        await asyncio.sleep(0.3)
+        return failure(404)
+
+    run, replies = make_run(tmp_path / "run", texts(6)), iter([hang, refuse_the_model])
+    endpoint = Endpoint(lambda body, n: next(replies, hang))
+    with endpoint.serving() as url, pytest.raises(JudgeEndpointError):
+        judge = make_judge(url, concurrency=2, max_concurrency=2)
+        judge.keep_accounts(run.path)
+        judge_run(run, judge)
+    (spent,) = read_spending(run.path).values()
+    n_interrupted = spent.n_requests - 2  # without the probe and the one that was refused
+    assert 1 <= n_interrupted < 5 and spent.completion_tokens == 10 + 512 * n_interrupted
+    assert 100 + 50 * n_interrupted < spent.prompt_tokens < 100 + 2000 * n_interrupted
+
+
+@pytest.mark.parametrize(
+    ("fault", "n_charged"),
+    [(lambda: drop, 1), (lambda: drop_midway, 1), (lambda: failure(504), 1), (lambda: failure(503), 0)],
+    ids=["dropped", "dropped midway", "504", "503"],
+)
+def test_an_answer_that_is_lost_on_its_way_is_charged(tmp_path, fault, n_charged):
+    endpoint = Endpoint(lambda body, n: fault() if material(body)[1] == "odd" else completion())
+    run = make_run(tmp_path / "run", ["odd", "fine"])
+    with endpoint.serving() as url:
+        usage = judge_run(run, make_judge(url, max_attempts=1)).usage
+    assert usage.completion_tokens == 2 * 10 + n_charged * 512
+
+
+def test_an_endpoint_that_cannot_be_connected_to_costs_nothing(tmp_path):
+    judge = make_judge("http://127.0.0.1:9/v1", max_attempts=2)
+    with pytest.raises(JudgeEndpointError, match="cannot be reached|failed"):
+        judge_run(make_run(tmp_path / "run", ["a"]), judge)
+    assert judge.usage == Usage(2, 1, 0, 0)
+
+
 def test_two_budgets_that_share_count_each_at_its_own_prices():
     async def scenario():
         dear, cheap = (Budget(Limits(max_cost=1.0, price_in=price, price_out=price)) for price in (100_000, 1000))
@@ -155,6 +208,8 @@ def test_spending_is_summed_over_rows_and_a_torn_one_is_left_out(tmp_path):
     whole = path.read_text()
     path.write_text(whole + '{"judge_id":"llm:a","n_req')
     assert read_spending(tmp_path)["llm:a"] == Usage(6, 2, 600, 60)
+    Ledger(tmp_path, "llm:a").write(Usage(1, 0, 7, 7))  # after the torn row, which it does not run into
+    assert read_spending(tmp_path)["llm:a"] == Usage(7, 2, 607, 67)
     path.write_text("nonsense\n" + whole)
     with pytest.raises(ArtifactError, match="line 1"):
         read_spending(tmp_path)
