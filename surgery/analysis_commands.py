@@ -10,20 +10,25 @@ from surgery.command_options import PATH, SITES, force_option
 @click.command()
 @click.argument("file", type=PATH)
 @click.argument("other", type=PATH, required=False)
+@click.option("--all", "whole", is_flag=True, help="Of refusal vectors: every layer, category, tier and reading.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--subspace", "spans", multiple=True, help="Layers, e.g. 7-10: angles between tiers' spans; repeatable.")
 @click.option("--figures", type=PATH, help="Draw the refusal vectors of FILE into this folder, as SVG and PNG.")
-def show(file: Path, other: Path | None, as_json: bool, spans: tuple[str, ...], figures: Path | None) -> None:
+def show(
+    file: Path, other: Path | None, whole: bool, as_json: bool, spans: tuple[str, ...], figures: Path | None
+) -> None:
     """Show what is in FILE: refusal vectors, a subspace, or the folder of an edited checkpoint or adapter.
 
     For refusal vectors: per layer the norm, Cohen's d with its bootstrap interval, AUROC, how well half the pairs
-    reproduce the vector, and the cosine to the neighbouring layers; of prompts in tiers, the angles between the tiers'
-    vectors beside those between halves of one tier; --json adds the whole cosine matrix. With OTHER, compare two: the cosines of two files of vectors, the principal angles of two subspaces, or how much of each vector
+    reproduce the vector; with --all also the cosines to the neighbouring layers and, of prompts in tiers, the angles
+    between the tiers' vectors beside those between halves of one tier; --json adds the whole cosine matrix. With OTHER,
+    compare two: the cosines of two files of vectors, the principal angles of two subspaces, or how much of each vector
     lies in a subspace.
 
     \b
     Examples:
       refusal show rvs.safetensors --figures figures
+      refusal show rvs.safetensors --all
       refusal show rvs.safetensors --subspace 7-10
       refusal show sub-a.safetensors sub-b.safetensors
     """
@@ -42,7 +47,7 @@ def show(file: Path, other: Path | None, as_json: bool, spans: tuple[str, ...], 
         return
     summary = summarize(file, spans)
     drawn = _draw(file, figures) if figures is not None else []
-    click.echo(json.dumps(summary, indent=1) if as_json else render(summary))
+    click.echo(json.dumps(summary, indent=1) if as_json else render(summary, whole))
     for path in drawn:
         click.echo(f"wrote {path}", err=True)
 

@@ -149,7 +149,7 @@ def extract(
         rvs = extract_from(source, tokenizer, contrast, info, progress, plan)
     command = click.get_current_context().meta.get(ARGUMENTS, [])
     replace(rvs, header={**rvs.header, "command": ["refusal", *command] if command else []}).save(output, force)
-    click.echo(f"wrote {output}\n\n{render(summarize(output))}")
+    click.echo(f"wrote {output}\n\n{render(summarize(output), whole=False)}")
 
 
 def _contrast(

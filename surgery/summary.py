@@ -16,7 +16,11 @@ from surgery.tier_angles import angle_lines, tier_angles
 from surgery.vectors import KIND as VECTORS
 from surgery.vectors import RefusalVectors
 
+Column = tuple[str, int, Sequence[Any]]
+"""Heading, width, and a cell for each layer."""
 _VERSIONS = ("vllm-refusal", "torch", "transformers")
+_MOST_ROWS, _BAR = 30, 20
+_ORDINALS = {2: "2nd", 3: "3rd"}
 
 
 def summarize(path: Path | str, spans: Sequence[LayerSpec] = ()) -> dict[str, Any]:
@@ -49,10 +53,10 @@ def summarize(path: Path | str, spans: Sequence[LayerSpec] = ()) -> dict[str, An
     return {"path": str(path), "sha256": file_sha256(path), "header": dict(header), **found}
 
 
-def render(summary: Mapping[str, Any]) -> str:
-    """A summary as text to be read."""
+def render(summary: Mapping[str, Any], whole: bool = True) -> str:
+    """A summary as text to be read; of refusal vectors all of it, or what fits a screen."""
     lines = {
-        VECTORS: _vectors_lines,
+        VECTORS: _vectors_lines if whole else _overview_lines,
         SUBSPACE: _subspace_lines,
         manifests.KIND: _checkpoint_lines,
         manifests.ADAPTER_KIND: _adapter_lines,
@@ -61,36 +65,112 @@ def render(summary: Mapping[str, Any]) -> str:
 
 
 def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
-    held_out = summary["held_out"] or {}
-    columns: list[tuple[str, int, list[Any]]] = [
-        ("norm", 10, [f"{norm:.4g}" for norm in summary["norms"]]),
-        ("d", 8, _texts(summary["cohens_d"])),
-        ("95 % interval", 16, _intervals(summary["cohens_d_interval"])),
-        ("AUROC", 7, _texts(summary["auroc"], 3)),
-        ("halves", 7, _texts(summary["split_half_cosine"], 3)),
+    columns = _separation_columns(summary)
+    columns += [
         ("cos prev", 9, ["-", *_texts(summary["cosine"][i + 1][i] for i in range(summary["n_layers"] - 1))]),
         ("cos next", 9, [*_texts(summary["cosine"][i][i + 1] for i in range(summary["n_layers"] - 1)), "-"]),
     ]
-    if held_out:
-        columns[3:3] = [
-            ("held-out d", 11, _texts(held_out["cohens_d"])),
-            ("95 % interval", 16, _intervals(held_out["cohens_d_interval"])),
-        ]
     return [
-        f"refusal vectors   {summary['n_layers']} layers x {summary['d_model']}",
-        f"contrast          {_contrast_text(summary)}",
-        *([f"held out          {_contrast_text(held_out)}"] if held_out else []),
+        *_size_lines(summary),
         *_origin_lines(summary["header"]),
         *_provenance(summary["header"]),
-        f"effective rank    {summary['effective_rank']:.2f} of {summary['n_layers']} (1: one direction in all layers)",
+        _rank_line(summary),
         *_cosine_lines(summary["cosine_statistics"], summary["n_layers"]),
         "",
-        *_table(columns, summary["n_layers"]),
+        *_table(columns, range(summary["n_layers"])),
         *_tag_lines(summary),
         *angle_lines(summary["tier_angles"]),
         *_reading_lines(summary),
         "",
         *(f"note: {caveat}" for caveat in summary["caveats"]),
+    ]
+
+
+def _overview_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What fits a screen: a row a layer, or as many as fit; three facts; where the rest is."""
+    n_layers, best = summary["n_layers"], _farthest(summary)
+    step = -(-n_layers // _MOST_ROWS)
+    layers = sorted({*range(0, n_layers, step), *([] if best is None else [best])})
+    thinned = (
+        [f"      every {_ORDINALS.get(step, f'{step}th')} layer, and the one with the largest d"] if step > 1 else []
+    )
+    bars = ("", 1, [f" {bar}" for bar in _bars(summary["cohens_d"])])
+    return [
+        *_size_lines(summary),
+        f"model             {(summary['header'].get('model') or {}).get('model', 'not recorded')}",
+        "",
+        *_table([*_separation_columns(summary), bars], layers),
+        *thinned,
+        "",
+        *_fact_lines(summary, best),
+        *angle_lines([row for row in summary["tier_angles"] if not row["layers"].isdigit()]),
+        "",
+        *(f"note: {caveat}" for caveat in summary["caveats"]),
+        f"more: refusal show {shlex.quote(summary['path'])} --all, or with --figures FOLDER",
+    ]
+
+
+def _fact_lines(summary: Mapping[str, Any], best: int | None) -> list[str]:
+    """Where prompts lie farthest apart, over how many directions the layers spread, how far the vectors can be relied on."""
+    lines = []
+    if best is not None:
+        held_out = ((summary["held_out"] or {}).get("cohens_d") or {best: None})[best]
+        more = "" if held_out is None else f", {held_out:.2f} on held-out prompts"
+        lines.append(f"farthest apart    d {summary['cohens_d'][best]:.2f}{more} at layer {best}")
+    lines.append(_rank_line(summary))
+    halves = [(cosine, layer) for layer, cosine in enumerate(summary["split_half_cosine"]) if cosine is not None]
+    if halves:
+        least, layer = min(halves)
+        at_best = f"cosine {summary['split_half_cosine'][best]:.3f} at layer {best}, " if best is not None else ""
+        lines.append(
+            f"reliability       the two vectors of half of the prompts: {at_best}least {least:.3f} (layer {layer})"
+        )
+    return lines
+
+
+def _farthest(summary: Mapping[str, Any]) -> int | None:
+    """The layer with the largest d; None where no layer has one."""
+    known = [(d, layer) for layer, d in enumerate(summary["cohens_d"]) if d is not None]
+    return max(known)[1] if known else None
+
+
+def _bars(values: Sequence[float | None]) -> list[str]:
+    """A bar for each value, the largest `_BAR` long."""
+    largest = max((value for value in values if value is not None), default=0.0)
+    return ["" if not value or value < 0 else "#" * max(1, round(_BAR * value / largest)) for value in values]
+
+
+def _size_lines(summary: Mapping[str, Any]) -> list[str]:
+    held_out = summary["held_out"]
+    return [
+        f"refusal vectors   {summary['n_layers']} layers x {summary['d_model']}",
+        f"contrast          {_contrast_text(summary)}",
+        *([f"held out          {_contrast_text(held_out)}"] if held_out else []),
+    ]
+
+
+def _rank_line(summary: Mapping[str, Any]) -> str:
+    return (
+        f"effective rank    {summary['effective_rank']:.2f} of {summary['n_layers']} (1: one direction in all layers)"
+    )
+
+
+def _separation_columns(summary: Mapping[str, Any]) -> list[Column]:
+    held_out = summary["held_out"]
+    columns: list[Column] = [
+        ("norm", 10, [f"{norm:.4g}" for norm in summary["norms"]]),
+        ("d", 8, _texts(summary["cohens_d"])),
+        ("95 % interval", 16, _intervals(summary["cohens_d_interval"])),
+    ]
+    if held_out:
+        columns += [
+            ("held-out d", 11, _texts(held_out["cohens_d"])),
+            ("95 % interval", 16, _intervals(held_out["cohens_d_interval"])),
+        ]
+    return [
+        *columns,
+        ("AUROC", 7, _texts(summary["auroc"], 3)),
+        ("halves", 7, _texts(summary["split_half_cosine"], 3)),
     ]
 
 
@@ -146,10 +226,10 @@ def _at(origin: Mapping[str, Any]) -> str:
     return f", revision {origin['revision'][:12]}" if origin.get("revision") else ""
 
 
-def _table(columns: list[tuple[str, int, list[Any]]], n_layers: int) -> list[str]:
-    lines = [" ".join([f"{'layer':>5}", *(f"{name:>{width}}" for name, width, _ in columns)])]
-    for layer in range(n_layers):
-        lines.append(" ".join([f"{layer:>5}", *(f"{cells[layer]:>{width}}" for _, width, cells in columns)]))
+def _table(columns: Sequence[Column], layers: Iterable[int]) -> list[str]:
+    lines = [" ".join([f"{'layer':>5}", *(f"{name:>{width}}" for name, width, _ in columns)]).rstrip()]
+    for layer in layers:
+        lines.append(" ".join([f"{layer:>5}", *(f"{cells[layer]:>{width}}" for _, width, cells in columns)]).rstrip())
     return lines
 
 

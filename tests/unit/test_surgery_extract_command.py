@@ -8,7 +8,10 @@ from click.testing import CliRunner
 from tiny_models import PAIRS, write_model
 
 from eval.cli import main
+from surgery.activations import LayerActivations
 from surgery.errors import ModelError, PositionError, PromptFileError
+from surgery.fitting import fit, statistics
+from surgery.tier_angles import half_grams
 from surgery.vectors import RefusalVectors
 
 
@@ -45,6 +48,54 @@ def test_every_option_reaches_the_file(folder, tmp_path):
     assert all_of_it.header["method"].endswith("equal length") and one.header["method"].endswith("sequential")
     assert [entry["tag"] for entry in one.header["tags"]] == ["category a", "category b"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full.safetensors", "plain.safetensors"]
+
+
+SCREEN = 45  # lines of a common terminal window
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Refusal vectors of 60 layers in 13 categories and two tiers."""
+    generator = torch.Generator().manual_seed(0)
+    safe = torch.randn(26, 60, 16, generator=generator)
+    depth = torch.linspace(0.5, 3, 60)[:, None]
+    harmful = safe + depth + torch.randn(26, 60, 16, generator=generator) / 4
+    tags = {f"category {n}": ([n, n + 13],) * 2 for n in range(13)}
+    tags |= {f"tier {n + 1}": (range(13 * n, 13 * n + 13),) * 2 for n in range(2)}
+    layers = [LayerActivations.of(harmful[:, n], safe[:, n]) for n in range(60)]
+    extras = statistics(layers, tags, 0) | {"tier_half_grams": half_grams(layers, tags)}
+    header = {"tags": [{"tag": tag, "n_pairs": len(rows[0])} for tag, rows in tags.items()]}
+    made = RefusalVectors(**fit(layers), header=header, extras=extras)
+    return made.save(tmp_path_factory.mktemp("many") / "rvs.safetensors")
+
+
+def test_extract_prints_a_screen_with_three_facts_and_where_the_rest_is(folder, tmp_path):
+    out = tmp_path / "rvs.safetensors"
+    said = extract(folder, out, "--held-out", folder / "held-out.jsonl").stdout
+    rows = [line.split() for line in said.splitlines() if line[:5].strip().isdigit()]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3"] and all(set(row[-1]) == {"#"} for row in rows)
+    for fact in ("farthest apart", "one direction", "half of the prompts"):
+        assert sum(fact in line for line in said.splitlines()) == 1, fact
+    assert f"refusal show {out} --all" in said and "--figures" in said and "held-out d" in said
+    assert len(said.splitlines()) <= SCREEN and "fingerprint" not in said
+    assert said.endswith(run("show", out).stdout) and "fingerprint" in run("show", out, "--all").stdout
+
+
+def test_however_many_layers_and_categories_there_are_it_is_a_screen(many):
+    shown, whole = (run("show", many, *options).stdout.splitlines() for options in ((), ("--all",)))
+    assert len(shown) <= SCREEN and len(whole) > 200
+    assert max(len(line) for line in shown if not line.startswith(("note", "more"))) <= 120
+    d = {int(line.split()[0]): float(line.split()[2]) for line in whole if line[:5].strip().isdigit()}
+    rows = {int(line.split()[0]): line for line in shown if line[:5].strip().isdigit()}
+    best = max(d, key=d.get)
+    assert max(rows.values(), key=lambda line: line.count("#")) == rows[best] and len(rows) < len(d) == 60
+    assert any(f"at layer {best}" in line for line in shown) and any("every 2nd layer" in line for line in shown)
+
+
+def test_vectors_without_projections_have_a_screen_too(tmp_path):
+    path = RefusalVectors(torch.eye(4)[:3].contiguous()).save(tmp_path / "rvs.safetensors")
+    shown = run("show", path).stdout
+    assert "farthest apart" not in shown and "#" not in shown and "one direction" in shown and "--all" in shown
 
 
 def test_site_position_and_estimator_choose_the_vectors(folder, tmp_path):

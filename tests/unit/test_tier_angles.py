@@ -93,7 +93,7 @@ def test_a_file_without_halves_has_angles_and_says_what_is_missing(tmp_path):
     bare = RefusalVectors(full.vectors, header=header, extras={"by_tag": full.extras["by_tag"]})
     (row,) = tier_angles(bare, [0])
     assert row["across"] is None and excess(row, 0) is None and len(row["angles_degrees"]) == 1
-    told = CliRunner().invoke(refusal, ["show", str(bare.save(tmp_path / "rvs.safetensors"))]).output
+    told = CliRunner().invoke(refusal, ["show", "--all", str(bare.save(tmp_path / "rvs.safetensors"))]).output
     assert "has no halves" in told
     assert tier_angles(RefusalVectors(full.vectors), [0]) == []
 
