@@ -102,9 +102,8 @@ def _score(item: Generation, rows: Sequence[Verdict]) -> dict[str, Any] | None:
     scored = [row for row in rows if row.status == SCORED]
     if not scored:
         return None
-    means = {name: _mean([getattr(row, name) for row in scored]) for name in MEASURES}
     return {
-        "value": {name: value for name, value in means.items() if value is not None},
+        "value": {name: fmean(getattr(row, name) for row in scored) for name in MEASURES},
         "answer": item.response,
         "explanation": scored[-1].evidence,
         "metadata": {"outcomes": [row.outcome for row in scored], "n_repeats": len(rows), "n_scored": len(scored)},
@@ -123,18 +122,15 @@ def _metadata(item: Generation, by_judge: dict[str, list[Verdict]]) -> dict[str,
 
 
 def _results(samples: Sequence[dict[str, Any]], judges: Sequence[str]) -> list[dict[str, Any]]:
-    """Means over all scored samples; what is compared by condition is in the samples."""
+    """Means over the prompts of all conditions, each the mean of its scored epochs; what is compared is in the samples."""
     scores = []
     for judge in judges:
-        values = [sample["scores"][judge]["value"] for sample in samples if judge in sample["scores"]]
+        values = [(sample["id"], sample["scores"][judge]["value"]) for sample in samples if judge in sample["scores"]]
         for name in MEASURES:
-            found = [value[name] for value in values if name in value]
-            metrics = {"mean": {"name": "mean", "value": fmean(found)}} if found else {}
-            counts = {"scored_samples": len(found), "unscored_samples": len(samples) - len(found)}
+            found: dict[str, list[float]] = defaultdict(list)
+            for sample_id, value in values:
+                found[sample_id].append(value[name])
+            metrics = {"mean": {"name": "mean", "value": fmean(map(fmean, found.values()))}} if found else {}
+            counts = {"scored_samples": len(values), "unscored_samples": len(samples) - len(values)}
             scores.append({"name": name, "scorer": judge, "metrics": metrics, **counts})
     return scores
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None

@@ -1,16 +1,13 @@
-"""How much of what is measured is the judge's own noise: repeats of one judge, and several judges side by side."""
+"""How much of what is measured is the judge's own noise: the repeats of one judge."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval.agreement import krippendorff_alpha
-from eval.intervals import CONFIDENCE, Interval, wilson
-from eval.records import SCORED, Run
+from eval.intervals import CONFIDENCE, Interval
 from eval.scores import ScoredRun
 
 
@@ -36,27 +33,6 @@ class RepeatNoise:
     alpha_ordinal: float
     alpha_interval: float
     sd: float
-
-
-@dataclass(frozen=True)
-class JudgePair:
-    """Two judges' verdicts of the same responses.
-
-    Attributes:
-        first, second: judge ids.
-        n_items: responses scored by both; a judge's repeats count by their mean.
-        means: compliance of these responses by either judge.
-        same: share of them with equal compliance, with Wilson's interval.
-        alpha_ordinal, alpha_interval: Krippendorff's alpha of the two; NaN when all scores are the same.
-    """
-
-    first: str
-    second: str
-    n_items: int
-    means: tuple[float, float]
-    same: Interval
-    alpha_ordinal: float
-    alpha_interval: float
 
 
 def repeat_noise(ratings: NDArray[np.float64], confidence: float = CONFIDENCE) -> RepeatNoise | None:
@@ -96,28 +72,6 @@ def condition_repeats(run: ScoredRun, condition_id: str, prompt_set: str) -> NDA
         for verdict in verdicts:
             ratings[index, verdict.repeat] = np.nan if verdict.compliance is None else verdict.compliance
     return ratings
-
-
-def compare_judges(run: Run) -> list[JudgePair]:
-    """Every two judges of a run on the responses that both scored; pairs without a common response are left out."""
-    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for verdict in run.verdicts():
-        if verdict.status == SCORED and verdict.compliance is not None:
-            scores[verdict.judge_id][verdict.item_id].append(verdict.compliance)
-    means = {judge: {key: float(np.mean(found)) for key, found in items.items()} for judge, items in scores.items()}
-    pairs = [_judge_pair(first, second, means) for first, second in combinations(sorted(means), 2)]
-    return [pair for pair in pairs if pair]
-
-
-def _judge_pair(first: str, second: str, means: dict[str, dict[str, float]]) -> JudgePair | None:
-    common = sorted(means[first].keys() & means[second].keys())
-    if not common:
-        return None
-    ratings = np.array([[means[judge][key] for key in common] for judge in (first, second)])
-    same = wilson(int((ratings[0] == ratings[1]).sum()), len(common))
-    alphas = [krippendorff_alpha(ratings, level) for level in ("ordinal", "interval")]
-    a, b = (float(mean) for mean in ratings.mean(axis=1))
-    return JudgePair(first, second, len(common), (a, b), same, *alphas)
 
 
 def _mean_squares(ratings: NDArray[np.float64], n: NDArray[np.int64]) -> tuple[float, float]:

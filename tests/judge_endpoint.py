@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
+from eval.conditions import Condition
 from eval.judge.client import JudgeClient
 from eval.judge.heuristic import HeuristicJudge
 from eval.judge.judging import judge_run
@@ -165,7 +166,8 @@ def make_judge(url, key=None, max_tokens=512, **client):
 
 def make_run(path, responses, conditions=("baseline",), prompt_set="safe"):
     """A run in which every condition gives the same responses to prompts p0, p1, ..."""
-    run = Run.create(path, {"conditions": []})
+    kinds = {c: "baseline" if c == "baseline" else "named" for c in conditions}
+    run = Run.create(path, {"conditions": [Condition(c, kind, c).to_json() for c, kind in kinds.items()]})
     run.append_generations(
         Generation(
             item_id(c, prompt_set, f"p{i}"), c, prompt_set, f"p{i}", f"Prompt {i}?", "", None, 0, text, "stop", 1, 1

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from eval.judge.judging import JudgingSummary
     from eval.judge.protocol import Judge
     from eval.records import Run
+    from eval.scores import Scores
 
 
 @click.command("judge")
@@ -156,34 +157,23 @@ class _ProgressBar:
 
 
 def condition_rows(run: "Run", judge_id: str) -> list[dict[str, Any]]:
-    """Per condition and prompt set: n, unscored, and means over the scored responses (None when there are none).
+    """Per condition and prompt set: responses asked for and unscored, and the report's means (None without scores)."""
+    from eval.scores import ScoredRun
 
-    A response counts by the mean of its scored repeats.
-    """
-    from eval.records import SCORED
-
-    scored: dict[str, list[Any]] = {}
-    for row in run.verdicts(judge_id):
-        if row.status == SCORED:
-            scored.setdefault(row.item_id, []).append(row)
-    groups: dict[tuple[str, str], list[list[Any]]] = {}
-    for item in run.generations():
-        groups.setdefault((item.condition_id, item.prompt_set), []).append(scored.get(item.item_id, []))
+    scored = ScoredRun(run, judge_id)
     return [
-        {
-            "condition": condition_id,
-            "prompt_set": prompt_set,
-            "n": len(found),
-            "n_unscored": sum(not rows for rows in found),
-            "compliance": _mean([_mean([row.compliance for row in rows]) for rows in found if rows]),
-            "coherence": _mean([_mean([row.coherence for row in rows]) for rows in found if rows]),
-        }
-        for (condition_id, prompt_set), found in groups.items()
+        _condition_row(scored.scores(condition, name))
+        for condition in scored.conditions
+        for name in scored.prompts
+        if scored.has(condition, name)
     ]
 
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _condition_row(scores: "Scores") -> dict[str, Any]:
+    measures = ("compliance", "coherence")
+    means = {name: float(scores.scored(name).mean()) if scores.n_scored else None for name in measures}
+    counts = {"n": scores.n, "n_unscored": scores.n_unscored}
+    return {"condition": scores.condition.id, "prompt_set": scores.prompt_set, **counts, **means}
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

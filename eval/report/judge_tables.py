@@ -2,7 +2,8 @@
 
 import math
 
-from eval.judge_noise import JudgePair, RepeatNoise, compare_judges, condition_repeats, repeat_noise
+from eval.judge.side_by_side import JudgeAgreement, compare_judges
+from eval.judge_noise import RepeatNoise, condition_repeats, repeat_noise
 from eval.report.columns import ALPHA, CONDITION, SITE, described, in_order
 from eval.report.documents import Column, Table, Value
 from eval.report.results import Results
@@ -52,7 +53,10 @@ def agreement_table(results: Results) -> Table | None:
         ALPHA_ORDINAL,
         ALPHA_INTERVAL,
     ]
-    notes = ["All other numbers of this report rest on one judge alone; judges are never mixed in one mean."]
+    notes = [
+        "Of a judge’s repeats the first scored one counts here, as in refusal agreement. All other numbers of this report "
+        "rest on one judge alone; judges are never mixed in one mean."
+    ]
     caption = "Agreement of the judges, all conditions and prompts"
     return Table("judge-agreement", caption, columns, [_pair_cells(p) for p in pairs], notes=notes) if pairs else None
 
@@ -62,9 +66,9 @@ def _noise_cells(noise: RepeatNoise) -> list[Value]:
     return [noise.n_items, noise.n_verdicts, noise.icc, noise.noise_share, *alphas]
 
 
-def _pair_cells(pair: JudgePair) -> list[Value]:
-    alphas = (_known(pair.alpha_ordinal), _known(pair.alpha_interval))
-    return [pair.first, pair.second, pair.n_items, *pair.means, pair.same, *alphas]
+def _pair_cells(pair: JudgeAgreement) -> list[Value]:
+    alphas = (_known(pair.alpha), _known(pair.alpha_interval))
+    return [pair.first, pair.second, pair.n, *pair.means, pair.same, *alphas]
 
 
 def _known(value: float) -> float | None:

@@ -19,6 +19,7 @@ import certifi
 import pytest
 from aiohttp import web
 
+from eval.conditions import Condition
 from eval.judge.client import JudgeClient
 from eval.judge.commands import condition_rows
 from eval.judge.judging import judge_run
@@ -31,6 +32,7 @@ from tests.judge_endpoint import material, serving
 CONCURRENCY = 16
 pytestmark = pytest.mark.server
 CONDITIONS = tuple(f"rv:L{layer}:a1" for layer in range(4))
+MANIFEST = {"conditions": [Condition(name, "rv", name).to_json() for name in CONDITIONS]}
 N_PROMPTS = 150
 GIVE_UP = 60.0
 
@@ -169,7 +171,7 @@ def test_runners_killed_again_and_again_lose_nothing_and_ask_again_only_what_was
     tmp_path, forkserver, work, n_kills
 ):
     redacted, runner = work.endswith("redacted"), judging if work == "judge" else generating
-    manifest = {"conditions": []} | ({"redaction": Redaction.new().to_json()} if redacted else {})
+    manifest = MANIFEST | ({"redaction": Redaction.new().to_json()} if redacted else {})
     run, draw, endpoint = Run.create(tmp_path / "run", manifest), random.Random(0), Endpoint()
     if work == "judge":
         run.append_generations(all_rows())
@@ -195,7 +197,7 @@ def test_runners_killed_again_and_again_lose_nothing_and_ask_again_only_what_was
 
 def uninterrupted(path, rows):
     """The same responses, judged in one go."""
-    run = Run.create(path, {"conditions": []})
+    run = Run.create(path, MANIFEST)
     run.append_generations(rows)
     with Endpoint().serving() as url:
         judge_run(run, make_judge(url))

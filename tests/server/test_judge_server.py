@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from served import REFUSAL, ask, children_of, free_port, running
 
+from eval.conditions import BASELINE
 from eval.judge.commands import judge as judge_command
 from eval.records import SCORED, Generation, Run, item_id
 
@@ -75,7 +76,7 @@ def make_run(folder):
         "Größe: 3 – 4 cm",
         "",
     ]
-    run = Run.create(folder, {"conditions": []})
+    run = Run.create(folder, {"conditions": [BASELINE.to_json()]})
     run.append_generations(
         Generation(
             item_id("baseline", "safe", f"p{i}"), "baseline", "safe", f"p{i}", "Why?", "", None, 0, text, "stop", 1, 1

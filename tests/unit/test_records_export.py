@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -109,6 +110,18 @@ def test_an_inspect_log_has_a_sample_for_each_response_and_a_score_for_each_judg
     assert len(unscored) == 1 and all(not sample["scores"] for sample in unscored)
     (harmful,) = [s for s in log["results"]["scores"] if (s["scorer"], s["name"]) == ("llm:x", "compliance")]
     assert (harmful["metrics"]["mean"]["value"], harmful["scored_samples"]) == (0.5, 1)
+
+
+def test_the_means_of_an_inspect_log_are_over_prompts_whose_samples_are_averaged(tmp_path):
+    maker = RunMaker(tmp_path / "run", n_prompts=1)
+    (first, verdict), *others = zip(maker.generations, maker.verdicts, strict=True)
+    maker.generations += [replace(first, item_id=f"again {n}", sample=n) for n in (1, 2)]
+    maker.verdicts += [replace(verdict, item_id=f"again {n}") for n in (1, 2)]
+    assert (verdict.compliance, [other.compliance for _, other in others]) == (0.0, [1.0])
+    export_run(maker.write(), "inspect", tmp_path / "log.json")
+    results = json.loads((tmp_path / "log.json").read_text())["results"]["scores"]
+    (found,) = [row for row in results if row["name"] == "compliance"]
+    assert (found["metrics"]["mean"]["value"], found["scored_samples"]) == (0.5, 4)
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "inspect", "openai-batch"])

@@ -1,16 +1,21 @@
 """The statistical tables and sentences of a report, read back from the pages and CSVs of synthetic runs."""
 
 import dataclasses
+import json
 import re
 
 import pytest
+from click.testing import CliRunner
 from report_pages import Page, read_table
 from synthetic_runs import HEURISTIC, OUTCOMES, RunMaker, rv, subspace
 
+from eval.agreement_commands import agreement as agreement_command
 from eval.flips import mcnemar_p
+from eval.judge.commands import judge as judge_command
+from eval.judge.heuristic import HeuristicJudge
 from eval.records import SCORED, UNSCORED, Verdict, item_id
 from eval.report.documents import Column, PValue, Range, Table, csv_columns, csv_rows, display, sort_key
-from eval.report.report import write_report
+from eval.report.report import read_results, write_report
 
 NAME = "tiny-model-table-"
 
@@ -202,6 +207,45 @@ def test_judges_stand_side_by_side_and_are_not_mixed(tmp_path):
     assert (float(row["first_mean"]), float(row["second_mean"])) == (pytest.approx(50 / 80), 1.0)
     assert float(row["same"]) == pytest.approx(50 / 80)
     assert page.row(f"{NAME}single-rvs", "3")["compliance"].startswith("1.000")  # one judge's mean, not both'
+
+
+def test_the_judge_command_prints_the_means_that_the_report_has(tmp_path):
+    """Over prompts, whatever number of their samples is scored: (1 + 0.5) / 2, where a mean over responses is 2 / 3."""
+    maker = RunMaker(tmp_path / "run", n_prompts=2, judge=HeuristicJudge().judge_id, manifest={"samples": 2})
+    first, second = (row for row in maker.generations if row.prompt_set == "harmful")
+    declined = "I'm sorry, but I can't help with that."
+    maker.generations = [
+        dataclasses.replace(row, item_id=f"{row.prompt_id} {sample}", sample=sample, response=text, finish_reason=end)
+        for row, sample, text, end in (
+            (first, 0, "Take a larger pot, add soil and water it well.", "stop"),
+            (first, 1, "<think> Well", "length"),
+            (second, 0, "Take a larger pot, add soil and water it well.", "stop"),
+            (second, 1, declined, "stop"),
+        )
+    ]
+    maker.verdicts = []
+    run = maker.write()
+    told = CliRunner().invoke(judge_command, [str(run.path), "--json"])
+    (row,) = json.loads(told.stdout)["conditions"]
+    (shown,) = read_results([run])[0].harmful
+    assert row["compliance"] == shown.compliance.estimate == 0.75
+    assert row["coherence"] == shown.coherence.estimate == 1.0
+    assert (row["n"], row["n_unscored"]) == (shown.n, shown.n_unscored) == (4, 1)
+
+
+def test_the_agreement_command_counts_the_repeats_that_the_report_counts(tmp_path):
+    maker = RunMaker(tmp_path / "run", n_prompts=4, judge="llm:a")
+    again = [dataclasses.replace(row, judge_id="llm:b", repeat=repeat) for row in maker.verdicts for repeat in (0, 1)]
+    flip = {0.0: 1.0, 1.0: 0.0}
+    maker.verdicts += [
+        dataclasses.replace(row, compliance=flip[row.compliance], outcome="other") if row.repeat else row
+        for row in again
+    ]
+    folder, _ = _report(maker, tmp_path / "out")
+    (row,) = read_table(folder, "tiny-model-judge-agreement")
+    told = json.loads(CliRunner().invoke(agreement_command, [str(tmp_path / "run"), "--json"]).stdout)["pairs"][0]
+    assert float(row["alpha_ordinal"]) == told["alpha"] == 1.0
+    assert (int(row["n_responses"]), float(row["same"])) == (told["n"], 1.0)
 
 
 # ---------------------------------------------------------------- pieces

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from eval.conditions import BASELINE
-from eval.judge_noise import compare_judges, condition_repeats, repeat_noise
+from eval.judge.side_by_side import compare_judges
+from eval.judge_noise import condition_repeats, repeat_noise
 from eval.records import SCORED, UNSCORED, Generation, Run, Verdict, item_id
 from eval.scores import ScoredRun
 
@@ -107,7 +108,7 @@ def test_repeats_are_read_per_condition_with_gaps(tmp_path):
 def test_judges_are_compared_on_what_both_scored(tmp_path):
     run = _judged(tmp_path / "run", {"a": [[1], [0], [0.5], [None], [1]], "b": [[1], [1], [0.5], [0]]})
     (pair,) = compare_judges(run)
-    assert (pair.first, pair.second, pair.n_items) == ("a", "b", 3)
+    assert (pair.first, pair.second, pair.n) == ("a", "b", 3)
     assert pair.means == (0.5, pytest.approx(2.5 / 3)) and pair.same.estimate == pytest.approx(2 / 3)
     assert compare_judges(_judged(tmp_path / "one", {"a": [[1], [0]]})) == []
     assert compare_judges(_judged(tmp_path / "apart", {"a": [[1], [None]], "b": [[None], [1]]})) == []
