@@ -54,9 +54,9 @@ def ending_resumably(out: Path, arguments: Sequence[str]) -> Iterator[Interrupti
 def _farewell(out: Path, arguments: Sequence[str]) -> str:
     from eval.records import Run
 
-    words = [word for word in arguments if word != "--force"]
-    again = f"the same command goes on: {shlex.join(['refusal', *words])}" if words else "the same command goes on"
     runs = [Run.open(rows.parent) for rows in out.rglob("generations.jsonl")]
+    words = [word for word in arguments if word != "--force" or not runs]  # without one, what was there is back
+    again = f"the same command goes on: {shlex.join(['refusal', *words])}" if words else "the same command goes on"
     if not runs:
         return f"interrupted before the first response; {again}"
     return f"interrupted: {sum(len(run.generated_ids()) for run in runs)} responses are kept in {out}; {again}"

@@ -38,7 +38,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--task-limit", type=click.IntRange(1), help="Use only the first N documents of each task.")
 @click.option("--dry-run", is_flag=True, help="Say what it would ask for at most, and end.")
 @click.option("-o", "--output", "out", type=PATH, required=True, help="Folder to write; the same command resumes it.")
-@click.option("--force", is_flag=True, help="Replace an audit that is there.")
+@click.option("--force", is_flag=True, help="Replace an audit that is there, once this one is finished.")
 @judge_options
 def audit(model: str, out: Path, dry_run: bool, force: bool, **options: Any) -> None:
     """Audit how robust the refusals of MODEL are to linear edits, and end with a verdict on one page.
@@ -54,17 +54,20 @@ def audit(model: str, out: Path, dry_run: bool, force: bool, **options: Any) -> 
       refusal audit meta-llama/Llama-3.2-1B-Instruct --judge-model gpt-4.1-mini -o audit
     """
     from eval.audit.page import write_pages
-    from eval.audit.preparation import begin, prepare
+    from eval.audit.preparation import begin, prepare, replacing_audit
     from eval.commands import command_words, read_strengths
     from eval.interruption import ending_resumably
+    from eval.replacement import aside_of
 
     arguments, alphas = command_words(), tuple(read_strengths(options.pop("alphas")))
     request = prepare(model, alphas, options, arguments)
     click.echo(f"{request.size}\n{request.capability}", err=not dry_run)
     if dry_run:
         return
-    begin(out, request, force)
-    with ending_resumably(out, arguments) as interruption:
+    if force and out.exists():
+        click.echo(f"{out}: what is there is kept in {aside_of(out)} until this audit is finished", err=True)
+    with replacing_audit(out, force), ending_resumably(out, arguments) as interruption:
+        begin(out, request)
         found = request.audit(out, interruption.check).run()
         page = write_pages(found, out)
     click.echo(f"{found.verdict.text}\n{page}")

@@ -2,26 +2,28 @@
 
 import json
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from eval import replacement
 from eval.audit.bench import Bench
 from eval.audit.capability import NONE, Capability
 from eval.audit.design import Size
+from eval.audit.page import PAGE
 from eval.audit.study import Audit, halves
 from eval.benchmark.harness import check_tasks
 from eval.benchmark.tasks import tasks_for
 from eval.judge.options import choose_judge
+from eval.records import Run
 from eval.shell import Shell
 from surgery.artifacts import file_sha256, json_sha256, package_versions, replacing
-from surgery.errors import ArtifactError
+from surgery.errors import ArtifactError, OutputExistsError
 from surgery.folders import check_folder, make_folder
 from surgery.models import ModelInfo, describe_model
 from surgery.prompt_commands import say_origin
@@ -39,6 +41,7 @@ class Request:
     Attributes:
         options: of the command, by name.
         prompts, safe: what is asked.
+        pairs: what the refusal vectors are extracted from; None where they are given.
         capability: the benchmarks.
         arguments: the words after `refusal`.
     """
@@ -47,6 +50,7 @@ class Request:
     size: Size
     prompts: PromptSet[Any]
     safe: PromptSet[Any]
+    pairs: PromptSet[Any] | None
     capability: Capability
     options: Mapping[str, Any]
     arguments: Sequence[str]
@@ -61,6 +65,7 @@ class Request:
             "prompts": self.prompts.provenance(),
             "safe prompts": self.safe.provenance(),
             "refusal vectors": file_sha256(self.options["rvs"]) if self.options["rvs"] else None,
+            "extraction pairs": self.pairs.provenance() if self.pairs else None,
             "judge": self.judge().judge_id,
             **{name.replace("_", " "): self.options[name] for name in chosen},
         }
@@ -105,14 +110,13 @@ def prepare(model: str, alphas: tuple[float, ...], options: Mapping[str, Any], a
     """
     prompts = say_origin(load_prompts(options["prompts"], "harmful"))[: options["limit"]]
     safe = say_origin(load_prompts(options["safe_prompts"], "safe"))[: options["limit"]]
-    if not options["rvs"]:
-        load_pairs(options["pairs"])
+    pairs = None if options["rvs"] else load_pairs(options["pairs"])
     info = describe_model(model, options["revision"])
     check_architecture(info.architecture, "an audit")
     selection, measuring = halves(prompts, options["seed"])
     counts = len(selection), len(measuring), len(safe)
     size = Size(info.n_layers, options["max_rank"], alphas, *counts, options["weights"])
-    request = Request(info, size, prompts, safe, _capability(info, options), options, arguments)
+    request = Request(info, size, prompts, safe, pairs, _capability(info, options), options, arguments)
     request.judge()
     return request
 
@@ -128,33 +132,49 @@ def _capability(info: ModelInfo, options: Mapping[str, Any]) -> Capability:
     return Capability(tasks, options["task_limit"])
 
 
-def begin(folder: Path, request: Request, force: bool) -> None:
+def replacing_audit(folder: Path, force: bool) -> AbstractContextManager[None]:
+    """With `force`, keep an audit that is there aside until the one made in its place is finished; see `replacing`."""
+    return replacement.replacing(folder, force, _AUDIT)
+
+
+def begin(folder: Path, request: Request) -> None:
     """Make the folder, or find that the same audit began it.
 
-    Raises: OutputExistsError when something else is there, ArtifactError when it is another audit; with `force` an audit
-        that is there is replaced.
+    Raises: OutputExistsError when something else is there, ArtifactError when it is another audit.
     """
     identity, path = request.identity, folder / DESIGN
-    is_audit = path.is_file()
-    if folder.exists() and any(folder.iterdir()) and (force or not is_audit):
-        check_folder(folder, force, kind="an audit", is_kind=lambda _: is_audit)
-        shutil.rmtree(folder)
-        is_audit = False
-    if is_audit:
+    if path.is_file():
         _check_same(json.loads(path.read_text(encoding="utf-8")), identity, folder)
         return
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise OutputExistsError(folder)
     make_folder(folder)
     with replacing(path) as part:
         part.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    differing = [name for name in now if json_sha256(before.get(name)) != json_sha256(now[name])]
+    """Raises: ArtifactError; what the first of them, of an older version, did not record cannot be compared."""
+    differing = [name for name in now if name in before and json_sha256(before[name]) != json_sha256(now[name])]
     if differing:
         raise ArtifactError(
             f"{folder}: holds another audit ({', '.join(differing)} differ); repeat its command to go on with it, choose "
             "another output, or pass --force to replace it"
         )
+
+
+def _check_audit(folder: Path) -> None:
+    check_folder(folder, True, kind="an audit", is_kind=lambda found: (found / DESIGN).is_file())
+    for manifest in folder.glob("runs/*/run.json"):
+        with Run(manifest.parent, {}).writing():
+            pass
+
+
+def _is_begun(folder: Path) -> bool:
+    return any(map(replacement.has_responses, folder.glob("runs/*")))
+
+
+_AUDIT = replacement.Kind(_check_audit, _is_begun, lambda folder: (folder / PAGE).is_file())
 
 
 def _say(line: str) -> None:
