@@ -32,7 +32,7 @@ class Question:
 
     @property
     def key(self) -> tuple[bytes, int]:
-        """Equal for two questions exactly when one answer serves both."""
+        """Equal for two questions exactly when one answer serves both: of safe and harmful prompts none does."""
         return _digest(self.item), self.repeat
 
 
@@ -168,5 +168,5 @@ def _again(row: Verdict, judge: Judge, retry_unscored: bool = False) -> bool:
 
 def _digest(item: Generation) -> bytes:
     how = f"{item.begins_in_reasoning:d}{is_cut_in_reasoning(item):d}"
-    text = f"{how}{len(item.prompt)}:{item.prompt}{item.response}"
+    text = f"{how}{len(item.prompt_set)}:{item.prompt_set}{len(item.prompt)}:{item.prompt}{item.response}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -107,6 +107,17 @@ def test_a_guard_of_harm_leaves_safe_prompts_unscored_and_asks_nothing(tmp_path)
     assert len(endpoint.judged) == 1
 
 
+def test_the_same_texts_of_a_harmful_and_a_safe_prompt_are_judged_each_by_itself(tmp_path):
+    run = make_run(tmp_path / "run", ["Take a larger pot."], prompt_set="safe")
+    harmful = make_run(tmp_path / "harmful", ["Take a larger pot."], prompt_set="harmful", conditions=("a", "b"))
+    run.append_generations(harmful.generations())
+    endpoint = Endpoint(lambda body, n: completion("unsafe\nS2"), probe=lambda body: completion("safe"))
+    with endpoint.serving() as url:
+        summary = judge_run(run, judge_of("llamaguard", url))
+    assert (summary.n_scored, summary.reasons) == (2, {"not measured by this judge": 1})
+    assert len(endpoint.judged) == 1  # the two harmful ones share a verdict
+
+
 def test_a_guard_of_refusal_scores_safe_prompts_too(tmp_path):
     run, summary, _ = judged(tmp_path, "wildguard", WILDGUARD.format("no", "yes", "no"), prompt_set="safe")
     assert summary.n_scored == 2 and {row.status for row in run.verdicts()} == {SCORED}
