@@ -170,7 +170,7 @@ class _Crew:
             if key == RUNTIME:
                 self.run.manifest["engine"] = dict(answerer.description)
             try:
-                with sink.tally.running():
+                with sink.tally.running(lambda: getattr(answerer, "n_pending_tokens", 0)):
                     _answer(answerer, model, items, self.plan, sampling, sink)
             finally:
                 stage = f"engine {key}" if key else "engine"

@@ -4,9 +4,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event, Lock, Thread
 from typing import TextIO
 
-TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0
+from surgery.progress import LOG_SECONDS, clock_time
+
+TERMINAL_SECONDS = 0.5
+_LEAST_SHARE = 0.1  # of the responses of this call: fewer, the short ones that finish first, say little of the rest
+_CHECKS = 5  # in each interval: whether a line is due
 
 
 class Tally:
@@ -14,47 +19,74 @@ class Tally:
 
     Attributes:
         done, total: responses, those of earlier calls included.
+        n_to_do: responses that this call is to give.
         n_new: responses of this call.
-        tokens: generated in this call.
     """
 
     def __init__(self, done: int, total: int, clock: Callable[[], float] = time.monotonic):
-        self.done, self.total = done, total
-        self.n_new = self.tokens = 0
+        self.done, self.total, self.n_to_do = done, total, total - done
+        self.n_new = self._finished_tokens = 0
         self._clock = clock
         self._before, self._since = 0.0, None
+        self._n_pending: Callable[[], int] | None = None
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Let the clock run."""
-        self._since = self._clock()
+    def running(self, n_pending: Callable[[], int] | None = None) -> Iterator[None]:
+        """Let the clock run.
+
+        Args:
+            n_pending: tells how many tokens there are of responses that have not finished.
+        """
+        self._since, self._n_pending = self._clock(), n_pending
         try:
             yield
         finally:
-            self._before, self._since = self.seconds, None
+            self._before, self._since, self._n_pending = self.seconds, None, None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether responses are being generated, not an engine started."""
+        return self._since is not None
 
     def add(self, n_tokens: int) -> None:
         """Count one response."""
         self.done += 1
         self.n_new += 1
-        self.tokens += n_tokens
+        self._finished_tokens += n_tokens
 
     @property
     def seconds(self) -> float:
         """Spent generating in this call."""
-        return self._before + (0.0 if self._since is None else self._clock() - self._since)
+        since = self._since
+        return self._before + (0.0 if since is None else self._clock() - since)
 
     @property
     def seconds_left(self) -> float | None:
-        """At the rate of this call; None before its first response."""
-        return (self.total - self.done) * self.seconds / self.n_new if self.n_new else None
+        """At the rate of this call, if the rest is as long as what has finished; None while that is too little."""
+        return self._seconds_left(self._pending())
+
+    def _seconds_left(self, n_pending: int) -> float | None:
+        if not self.n_new or self.n_new < _LEAST_SHARE * self.n_to_do:
+            return None
+        share_left = (self.total - self.done) / self.n_new
+        n_tokens = self._finished_tokens + n_pending
+        if not n_tokens:
+            return share_left * self.seconds
+        return max(0.0, self._finished_tokens * share_left - n_pending) * self.seconds / n_tokens
+
+    def _pending(self) -> int:
+        n_pending = self._n_pending
+        return 0 if n_pending is None else n_pending()
 
     def __str__(self) -> str:
         share = f"{self.done}/{self.total} responses ({100 * self.done // max(self.total, 1)} %)"
-        if not self.n_new or self.seconds <= 0:
+        seconds, n_pending = self.seconds, self._pending()
+        n_tokens, left = self._finished_tokens + n_pending, self._seconds_left(n_pending)
+        if seconds <= 0:
             return share
-        left = _clock_time(self.seconds_left or 0.0)
-        return f"{share}, {self.n_new / self.seconds:.1f}/s, {self.tokens / self.seconds:.0f} tokens/s, {left} left"
+        counted = _rate(self.n_new / seconds) if self.n_new else f"{n_tokens} tokens"
+        time_text = f"{clock_time(seconds)} so far" if left is None else f"{clock_time(left)} left"
+        return f"{share}, {counted}, {n_tokens / seconds:.0f} tokens/s, {time_text}"
 
 
 @contextmanager
@@ -66,8 +98,8 @@ def shown_progress(
 ) -> Iterator[Callable[[Tally], None]]:
     """Yield a callback for `generate_run` that writes where a tally stands: now and then, and where it ends.
 
-    One line drawn over again on a terminal, a line every ten seconds elsewhere. It appears with the first response, so
-    that an error before it stands alone.
+    One line drawn over again on a terminal, a line every thirty seconds elsewhere, also within a step that takes longer.
+    None while an engine starts, so that an error before the first token stands alone.
 
     Args:
         stream: stderr by default.
@@ -88,22 +120,34 @@ class _Display:
         self._last = clock()
         self._tally: Tally | None = None
         self._shown = ""
+        self._lock, self._closing = Lock(), Event()
+        self._ticking = Thread(target=self._tick, daemon=True)
+        self._ticking.start()
 
     def update(self, tally: Tally) -> None:
         """Remember the tally, and write it when it is time."""
-        if not tally.n_new:
-            self._last = self._clock()
-            return
         self._tally = tally
-        if self._clock() - self._last >= self._interval:
-            self._write()
+        self._write_if_due()
 
     def close(self) -> None:
         """Write where the tally ended."""
-        if self._tally is not None:
+        self._closing.set()
+        self._ticking.join()
+        if self._tally is not None and self._tally.n_new:
             self._write()
-            if self._on_terminal:
-                print(file=self._stream, flush=True)
+        if self._shown and self._on_terminal:
+            print(file=self._stream, flush=True)
+
+    def _tick(self) -> None:
+        while not self._closing.wait(self._interval / _CHECKS):
+            self._write_if_due()
+
+    def _write_if_due(self) -> None:
+        with self._lock:
+            if self._tally is None or not self._tally.is_running:
+                self._last = self._clock()
+            elif self._clock() - self._last >= self._interval:
+                self._write()
 
     def _write(self) -> None:
         self._last = self._clock()
@@ -117,7 +161,5 @@ class _Display:
         self._shown = line
 
 
-def _clock_time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+def _rate(per_second: float) -> str:
+    return f"{per_second:.1f}/s" if per_second >= 0.1 else f"{60 * per_second:.1f}/min"

@@ -67,10 +67,17 @@ def said_dtype(info: Any, dtype: str, device_map: str | None) -> str:
 
 @contextmanager
 def progress_bar(label: str, unit: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, where that is a terminal: call it with (done, total[, label])."""
+    """Progress on stderr, a bar where that is a terminal, else lines: call it with (done, total[, label])."""
+    import sys
+
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit=unit, unit_scale=unit == "B", disable=None) as bar:
+    from surgery.progress import ProgressLines
+
+    if not sys.stderr.isatty():
+        yield ProgressLines(label, unit, sys.stderr).update
+        return
+    with tqdm(desc=label, unit=unit, unit_scale=unit == "B", file=sys.stderr) as bar:
 
         def update(done: int, total: int, label: str | None = None) -> None:
             if label is not None:

@@ -192,6 +192,12 @@ class Engine:
         """Longest prompt and response together, in tokens."""
         return self._llm.llm_engine.model_config.max_model_len
 
+    @property
+    def n_pending_tokens(self) -> int:
+        """Tokens generated so far for requests that have not finished; another thread may ask."""
+        states = list(self._llm.llm_engine.output_processor.request_states.values())
+        return sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer is not None)
+
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Response]:
         """Answer requests, yielding each response as soon as it has finished; order is not kept."""
         for outputs in self.finished(requests, sampling.arguments()):

@@ -1,6 +1,8 @@
 """Bulk generation without an engine: what is asked of it, what is kept, what is said meanwhile."""
 
 import io
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,23 +310,57 @@ def test_rates_leave_out_the_time_of_starting_engines_and_earlier_responses():
     assert str(tally) == "110/130 responses (84 %), 5.0/s, 40 tokens/s, 0:04 left"
 
 
-def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end():
+def test_a_log_gets_a_line_every_thirty_seconds_and_one_at_the_end():
     clock, log = Clock(), io.StringIO()
     with shown_progress("generating", log, lambda: "; 2 judged", clock) as show:
         tally = Tally(0, 100, clock)
         with tally.running():
             for _ in range(100):
-                clock.now += 0.25
+                clock.now += 0.75
                 tally.add(1)
                 show(tally)
     lines = log.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["40/100", "80/100", "100/100"]
-    assert lines[0] == "generating: 40/100 responses (40 %), 4.0/s, 4 tokens/s, 0:15 left; 2 judged"
+    assert lines[0] == "generating: 40/100 responses (40 %), 1.3/s, 1 tokens/s, 0:45 left; 2 judged"
 
 
-def test_nothing_is_said_before_the_first_response():
+def test_nothing_is_said_while_an_engine_starts():
     clock, log = Clock(), io.StringIO()
     with shown_progress("generating", log, clock=clock) as show:
         clock.now += 60
         show(Tally(5, 10, clock))
     assert log.getvalue() == ""
+
+
+def test_tokens_are_counted_from_the_first_step_and_shown_within_it(monkeypatch):
+    monkeypatch.setattr("eval.progress.LOG_SECONDS", 0.02)
+    log, n_tokens, tally = io.StringIO(), iter(range(7, 10_000)), Tally(0, 8)
+    with shown_progress("generating", log) as show:
+        show(tally)
+        with tally.running(lambda: next(n_tokens)):
+            time.sleep(0.5)  # one long step: nothing finishes, and nothing calls
+    lines = log.getvalue().splitlines()
+    assert len(lines) >= 3 and len(lines) == len(set(lines))
+    assert re.fullmatch(r"generating: 0/8 responses \(0 %\), 7 tokens, \d+ tokens/s, 0:0[01] so far", lines[0])
+
+
+def test_an_estimate_is_given_once_a_tenth_of_the_responses_stand_for_the_rest():
+    clock = Clock()
+    tally = Tally(50, 250, clock)
+    with tally.running(lambda: 4000):
+        clock.now += 100
+        for n in range(20):
+            assert tally.seconds_left is None and "left" not in str(tally) and "1:40 so far" in str(tally), n
+            tally.add(50)
+        # 180 responses of 50 tokens, 4000 tokens of which are there, at 5000 tokens in 100 s
+        assert tally.seconds_left == 100 and str(tally).endswith("50 tokens/s, 1:40 left")
+    assert (Tally(0, 3, clock).seconds_left, tally.n_to_do) == (None, 200)
+
+
+def test_a_slow_machine_has_a_rate_that_is_not_zero():
+    clock = Clock()
+    tally = Tally(0, 10, clock)
+    with tally.running():
+        clock.now += 120
+        tally.add(240)
+        assert "0.5/min, 2 tokens/s" in str(tally)
