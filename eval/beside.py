@@ -34,17 +34,15 @@ class JudgingBeside:
 def asked_judge(choice: Mapping[str, Any]) -> "Judge | None":
     """The judge that the options of a generating command ask for; None when they name none.
 
-    Raises: click.UsageError for options of a judge without --judge or --judge-model, and what `choose_judge` raises.
+    Raises: click.UsageError for options of a judge without --judge or --judge-model, and what `JudgeChoice.make` raises.
     """
-    from eval.judge.options import JudgeChoice, choose_judge
+    from eval.judge.options import JudgeChoice
 
-    if choice["judge_name"] is None and choice["judge_model"] is None:
-        unused = JudgeChoice()
-        given = [name for name, value in choice.items() if value not in (getattr(unused, name), [], ())]
-        if given:
-            raise click.UsageError(f"--{given[0].replace('_', '-')} needs --judge or --judge-model")
+    asked = JudgeChoice(**choice)
+    if asked.judge_name is None and asked.judge_model is None:
+        asked.refuse(asked.given, "needs --judge or --judge-model")
         return None
-    return choose_judge(**choice)
+    return asked.make()
 
 
 @contextmanager

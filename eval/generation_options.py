@@ -10,7 +10,7 @@ from eval.judge.options import judge_options
 from surgery.prompt_commands import SOURCE_HELP
 
 PATH = click.Path(path_type=Path)
-DEFAULT_KEY_ENV = "OPENAI_API_KEY"
+DEFAULT_KEY_ENV, DEFAULT_CONCURRENCY = "OPENAI_API_KEY", 128
 
 _PROMPTS = (
     click.option("--prompts", metavar="SOURCE", required=True, help=f"Harmful prompts: {SOURCE_HELP}"),
@@ -104,7 +104,7 @@ _SERVERS = (
     click.option(
         "--concurrency",
         type=click.IntRange(1),
-        default=128,
+        default=DEFAULT_CONCURRENCY,
         show_default=True,
         help="Requests in flight at each server.",
     ),

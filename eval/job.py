@@ -10,7 +10,7 @@ import click
 
 from eval.beside import asked_judge, judging_beside
 from eval.generation import Start, check_samples, generate_run
-from eval.generation_options import DEFAULT_KEY_ENV
+from eval.generation_options import DEFAULT_CONCURRENCY, DEFAULT_KEY_ENV
 from eval.manifest import make_manifest, resume_or_create
 from eval.plan import Plan, PlanBuilder
 from eval.progress import Tally, shown_progress
@@ -208,9 +208,10 @@ def _engine_options(options: Mapping[str, Any]) -> EngineOptions:
     sizes = {name: options[name] for name in ("tensor_parallel_size", "pipeline_parallel_size")}
     arguments = parse_engine_arguments(options["engine_args"], sizes)
     if options["base_urls"]:
-        chosen = {"--eager": options["eager"], "--max-num-seqs": options["max_num_seqs"], "--engine-arg": arguments}
-        given = [name for name, value in chosen.items() if value not in (None, {})]
-        given += ["--dtype"] if options["dtype"] != "auto" else []
+        chosen = {"--eager": options["eager"], "--max-num-seqs": options["max_num_seqs"]}
+        chosen |= {f"--{name.replace('_', '-')}": size for name, size in sizes.items()}
+        chosen |= {"--engine-arg": options["engine_args"] or None, "--dtype": None if options["dtype"] == "auto" else 1}
+        given = [name for name, value in chosen.items() if value is not None]
         if given:
             raise click.UsageError(f"{given[0]} is the server's where --base-url is given; set it there")
     return EngineOptions(options["dtype"], options["eager"], options["max_num_seqs"], vllm=arguments)
@@ -219,8 +220,10 @@ def _engine_options(options: Mapping[str, Any]) -> EngineOptions:
 def _servers(info: ModelInfo, plan: Plan, options: Mapping[str, Any]) -> Any:
     """The servers of --base-url, or None."""
     if not options["base_urls"]:
-        if options["served_model"]:
-            raise click.UsageError("--served-model needs --base-url")
+        usual = {"served_model": None, "api_key_env": DEFAULT_KEY_ENV, "concurrency": DEFAULT_CONCURRENCY}
+        given = [name for name, value in usual.items() if options[name] != value]
+        if given:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} needs --base-url")
         return None
     from eval.served_models import Needs, ServersError
     from eval.servers import Servers

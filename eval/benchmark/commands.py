@@ -131,6 +131,7 @@ def _check_options(chosen: dict[str, Any], dtype: str) -> None:
     backend = chosen["backend"]
     engine = {"--eager/--compile": chosen["eager"] is not None, "--engine-arg": bool(chosen["engine_args"])}
     server = {name: bool(chosen[name[2:].replace("-", "_")]) for name in ("--base-url", "--served-model")}
+    server["--api-key-env"] = chosen["api_key_env"] != DEFAULT_KEY_ENV
     wrong = {"hf": engine | server, "vllm": server, "served": engine | {"--dtype": dtype != "auto"}}[backend]
     given = [name for name, is_given in wrong.items() if is_given]
     if given:

@@ -176,7 +176,7 @@ class JudgeChoice:
     judge_fallback_price_out: float | None = None
 
     def make(self) -> "Judge":
-        """The judge. Raises: click.UsageError, JudgeEndpointError, RubricError."""
+        """The judge. Raises: click.UsageError, also for an option that would do nothing; JudgeEndpointError, RubricError."""
         if self.judge_model is None:
             return self._rules()
         if self.judge_name is not None:
@@ -184,17 +184,33 @@ class JudgeChoice:
         prices = self.judge_price_in, self.judge_price_out
         if self.judge_max_cost is not None and None in prices:
             raise click.UsageError("--max-cost needs --price-in and --price-out, per million tokens")
+        if prices.count(None) == 1:
+            self.refuse(["judge_price_in"], "needs --judge-price-out: a cost has both")
+            self.refuse(["judge_price_out"], "needs --judge-price-in: a cost has both")
         first = self._endpoint_judge(self.judge_model, self._client())
-        return first if self.judge_fallback_model is None else self._with_fallback(first)
+        if self.judge_fallback_model is not None:
+            return self._with_fallback(first)
+        self.refuse([name for name in self.given if "fallback" in name], "needs --judge-fallback-model")
+        if first.kind == "guard":
+            self.refuse(["judge_max_tokens", "judge_temperature"], f"is fixed for the guard {self.judge_rubric}")
+        return first
+
+    @property
+    def given(self) -> list[str]:
+        """Options that are not as by default."""
+        unused = JudgeChoice()
+        return [name for name, value in vars(self).items() if value not in (getattr(unused, name), [])]
+
+    def refuse(self, names: Sequence[str], why: str) -> None:
+        """Raises: click.UsageError for the first of these options that is given."""
+        for name in self.given:
+            if name in names:
+                raise click.UsageError(f"--{name.replace('_', '-')} {why}")
 
     def _rules(self) -> "Judge":
-        for name in ("base_url", "max_cost", "max_tokens_total", "rpm", "tpm", "fallback_model"):
-            if getattr(self, f"judge_{name}") not in (None, ()):
-                raise click.UsageError(f"--judge-{name.replace('_', '-')} needs --judge-model")
-        if self.judge_rubric != "standard":
-            raise click.UsageError("--rubric needs --judge-model")
         from eval.judge.heuristic import HeuristicJudge
 
+        self.refuse([name for name in self.given if name != "judge_name"], "needs --judge-model")
         return HeuristicJudge()
 
     @property
