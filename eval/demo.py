@@ -117,8 +117,10 @@ def _record_stages(path: Path, seconds: dict[str, float]) -> None:
     from eval.records import Run
 
     run = Run.open(path)
-    run.manifest["stages"].update({stage: round(value, 2) for stage, value in seconds.items() if value > 0})
-    run.save_manifest()
+    with run.writing():
+        run.refresh_manifest()
+        with run.amending() as manifest:
+            manifest["stages"].update({stage: round(value, 2) for stage, value in seconds.items() if value > 0})
 
 
 def _report(runs: Sequence[Path], out: Path, judge_id: str) -> Path:

@@ -167,17 +167,23 @@ class _Crew:
         model = describe_model(self.plan.checkpoints[key]) if key in self.plan.checkpoints else self.info
         with self._answerer(key, model, items) as answerer:
             ready = time.monotonic()
-            if key == RUNTIME:
-                self.run.manifest["engine"] = dict(answerer.description)
             try:
                 with sink.tally.running(lambda: getattr(answerer, "n_pending_tokens", 0)):
-                    _answer(answerer, model, items, self.plan, sampling, sink)
+                    rendered = _rendered(model, items, answerer.max_model_len, self.run.manifest.get("date"))
+                    _answer(answerer, items, rendered, self.plan, sampling, sink)
             finally:
-                stage = f"engine {key}" if key else "engine"
-                _add_seconds(self.run, f"{stage}: start", ready - started)
-                _add_seconds(self.run, f"{stage}: generate", time.monotonic() - ready)
                 if self.run.generated_ids():
-                    self.run.save_manifest()
+                    self._record(key, answerer, {"start": ready - started, "generate": time.monotonic() - ready})
+
+    def _record(self, key: str, answerer: Answerer, seconds: Mapping[str, float]) -> None:
+        """Write what answered and the times it took into the run's manifest."""
+        with self.run.amending() as manifest:
+            if key == RUNTIME:
+                manifest["engine"] = dict(answerer.description)
+            stages = manifest["stages"]
+            for what, taken in seconds.items():
+                stage = f"engine {key}: {what}" if key else f"engine: {what}"
+                stages[stage] = round(stages.get(stage, 0.0) + taken, 2)
 
     def _answerer(self, key: str, model: ModelInfo, items: Sequence[Item]) -> Any:
         """The engine, which starts here."""
@@ -223,10 +229,14 @@ class _Sink:
 
 
 def _answer(
-    answerer: Answerer, model: ModelInfo, items: Sequence[Item], plan: Plan, sampling: Sampling, sink: _Sink
+    answerer: Answerer,
+    items: Sequence[Item],
+    rendered: "Mapping[str, _Rendered]",
+    plan: Plan,
+    sampling: Sampling,
+    sink: _Sink,
 ) -> None:
     by_id = {item.id: item for item in items}
-    rendered = _rendered(model, items, answerer.max_model_len)
     requests = _requests(items, rendered, plan, sampling)
     answers = ((by_id[response.id], response) for response in answerer.generate(requests, sampling))
     sink.drain(_row(item, response, rendered[item.prompt.prompt]) for item, response in answers)
@@ -255,12 +265,14 @@ def _requests(
     ]
 
 
-def _rendered(model: ModelInfo, items: Sequence[Item], max_model_len: int) -> dict[str, _Rendered]:
+def _rendered(
+    model: ModelInfo, items: Sequence[Item], max_model_len: int, date: str | None
+) -> dict[str, _Rendered]:
     """Prompt text -> its chat. Raises: GenerationError, before anything is answered, when a prompt is too long."""
     from surgery.chat import prompt_token_ids
     from surgery.models import load_tokenizer
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, date)
     rendered: dict[str, _Rendered] = {}
     for item in items:
         text = item.prompt.prompt
@@ -293,8 +305,3 @@ def _row(item: Item, response: Response, rendered: _Rendered) -> Generation:
         n_tokens=response.n_tokens,
         begins_in_reasoning=rendered.opens_reasoning,
     )
-
-
-def _add_seconds(run: Run, stage: str, seconds: float) -> None:
-    stages: dict[str, Any] = run.manifest["stages"]
-    stages[stage] = round(stages.get(stage, 0.0) + seconds, 2)

@@ -177,6 +177,13 @@ class Run:
         with self._guard, replacing(self.path / "run.json", force=True) as part:
             part.write_text(json.dumps(self.manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
+    @contextmanager
+    def amending(self) -> Iterator[dict[str, Any]]:
+        """The manifest, to be changed here and nowhere else: other threads wait, and it is written at the end."""
+        with self._guard:
+            yield self.manifest
+            self.save_manifest()
+
     def refresh_manifest(self) -> None:
         """Take over what others wrote into `run.json` since it was read; call it while `writing`."""
         with self._guard:
@@ -185,10 +192,9 @@ class Run:
     def record_judge(self, judge_id: str, description: Mapping[str, Any]) -> None:
         """Write a judge's description into `run.json`, unless it is there already; any thread may."""
         with self._guard:
-            judges = self.manifest.setdefault("judges", {})
-            if judges.get(judge_id) != description:
-                judges[judge_id] = dict(description)
-                self.save_manifest()
+            if self.manifest.get("judges", {}).get(judge_id) != description:
+                with self.amending() as manifest:
+                    manifest.setdefault("judges", {})[judge_id] = dict(description)
 
     def generations(self) -> list[Generation]:
         """All responses, in the order they were written; of an item written twice the first counts."""
@@ -226,8 +232,8 @@ class Run:
         """
         with self.writing():
             self.refresh_manifest()
-            self.manifest["redaction"] = redaction.to_json()
-            self.save_manifest()
+            with self.amending() as manifest:
+                manifest["redaction"] = redaction.to_json()
             self._generations.replace(map(redaction.generation, self._generations.rows()))
             self._verdicts.replace(map(redaction.verdict, self._verdicts.rows()))
 

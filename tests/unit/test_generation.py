@@ -248,6 +248,27 @@ def test_folders_that_are_no_runs_and_runs_being_written_are_not_moved(info, rec
     assert (tmp_path / "mine").is_dir() and (tmp_path / "run" / "run.json").is_file()
 
 
+class OnlyUnder(dict):
+    """A manifest that is changed only while the lock is held that `record_judge` takes in the judging's thread."""
+
+    def __init__(self, lock, content):
+        super().__init__({key: OnlyUnder(lock, value) if key == "stages" else value for key, value in content.items()})
+        self.lock = lock
+
+    def __setitem__(self, key, value):
+        assert self.lock._is_owned(), f"{key} changed without the lock"
+        super().__setitem__(key, value)
+
+
+def test_a_generation_changes_the_manifest_only_under_its_lock(info, recorder, tmp_path):
+    plan = PlanBuilder(info.n_layers, info.d_model).build()
+    run = make_run(tmp_path / "run", info, plan, Sampling())
+    run.manifest = OnlyUnder(run._guard, run.manifest)
+    generate_run(run, info, plan, PROMPTS, Sampling(), EngineOptions())
+    found = Run.open(run.path).manifest
+    assert found["engine"] == Recorder.description and set(found["stages"]) == {"engine: start", "engine: generate"}
+
+
 # ---------------------------------------------------------------- flags of the engine
 
 

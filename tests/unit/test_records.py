@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -308,6 +309,18 @@ def test_the_same_run_may_be_held_again_inside_and_is_free_only_at_the_end(run):
             pass
     with Run.open(run.path).writing():
         pass
+
+
+def test_a_judge_is_recorded_after_a_change_of_the_manifest_is_whole_and_neither_is_lost(run):
+    judging = threading.Thread(target=run.record_judge, args=("heuristic-v1", {"kind": "heuristic"}))
+    with run.amending() as manifest:
+        judging.start()
+        judging.join(0.1)
+        assert judging.is_alive()  # waits
+        manifest["stages"]["engine: start"] = 1.5
+    judging.join()
+    found = Run.open(run.path).manifest
+    assert found["stages"] == {"engine: start": 1.5} and found["judges"] == {"heuristic-v1": {"kind": "heuristic"}}
 
 
 def test_a_row_that_is_not_redacted_says_nothing_of_redaction(run):
