@@ -36,17 +36,19 @@ class AllowedFolder:
 
     Attributes:
         path: absolute, without symbolic links.
+        other_models: whether the operator accepts vectors of other weights; no client may say so.
     """
 
     path: Path
+    other_models: bool = False
 
     @classmethod
-    def at(cls, path: Path | str) -> "AllowedFolder":
+    def at(cls, path: Path | str, other_models: bool = False) -> "AllowedFolder":
         """The folder at a path. Raises: PathError when there is none."""
         folder = Path(path)
         if not folder.is_dir():
             raise PathError(f"{path}: no such folder to load ablations from")
-        return cls(folder.resolve())
+        return cls(folder.resolve(), other_models)
 
     def find(self, asked: object) -> Path:
         """The file that a client names, relative to the folder or absolute inside it.
@@ -71,7 +73,7 @@ class AllowedFolder:
         try:
             found = (self.path / asked).resolve(strict=True)
             inside, about = found.is_relative_to(self.path), found.stat()
-        except (OSError, RuntimeError) as err:  # missing, too long, no permission, a loop of links
+        except (OSError, RuntimeError, ValueError) as err:  # missing, too long, no permission, a loop of links, no name
             raise PathError(f"path {asked!r}: no such file") from err
         if not inside:
             raise PathError(f"path {asked!r}: outside the folder that ablations may be loaded from")

@@ -2,6 +2,8 @@
 
 import click
 
+from vllm_refusal.body_limit import MAX_MIB
+
 MOST_ABLATIONS = 16
 """Ablations at one time that a server has room for when clients may load them."""
 
@@ -25,6 +27,13 @@ MOST_ABLATIONS = 16
     "runtime_folder",
     metavar="DIR",
     help="Clients may load ablations from safetensors files in DIR, and unload them.",
+)
+@click.option(
+    "--max-body-mib",
+    type=click.IntRange(min=1),
+    default=MAX_MIB,
+    show_default=True,
+    help="Largest body of a request, in MiB.",
 )
 @click.option(
     "--max-ablations",
@@ -54,6 +63,7 @@ def serve(
     revision: str | None,
     allow_other_model: bool,
     runtime_folder: str | None,
+    max_body_mib: int,
     max_ablations: int | None,
     max_ablation_rank: int | None,
     sites: tuple[str, ...],
@@ -69,8 +79,8 @@ def serve(
     vllm_xargs={"ablation": "refusal", "ablation_alpha": 0.5, "ablation_layers": "7-10"}; "none" bypasses a default.
 
     With --allow-runtime-ablations DIR, POST {"name": NAME, "path": FILE in DIR, "alpha": A, ...} to /v1/load_ablation
-    adds one, and {"name": NAME} to /v1/unload_ablation takes one away. Whoever may send requests may do that: set an
-    --api-key.
+    adds one, and {"name": NAME} to /v1/unload_ablation takes one away. Whoever has the server's --api-key may do that; it
+    must be set.
     """
     from vllm_refusal.allowed_folder import AllowedFolder
     from vllm_refusal.config import check_default
@@ -80,7 +90,7 @@ def serve(
     modules = parse_ablation_options(ablations, allow_other_model)
     default = check_default(default_ablation, modules)
     flags = ["--host", host, "--port", str(port), *(["--revision", revision] if revision else []), *ctx.args]
-    folder = None if runtime_folder is None else AllowedFolder.at(runtime_folder)
+    folder = None if runtime_folder is None else AllowedFolder.at(runtime_folder, allow_other_model)
     room = {"max_modules": max_ablations, "max_rank": max_ablation_rank, "sites": list(sites)}
     room = {setting: value for setting, value in room.items() if value}
     if room and folder is None:
@@ -91,7 +101,7 @@ def serve(
         room.setdefault("max_modules", max(MOST_ABLATIONS, len(modules)))
     arguments = server_arguments(model, modules, default, flags, room)
     check_modules(model, revision, modules)
-    run_server(arguments, folder)
+    run_server(arguments, folder, max_body_mib * 2**20)
 
 
 @click.command()

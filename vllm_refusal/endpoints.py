@@ -10,6 +10,7 @@ from typing import Any
 
 from surgery.errors import RefusalError
 from vllm_refusal.allowed_folder import AllowedFolder
+from vllm_refusal.body_limit import MAX_MIB, BodyLimit
 from vllm_refusal.config import NONE, AblationConfig, NoRoomError
 from vllm_refusal.invocations import NamedInvocations
 from vllm_refusal.metrics import ServerMetrics
@@ -18,7 +19,13 @@ from vllm_refusal.runtime_ablations import ConflictError, RuntimeAblations
 from vllm_refusal.serving import module_details
 from vllm_refusal.worker import WorkerError
 
+
+class MediaTypeError(RequestError):
+    """A body is not declared to be JSON."""
+
+
 _STATUS = {
+    MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     UnknownAblationError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
     NoRoomError: HTTPStatus.CONFLICT,
@@ -32,10 +39,13 @@ class AblationEndpoints:
     name = "vllm_refusal"
     required_tasks = None
 
-    def __init__(self, metrics: ServerMetrics, folder: AllowedFolder | None = None):
+    def __init__(
+        self, metrics: ServerMetrics, folder: AllowedFolder | None = None, max_body_bytes: int = MAX_MIB * 2**20
+    ):
         """Args: folder: from which ablations may be loaded; None leaves those routes out."""
         self.metrics = metrics
         self.folder = folder
+        self.max_body_bytes = max_body_bytes
         self.client: Any = None
         self.runtime: RuntimeAblations | None = None
 
@@ -47,6 +57,7 @@ class AblationEndpoints:
         app.router.routes.insert(0, route)
         app.add_middleware(FreshMetrics, endpoints=self)
         app.add_middleware(NamedInvocations)
+        app.add_middleware(BodyLimit, n_bytes=self.max_body_bytes)
         if self.folder is not None:
             app.add_route("/v1/load_ablation", self.load, methods=["POST"], include_in_schema=False)
             app.add_route("/v1/unload_ablation", self.unload, methods=["POST"], include_in_schema=False)
@@ -70,7 +81,7 @@ class AblationEndpoints:
         return JSONResponse(health_report(self.client.input_processor.ablation))
 
     async def load(self, request: Any) -> Any:
-        """POST {"name", "path", and any of alpha, layers, site, source_layer, source_layers, allow_other_model}."""
+        """POST {"name", "path", and any of alpha, layers, site, source_layer, source_layers}."""
 
         async def answer(body: dict[str, Any]) -> dict[str, Any]:
             module = await self.runtime.load(body.pop("name", None), body)
@@ -91,7 +102,7 @@ class AblationEndpoints:
 
 
 class FreshMetrics:
-    """ASGI middleware: a scrape of /metrics sees the workers' figures of this moment."""
+    """ASGI middleware: a scrape of /metrics sees the workers' figures from after it was asked for."""
 
     def __init__(self, app: Any, endpoints: AblationEndpoints):
         self.app = app
@@ -110,17 +121,25 @@ async def _answered(request: Any, answer: Any) -> Any:
     from starlette.responses import JSONResponse
 
     try:
+        _check_media_type(request.headers.get("content-type", ""))
         return JSONResponse(await answer(_json_object(await request.body())))
     except RefusalError as err:
         status = next((status for kind, status in _STATUS.items() if isinstance(err, kind)), HTTPStatus.BAD_REQUEST)
-        error = {"message": str(err), "type": status.phrase.replace(" ", ""), "param": None, "code": status.value}
+        message = str(err).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair fits no reply
+        error = {"message": message, "type": status.phrase.replace(" ", ""), "param": None, "code": status.value}
         return JSONResponse({"error": error}, status_code=status)
+
+
+def _check_media_type(found: str) -> None:
+    """Browsers send other types to any server without asking it first, from whatever page is open."""
+    if found.partition(";")[0].strip().lower() != "application/json":
+        raise MediaTypeError(f"content type {found!r:.60}: expected application/json")
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body)
-    except ValueError as err:  # not JSON, not UTF-8
+    except (ValueError, RecursionError) as err:  # not JSON, not UTF-8, nested too deeply
         raise RequestError(f"expected a JSON object in the body ({err})") from err
     if not isinstance(found, dict):
         raise RequestError("expected a JSON object in the body")

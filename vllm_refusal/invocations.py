@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_refusal.body_limit import read_body, replaying
+
 HEADER = b"x-amzn-sagemaker-adapter-identifier"
 
 
@@ -19,35 +21,18 @@ class NamedInvocations:
         if scope["type"] != "http" or path.rstrip("/") != "/invocations" or HEADER in dict(scope["headers"]):
             await self.app(scope, receive, send)
             return
-        messages = await _whole_body(receive)
+        messages = await read_body(receive)
         model = model_of(b"".join(message.get("body", b"") for message in messages))
         if model is not None:
             scope = {**scope, "headers": [*scope["headers"], (HEADER, model.encode("latin-1", "replace"))]}
-        await self.app(scope, _replaying(messages, receive), send)
+        await self.app(scope, replaying(messages, receive), send)
 
 
 def model_of(body: bytes) -> str | None:
     """The `model` of a JSON body; None where there is none, or the body is not what vLLM will accept."""
     try:
         parsed = json.loads(body)
-    except ValueError:  # vLLM answers that with its own 400
+    except (ValueError, RecursionError):  # vLLM answers that with its own 400
         return None
     model = parsed.get("model") if isinstance(parsed, dict) else None
     return model if isinstance(model, str) and model else None
-
-
-async def _whole_body(receive: Any) -> list[Mapping[str, Any]]:
-    messages = [await receive()]
-    while messages[-1].get("more_body", False):
-        messages.append(await receive())
-    return messages
-
-
-def _replaying(messages: list[Mapping[str, Any]], receive: Any) -> Any:
-    waiting = iter(messages)
-
-    async def receive_again() -> Mapping[str, Any]:
-        message = next(waiting, None)
-        return await receive() if message is None else message
-
-    return receive_again

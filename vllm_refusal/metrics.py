@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ _REASON_OF_FAULT = {
     RequestError: "bad_keys",  # after its subclass UnknownAblationError
     CaptureError: "capture",
 }
+FETCH_SECONDS = 1.0
 WAIT_SECONDS = 2.0  # a scrape waits no longer for a worker in the middle of a step
 
 
@@ -66,6 +68,8 @@ class ServerMetrics:
         self._by_ablation = (self.requests, self.prompt_tokens, self.generated_tokens)
         self._max_slots = config.max_slots
         self._n_intervened: int | None = None
+        self._fetch: asyncio.Task[None] | None = None
+        self._next_fetch = 0.0  # on the monotonic clock
         self._create_series(config)
 
     def _create_series(self, config: AblationConfig) -> None:
@@ -109,9 +113,20 @@ class ServerMetrics:
         self.slots.set(self._max_slots * len(engines))
 
     async def refresh(self, client: Any) -> None:
-        """Fetch the workers' figures; while they do not answer, slots in use are NaN, Prometheus' "unknown"."""
+        """Fetch the workers' figures; while they do not answer, slots in use are NaN, Prometheus' "unknown".
+
+        Whoever asks waits for a fetch that begins afterwards. All who wait share it, and one begins at most every
+        FETCH_SECONDS: no key guards /metrics, and a fetch costs a call of every worker.
+        """
+        if self._fetch is None:
+            self._fetch = asyncio.create_task(self._fetch_in_turn(client))
+        await asyncio.shield(self._fetch)  # who hangs up ends nobody else's
+
+    async def _fetch_in_turn(self, client: Any) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        await asyncio.sleep(self._next_fetch - time.monotonic())
+        self._fetch, self._next_fetch = None, time.monotonic() + FETCH_SECONDS
         try:
             engines = await asyncio.wait_for(ask_workers(client, "ablation_counters"), WAIT_SECONDS)
         except (TimeoutError, EngineDeadError):

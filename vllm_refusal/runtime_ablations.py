@@ -17,7 +17,7 @@ from vllm_refusal.allowed_folder import AllowedFolder, check_name
 from vllm_refusal.config import AblationConfig, AblationModule, load_another
 from vllm_refusal.metrics import ServerMetrics
 from vllm_refusal.proof import prove_module, proving
-from vllm_refusal.request import UnknownAblationError
+from vllm_refusal.request import RequestError, UnknownAblationError
 from vllm_refusal.worker import ask_workers, check_loaded, digests_of
 
 DRAIN_SECONDS = 2.0
@@ -54,7 +54,7 @@ class RuntimeAblations:
         """Load a module on every worker, prove its effect, and admit requests for it.
 
         Args:
-            settings: a module's settings as at the start, its path inside the folder.
+            settings: a module's settings as at the start but allow_other_model, its path inside the folder.
         Returns: the module; the one that is there when an identical one is loaded already.
         Raises: RefusalError, one line that shows no path outside the folder; nothing has changed then.
         """
@@ -82,7 +82,10 @@ class RuntimeAblations:
             return config.modules[name]
 
     async def _load(self, name: str, settings: Mapping[str, Any]) -> AblationModule:
-        spec = {**settings, "path": str(self._folder.find(settings.get("path")))}
+        if "allow_other_model" in settings:
+            raise RequestError("allow_other_model is the operator's to say, by refusal serve --allow-other-model")
+        path = str(self._folder.find(settings.get("path")))
+        spec = {**settings, "path": path, "allow_other_model": self._folder.other_models}
         module = await asyncio.to_thread(load_another, name, spec, self._client.vllm_config)
         loaded = self.config.modules.get(name)
         if loaded is not None:

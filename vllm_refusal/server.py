@@ -10,6 +10,7 @@ import click
 from surgery.errors import RefusalError
 from surgery.models import describe_model
 from vllm_refusal.allowed_folder import AllowedFolder
+from vllm_refusal.body_limit import MAX_MIB
 from vllm_refusal.config import KEY, check_architecture, load_module
 from vllm_refusal.proof import prove_module
 from vllm_refusal.startup import ending_on_signals
@@ -56,11 +57,14 @@ def check_modules(model: str, revision: str | None, modules: Mapping[str, Mappin
         load_module(name, spec, info)
 
 
-def run_server(arguments: Sequence[str], folder: AllowedFolder | None = None) -> None:
+def run_server(
+    arguments: Sequence[str], folder: AllowedFolder | None = None, max_body_bytes: int = MAX_MIB * 2**20
+) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
         folder: from which clients may load ablations; None refuses all loading.
+        max_body_bytes: the largest body of a request.
     Raises: RefusalError before anything is served when a module does not fit or has no effect.
     """
     import uvloop
@@ -81,8 +85,10 @@ def run_server(arguments: Sequence[str], folder: AllowedFolder | None = None) ->
     if (args.api_server_count or 1) > 1:
         raise ServerError("named ablations are served by one API process; remove --api-server-count")
     _check_names(args)
+    if folder is not None:
+        _check_key(args)
     serving.install()
-    uvloop.run(_serve(args, folder))
+    uvloop.run(_serve(args, folder, max_body_bytes))
 
 
 def _check_names(args: Any) -> None:
@@ -101,11 +107,19 @@ def _check_names(args: Any) -> None:
             raise ServerError(f"ablation {name!r}: a model or adapter of this server has that name; choose another")
 
 
+def _check_key(args: Any) -> None:
+    """Raises: ServerError without a key: a page in anyone's browser could load and unload."""
+    from vllm import envs
+
+    if not any(args.api_key or [envs.VLLM_API_KEY]):
+        raise ServerError("--allow-runtime-ablations needs an --api-key (or VLLM_API_KEY) that clients must give")
+
+
 def _usage_error(message: str) -> NoReturn:
     raise click.UsageError(message)
 
 
-async def _serve(args: Any, folder: AllowedFolder | None) -> None:
+async def _serve(args: Any, folder: AllowedFolder | None, max_body_bytes: int) -> None:
     from vllm.entrypoints.launchers.api_server.entry import build_and_serve, build_async_engine_client
     from vllm.entrypoints.launchers.launcher import setup_server
 
@@ -120,7 +134,7 @@ async def _serve(args: Any, folder: AllowedFolder | None) -> None:
             with ending_on_signals():
                 client = await _started_engine(stack, build_async_engine_client(args), args.model)
                 await prove_ablations(client)
-                await _observe(client, folder)
+                await _observe(client, folder, max_body_bytes)
             shutdown = await build_and_serve(client, address, sock, args, timeout_graceful_shutdown=GRACE_SECONDS)
         await shutdown
     finally:
@@ -151,7 +165,7 @@ async def prove_ablations(client: Any) -> None:
         )
 
 
-async def _observe(client: Any, folder: AllowedFolder | None) -> None:
+async def _observe(client: Any, folder: AllowedFolder | None, max_body_bytes: int) -> None:
     """Metrics, /health and loading, once the proof is done: what clients ask is counted, and nothing else."""
     from vllm_refusal import endpoints
     from vllm_refusal.metrics import ServerMetrics
@@ -163,7 +177,7 @@ async def _observe(client: Any, folder: AllowedFolder | None) -> None:
     await metrics.refresh(client)
     metrics.install()
     client.input_processor.ablation_metrics = metrics
-    endpoints.install(endpoints.AblationEndpoints(metrics, folder))
+    endpoints.install(endpoints.AblationEndpoints(metrics, folder, max_body_bytes))
     if folder is not None:
         print(
             f"ablations may be loaded from {folder.path}: {config.room.n_modules} at one time, rank up to "

@@ -1,5 +1,6 @@
 """Ablations loaded and unloaded while a server runs: as good as those of its start, or refused in one line."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -147,8 +148,9 @@ def test_another_file_under_an_old_name_shares_no_cached_block_with_it(client, p
         ({"name": "x", "path": "rank9.safetensors"}, 400, "rank 9 but the engine has room for rank 8"),
         ({"name": "x", "path": "other.safetensors", "site": "writes"}, 400, "site writes was not set up"),
         ({"name": "x", "path": "other.safetensors", "alpha": "strong"}, 400, "alpha"),
-        ({"name": "x", "path": "other.safetensors", "layers": "7-99"}, 400, "outside the model"),
+        ({"name": "x", "path": "other.safetensors", "layers": "7-99"}, 400, "layer 8-99 is outside the model"),
         ({"name": "x", "path": "other.safetensors", "strength": 1}, 400, "unknown setting strength"),
+        ({"name": "x", **RV, "allow_other_model": True}, 400, "the operator's to say"),
         ({"name": "x", "path": "escape.safetensors"}, 400, "outside the folder"),
         ({"name": "x", "path": "../rvs.safetensors"}, 400, "outside the folder"),
         ({"name": "x", "path": "/etc/passwd"}, 400, "outside the folder"),
@@ -187,9 +189,19 @@ def test_the_key_covers_loading_and_unloading(server, post):
     assert list(health(server)) == ["there"]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"x"'])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", None, "text/json"])
+def test_a_body_that_is_not_said_to_be_json_is_refused(server, client, kind):
+    """A page in a browser may send those anywhere; for JSON the browser asks the server first."""
+    for verb, body in (("load", {"name": "x", **RV}), ("unload", {"name": "late"})):
+        headers = {"Authorization": f"Bearer {KEY}", **({} if kind is None else {"Content-Type": kind})}
+        reply = httpx.post(f"{server[0]}/{verb}_ablation", content=json.dumps(body), headers=headers, timeout=60)
+        assert (reply.status_code, "application/json" in reply.json()["error"]["message"]) == (415, True)
+    assert listed(client) == OF_THE_START
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"x"', b"[" * 100_000])
 def test_a_body_that_is_no_object_is_refused(server, body):
     for verb in ("load", "unload"):
-        headers = {"Authorization": f"Bearer {KEY}"}
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         reply = httpx.post(f"{server[0]}/{verb}_ablation", content=body, headers=headers, timeout=60)
         assert reply.status_code == 400 and "JSON object" in reply.json()["error"]["message"]

@@ -155,6 +155,15 @@ def test_the_key_covers_every_route_that_runs_the_model(server, path):
         assert httpx.post(root(server) + path, json=body, headers=headers, timeout=60).status_code == 401
 
 
+@pytest.mark.parametrize("path", sorted({*RUNNING, "/v1/load_ablation", "/tokenize"}))
+def test_a_body_beyond_the_limit_is_refused_whether_its_size_is_declared_or_not(server, path):
+    large = b'{"model": "base", "prompt": "' + b"x" * 2**20 + b'"}'
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    for content in (large, iter([large[: 2**19], large[2**19 :]])):
+        reply = httpx.post(root(server) + path, content=content, headers=headers, timeout=60)
+        assert (reply.status_code, "1,048,576 bytes" in reply.text) == (413, True)
+
+
 def test_structured_decisions_are_not_for_this_model(post):
     assert post("/v1/systemone", **DECISION, model="refusal").status_code == 501
 

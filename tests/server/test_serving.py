@@ -15,7 +15,8 @@ def test_each_ablation_is_listed_with_its_base_and_file(client, rvs):
     listed = {entry.id: entry for entry in client.models.list().data}
     assert list(listed) == ["base", "refusal", "late"]
     assert listed["refusal"].parent == listed["late"].parent == "base"
-    assert listed["refusal"].root == str(rvs) and listed["base"].parent is None
+    assert listed["refusal"].root == rvs.name and listed["base"].parent is None
+    assert listed["base"].root == (rvs.parent / "model").name  # where files lie is no client's business
 
 
 def test_the_model_name_selects_the_ablation_and_is_echoed(client):
@@ -54,12 +55,12 @@ def test_streams_completions_and_responses_select_it_too(client):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        ({"model": "unknown"}, 404, "does not exist"),
+        ({"model": "unknown"}, 404, "does not exist. Valid names: base, refusal, late"),
         ({"extra_body": {"vllm_xargs": {"ablation": "unknown"}}}, 404, "not loaded"),
         ({"model": "refusal", "extra_body": {"vllm_xargs": {"ablation": "late"}}}, 400, "name it once"),
         ({"extra_body": {"vllm_xargs": {"ablation_alpha": 0.5}}}, 400, "names no ablation"),
         ({"extra_body": {"vllm_xargs": {"ablation": "late", "ablation_alpha": "x"}}}, 400, "finite number"),
-        ({"extra_body": {"vllm_xargs": {"ablation": "late", "ablation_layers": "5-9"}}}, 400, "outside the model"),
+        ({"extra_body": {"vllm_xargs": {"ablation": "late", "ablation_layers": "5-99"}}}, 400, "layer 8-99 is outside"),
         ({"extra_body": {"vllm_xargs": {"capture_layers": "all"}}}, 400, "offline only"),
         ({"extra_body": {"vllm_xargs": {"ablation": "late", "ablation_layer": 5}}}, 400, "unknown request key"),
         ({"model": "refusal", "extra_body": {"use_beam_search": True}}, 400, "beam search"),
@@ -99,6 +100,24 @@ def test_unknown_models_and_bad_keys_are_refused_by_completions_and_responses(cl
             call(model="refusal", extra_body={"vllm_xargs": {"ablation_alpha": "x"}})
         with pytest.raises(openai.BadRequestError, match="name it once"):
             call(model="refusal", extra_body={"vllm_xargs": {"ablation": "none"}})
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "status", "words"),
+    [
+        ("base", {"ablation": "unknown"}, 404, "not loaded; loaded: refusal, late"),
+        ("refusal", {"ablation_alpha": "x"}, 400, "finite number"),
+        ("refusal", {"ablation_layers": "5-99"}, 400, "layer 8-99 is outside"),
+        ("base", {"capture_layers": "all"}, 400, "offline only"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "field"), [("responses", "input"), ("chat/completions", "messages"), ("completions", "prompt")]
+)
+def test_a_stream_that_cannot_be_honoured_is_refused_before_it_begins(server, path, field, model, keys, status, words):
+    body = {"model": model, field: HARMFUL if field == "messages" else "x", "stream": True, "vllm_xargs": keys}
+    reply = httpx.post(f"{server[0]}/{path}", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+    assert (reply.status_code, words in reply.json()["error"]["message"]) == (status, True), reply.text
 
 
 def test_a_batch_of_chats_selects_it_too(server):

@@ -14,9 +14,9 @@ from vllm_refusal.admission import count_ablation_requests
 from vllm_refusal.allowed_folder import MAX_BYTES, AllowedFolder, BadNameError, PathError, check_name
 from vllm_refusal.config import AblationConfig, AblationModule, ConfigError, NoRoomError, Room, _room
 from vllm_refusal.metrics import ServerMetrics
-from vllm_refusal.request import RESOLVED, UnknownAblationError, make_intervention
+from vllm_refusal.request import RESOLVED, RequestError, UnknownAblationError, make_intervention
 from vllm_refusal.runtime_ablations import ConflictError, RuntimeAblations
-from vllm_refusal.server import ServerError, _check_names
+from vllm_refusal.server import ServerError, _check_key, _check_names
 from vllm_refusal.serving import _keeping_names_apart
 from vllm_refusal.tables import SlotTables
 from vllm_refusal.worker import WorkerError, digests_of
@@ -73,6 +73,7 @@ def test_files_in_the_folder_are_found_by_relative_and_absolute_paths_and_links_
         ("loop.safetensors", "no such file"),
         ("missing.safetensors", "no such file"),
         ("x" * 5000 + ".safetensors", "no such file"),
+        ("\ud800.safetensors", "no such file"),
         ("a\0.safetensors", "expected the path"),
         ("", "expected the path"),
         (None, "expected the path"),
@@ -382,6 +383,32 @@ def test_messages_name_files_as_the_client_does(build, folder, monkeypatch):
     with pytest.raises(ConfigError) as caught:
         asyncio.run(runtime.load("new", {"path": "sub/b.safetensors"}))
     assert str(caught.value) == "ablation 'new': sub/b.safetensors holds no basis"
+
+
+@pytest.mark.parametrize("operator", [False, True])
+def test_only_the_operator_accepts_vectors_of_other_weights(build, folder, monkeypatch, operator):
+    seen = []
+    client, _, _ = build(config_of())
+    monkeypatch.setattr(
+        runtime_ablations, "load_another", lambda name, spec, *_: seen.append(spec["allow_other_model"]) or module(name)
+    )
+    metrics = ServerMetrics(config_of(), CollectorRegistry())
+    runtime = RuntimeAblations(client, AllowedFolder.at(folder.path, operator), metrics, set)
+    for said in (True, False):
+        with pytest.raises(RequestError, match="the operator's to say"):
+            asyncio.run(runtime.load("new", {**NEW, "allow_other_model": said}))
+    asyncio.run(runtime.load("new", NEW))
+    assert seen == [operator]
+
+
+def test_clients_may_load_only_where_a_key_is_asked_of_them(monkeypatch):
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    for key in (None, [], [""]):
+        with pytest.raises(ServerError, match="needs an --api-key"):
+            _check_key(SimpleNamespace(api_key=key))
+    _check_key(SimpleNamespace(api_key=["key"]))
+    monkeypatch.setenv("VLLM_API_KEY", "key")
+    _check_key(SimpleNamespace(api_key=None))
 
 
 def test_workers_agree_by_the_file_and_by_what_was_read_from_it():

@@ -1,5 +1,7 @@
 """What a running server counts and says about its ablations."""
 
+import asyncio
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from surgery.subspace import random_subspace
 from vllm_refusal.capture import CaptureError
 from vllm_refusal.config import AblationConfig, AblationModule
 from vllm_refusal.endpoints import health_report
-from vllm_refusal.metrics import REASONS, ServerMetrics
+from vllm_refusal.metrics import FETCH_SECONDS, REASONS, ServerMetrics
 from vllm_refusal.proof import proving
 from vllm_refusal.request import RESOLVED, RequestError, UnknownAblationError, ablation_of, make_intervention
 from vllm_refusal.runner_v1 import write_step
@@ -125,6 +127,37 @@ def test_the_first_report_of_the_workers_is_where_counting_starts(metrics, regis
         metrics.take_counters([[{"n_intervened_tokens": n_tokens, "n_slots_in_use": n_slots}] * 2])
     assert registry.get_sample_value("vllm_refusal:intervened_tokens_total") == 30
     assert registry.get_sample_value("vllm_refusal:slots_in_use") == 1
+
+
+class Workers:
+    """An engine client that counts what it is asked."""
+
+    def __init__(self):
+        self.n_calls, self.engine_core = 0, self
+
+    async def call_utility_all_async(self, *call):
+        self.n_calls += 1
+        return [[{"n_slots_in_use": self.n_calls, "n_intervened_tokens": 0}]]
+
+
+def test_however_many_scrape_the_workers_are_asked_once_in_a_while_and_each_scrape_is_fresh(metrics, registry):
+    workers = Workers()
+
+    async def scrape(seconds):
+        await asyncio.sleep(seconds)
+        n_before = workers.n_calls
+        await metrics.refresh(workers)
+        assert registry.get_sample_value("vllm_refusal:slots_in_use") == workers.n_calls > n_before
+
+    async def crowd():
+        hung_up = asyncio.create_task(metrics.refresh(workers))
+        await asyncio.sleep(0)
+        hung_up.cancel()  # those who wait for the same figures get them
+        await asyncio.gather(*(scrape(0.0005 * number) for number in range(1000)))
+
+    began = time.monotonic()
+    asyncio.run(crowd())
+    assert 2 <= workers.n_calls <= 2 + (time.monotonic() - began) / FETCH_SECONDS
 
 
 def test_data_parallel_engines_add_up(metrics, registry):
