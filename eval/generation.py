@@ -265,9 +265,7 @@ def _requests(
     ]
 
 
-def _rendered(
-    model: ModelInfo, items: Sequence[Item], max_model_len: int, date: str | None
-) -> dict[str, _Rendered]:
+def _rendered(model: ModelInfo, items: Sequence[Item], max_model_len: int, date: str | None) -> dict[str, _Rendered]:
     """Prompt text -> its chat. Raises: GenerationError, before anything is answered, when a prompt is too long."""
     from surgery.chat import prompt_token_ids
     from surgery.models import load_tokenizer

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from eval.judge.options import judge_options
+from surgery.command_options import date_option
 from surgery.prompt_commands import SOURCE_HELP
 
 PATH = click.Path(path_type=Path)
@@ -54,6 +55,7 @@ _DECODING = (
         show_default=True,
         help="Responses of each condition to each prompt, at temperatures above 0.",
     ),
+    date_option,
     click.option("--seed", type=int, default=0, show_default=True, help="Of sampling, at temperatures above 0."),
 )
 _ENGINE = (

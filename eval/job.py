@@ -17,6 +17,7 @@ from eval.progress import Tally, shown_progress
 from eval.records import Run
 from eval.redaction import Redaction, RedactionError
 from eval.replacement import replacing_run
+from eval.study_date import made_on, recorded_date, study_date
 from surgery.errors import MismatchError
 from surgery.models import ModelInfo
 from surgery.prompts import PromptSet
@@ -39,6 +40,7 @@ class Job:
         start: gives the engine of the runtime conditions, by default a new one.
         judge: what scores the responses meanwhile, or None.
         arguments: the words after `refusal` that asked for it.
+        date: that chat templates are told, YYYY-MM-DD; None leaves it to `study_date`.
         redact: whose text is kept out of the run: "" (nobody's), "responses", or "prompts" (and responses).
     """
 
@@ -55,6 +57,7 @@ class Job:
     arguments: Sequence[str] = field(default_factory=tuple)
     redact: str = ""
     start: Start | None = None
+    date: str | None = None
 
     @property
     def size(self) -> str:
@@ -76,7 +79,8 @@ class Job:
             check_interrupted: called after each response; may raise.
         """
         with replacing_run(out, force):
-            run = resume_or_create(out, self._manifest())
+            date = study_date(self.info, self.date, made_on(self.plan, self.rvs), recorded_date(out))
+            run = resume_or_create(out, self._manifest(date))
             check_redaction(run, self.redact)
             with judging_beside(run, self.judge) as beside, shown_progress("generating", beside=beside.__str__) as show:
 
@@ -88,7 +92,7 @@ class Job:
                 how = {"servers": self.servers, "write": beside.write, "start": self.start}
                 return generate_run(*asked, samples=self.samples, **how)
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self, date: str | None) -> dict[str, Any]:
         redaction = {"redaction": Redaction.new(self.redact == PROMPTS).to_json()} if self.redact else {}
         return redaction | make_manifest(
             self.info,
@@ -101,6 +105,7 @@ class Job:
             self.rvs,
             self.samples,
             self.servers is not None,
+            date,
         )
 
 
@@ -131,7 +136,7 @@ def make_job(
     servers = _servers(info, plan, options)
     redact = _redaction(options, judge)
     asked = (info, plan, files, sets, sampling, engine, options["samples"], servers, judge, rvs, tuple(arguments))
-    return Job(*asked, redact)
+    return Job(*asked, redact, date=options["date"])
 
 
 def check_redaction(run: Run, redact: str) -> None:

@@ -29,6 +29,7 @@ def make_manifest(
     rvs: Path | None = None,
     samples: int = 1,
     served: bool = False,
+    date: str | None = None,
 ) -> dict[str, Any]:
     """The manifest of a new run; `plan_sha256` identifies what is compared, so that the same command resumes it.
 
@@ -37,6 +38,7 @@ def make_manifest(
         rvs: the refusal vectors behind it, whose per-layer statistics the report shows.
         samples: responses of each condition to each prompt.
         served: whether servers answer it, and not an engine of this command.
+        date: that the chat template puts into prompts; None where it does not ask.
     """
     sets = {
         name: {
@@ -54,7 +56,7 @@ def make_manifest(
         "prompt_sets": {name: record["sha256"] for name, record in sets.items()},
         "sampling": asdict(sampling),
         "dtype": options.dtype,
-        **_departures(samples, served, options),
+        **_departures(samples, served, options, date),
     }
     manifest = {
         "model": info.to_json(),
@@ -65,6 +67,7 @@ def make_manifest(
         "sampling": asdict(sampling),
         "samples": samples,
         "served": served,
+        "date": date,
         "engine_arguments": dict(options.vllm),
         "plan_sha256": json_sha256(compared),
         "versions": package_versions(),
@@ -81,10 +84,10 @@ def make_manifest(
     return manifest
 
 
-def _departures(samples: int, served: bool, options: EngineOptions) -> dict[str, Any]:
+def _departures(samples: int, served: bool, options: EngineOptions, date: str | None) -> dict[str, Any]:
     """What else is compared where it is not as usual, so that runs from before these choices can be resumed."""
-    chosen = {"samples": samples, "served": served, "engine_arguments": dict(options.vllm)}
-    usual = {"samples": 1, "served": False, "engine_arguments": {}}
+    chosen = {"samples": samples, "served": served, "engine_arguments": dict(options.vllm), "date": date}
+    usual = {"samples": 1, "served": False, "engine_arguments": {}, "date": None}
     return {name: value for name, value in chosen.items() if value != usual[name]}
 
 
@@ -119,6 +122,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
             "the decoding options": manifest.get("sampling"),
             "the samples": manifest.get("samples", 1),
             "what answers": manifest.get("served", False),
+            "the date": manifest.get("date"),
             "the engine's arguments": manifest.get("engine_arguments") or {},
         }
 

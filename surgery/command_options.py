@@ -21,6 +21,12 @@ dtype_option = click.option(
     show_default=True,
     help="auto: as stored; float32 on a CPU without units for that.",
 )
+date_option = click.option(
+    "--date",
+    type=click.DateTime(["%Y-%m-%d"]),
+    callback=lambda _context, _option, value: value and value.date().isoformat(),
+    help="Told to chat templates that ask for it. Default: that of the vectors or the run at hand, else today's.",
+)
 source_layers_option = click.option(
     "--source-layer", "--source-layers", "source_layers", help="For refusal vectors: 9, or several (QR): 7-10."
 )

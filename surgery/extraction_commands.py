@@ -8,6 +8,7 @@ import click
 from surgery.command_options import (
     PATH,
     SITES,
+    date_option,
     dtype_option,
     force_option,
     progress_bar,
@@ -51,6 +52,7 @@ ARGUMENTS = "vllm_refusal.arguments"  # where the command group keeps the words 
 )
 @click.option("--components", type=click.IntRange(min=0), default=0, help="Keep this many singular directions a layer.")
 @click.option("--template-option", "options", multiple=True, help="Of the chat template, e.g. enable_thinking=false.")
+@date_option
 @click.option("--batched", is_flag=True, help="Run prompts of equal token length together: no padding, much faster.")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="With --batched: at most."
@@ -78,6 +80,7 @@ def extract(
     estimator: str,
     components: int,
     options: tuple[str, ...],
+    date: str | None,
     batched: bool,
     batch_size: int,
     held_out: str | None,
@@ -139,7 +142,7 @@ def extract(
     _check_held_out(others, contrast)
     info = describe_model(model, revision)
     family_of(info.architecture)
-    tokenizer = load_tokenizer(info)
+    tokenizer = load_tokenizer(info, date)
     chat_template(tokenizer)  # before the weights are loaded
     dtype = said_dtype(info, dtype, device_map)
     with (

@@ -130,9 +130,16 @@ def _attention(info: ModelInfo) -> dict[str, str]:
     return {"attn_implementation": "eager"} if capped is not None else {}
 
 
-def load_tokenizer(info: ModelInfo) -> "PreTrainedTokenizerBase":
-    """Load the model's tokenizer, with its processor's chat template where it has none. Raises: ModelError, one line."""
+def load_tokenizer(info: ModelInfo, date: str | None = None) -> "PreTrainedTokenizerBase":
+    """Load the model's tokenizer, with its processor's chat template where it has none.
+
+    Args:
+        date: YYYY-MM-DD, that the template is told for good; None for today's.
+    Raises: ModelError, one line.
+    """
     from transformers import AutoTokenizer
+
+    from surgery.chat import pin_date
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(info.path)
@@ -142,6 +149,7 @@ def load_tokenizer(info: ModelInfo) -> "PreTrainedTokenizerBase":
             "tokenizer.model in its folder?"
         ) from err
     tokenizer.chat_template = tokenizer.chat_template or _processor_template(Path(info.path))
+    pin_date(tokenizer, date)
     return tokenizer
 
 

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from surgery.activations import HARMFUL, SAFE
-from surgery.chat import chat_template_sha256, prompt_token_ids
+from surgery.chat import chat_template_sha256, prompt_token_ids, template_date
 from surgery.contrast import Contrast
 from surgery.positions import check_endings, check_template_options, end_of_instruction, parse_positions
 
@@ -91,6 +91,7 @@ class Readings:
         return {
             "chat_template_sha256": chat_template_sha256(self.tokenizer),
             "template_options": dict(self.options),
+            "date": template_date(self.tokenizer, self.options),
             "site": site,
             "position": "last prompt token" if position == -1 else f"prompt token {position}",
             "reading": self.names[0],

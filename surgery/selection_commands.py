@@ -57,7 +57,7 @@ def select(
     vectors, loaded = RefusalVectors.load(rvs), say_origin(load_pairs(pairs, "evaluation"))
     info = describe_model(model, revision)
     check_same_model(vectors.header, info, str(rvs), allow_other_model)
-    tokenizer = load_tokenizer(info)
+    tokenizer = load_tokenizer(info, vectors.header.get("date"))
     weights = on_gpu_if_any(load_model(info, said_dtype(info, dtype, device_map), device_map), device_map)
     with progress_bar("selecting", "vector") as progress:
         found = select_vector(weights, tokenizer, vectors, loaded, vectors.header.get("template_options"), progress)

@@ -75,7 +75,16 @@ class Subspace:
         kept = independent_rows(units)
         header = {
             key: rvs.header[key]
-            for key in ("model", "prompts_sha256", "chat_template_sha256", *_OF_THE_CONTRAST, "site", "position", "tag")
+            for key in (
+                "model",
+                "prompts_sha256",
+                "chat_template_sha256",
+                "date",
+                *_OF_THE_CONTRAST,
+                "site",
+                "position",
+                "tag",
+            )
             if key in rvs.header
         }
         per_layer = max(1, n_components)

@@ -321,5 +321,6 @@ def _provenance(header: Mapping[str, Any]) -> list[str]:
     lines = [f"model             {model.get('model', 'not recorded')}"]
     if model:
         lines.append(f"fingerprint       {model['fingerprint'][:16]}")
-    lines += [f"{key:<17} {header[key]}" for key in ("method", "site", "position", "dtype", "seed") if key in header]
+    keys = ("method", "site", "position", "date", "dtype", "seed")
+    lines += [f"{key:<17} {header[key]}" for key in keys if header.get(key) is not None]
     return lines

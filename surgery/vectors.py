@@ -47,7 +47,7 @@ class RefusalVectors:
         projections_harmful, projections_safe: [n_harmful, n_layers] and [n_safe, n_layers], float32: each prompt's
             activation on the unit RV of its layer; None in a file of another program. As many of either, unless the
             header's contrast is "unmatched".
-        header: provenance: model (ModelInfo as JSON), chat_template_sha256, template_options, contrast, n_pairs,
+        header: provenance: model (ModelInfo as JSON), chat_template_sha256, template_options, date (that the template asks for), contrast, n_pairs,
             n_harmful, n_safe, prompts_sha256, prompts (their origin), held_out, engine, devices, dtype, seed, command,
             site, position, readings, tags, estimator, method.
         extras: more tensors, float32, by name:

@@ -65,7 +65,7 @@ def damage(
     chosen = run.manifest.get("engine", {}).get("dtype", "auto") if dtype == "run" else dtype
 
     def harmless(longest: int) -> "Harmless":
-        return _harmless(info, prompts, documents, min(window, longest), limit)
+        return _harmless(info, prompts, documents, min(window, longest), limit, run.manifest.get("date"))
 
     with progress_bar("measuring", "condition") as progress:
         record = measure_run(
@@ -120,14 +120,19 @@ def _prompts_of(run: "Run", source: str | None) -> list[str]:
 
 
 def _harmless(
-    info: "ModelInfo", prompts: Sequence[str], documents: Sequence[str], window: int, limit: int | None
+    info: "ModelInfo",
+    prompts: Sequence[str],
+    documents: Sequence[str],
+    window: int,
+    limit: int | None,
+    date: str | None,
 ) -> "Harmless":
     from eval.damage.measuring import Harmless
     from eval.damage.texts import cut_windows
     from surgery.chat import prompt_token_ids
     from surgery.models import load_tokenizer
 
-    tokenizer = load_tokenizer(info)
+    tokenizer = load_tokenizer(info, date)
     rendered = {f"p{index}": prompt_token_ids(tokenizer, text) for index, text in enumerate(prompts[:limit])}
     return Harmless(rendered, cut_windows(tokenizer, documents, window)[:limit])
 

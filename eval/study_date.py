@@ -1,0 +1,59 @@
+"""The date of a study: what chat templates that ask for it are told, the same in vectors, weights and runs."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.plan import Plan
+from eval.records import Run
+from surgery.artifacts import read_header
+from surgery.errors import ArtifactError, MismatchError
+from surgery.manifest import ADAPTER_KIND, KIND, is_adapter, read_manifest
+from surgery.models import ModelInfo
+from surgery.subspace import KIND as SUBSPACE
+from surgery.vectors import KIND as VECTORS
+
+
+def study_date(info: ModelInfo, asked: str | None, made: Mapping[str, str], recorded: str | None) -> str | None:
+    """The date that a run's prompts are rendered with; None where the model's chat template does not ask for it.
+
+    Args:
+        asked: by the user; otherwise it is `recorded`, else that of what was made before, else today's.
+        made: what the run's conditions are made of -> its date.
+        recorded: of the run that is gone on with.
+    Raises: MismatchError when something was made with another date; ModelError, as `load_tokenizer`.
+    """
+    from surgery.chat import template_date
+    from surgery.models import load_tokenizer
+
+    date = template_date(load_tokenizer(info, asked or recorded or next(iter(made.values()), None)))
+    for name, other in made.items():
+        if date is not None and other != date:
+            raise MismatchError(
+                f"{name} was made with the date {other} in its prompts, which {info.model}'s chat template asks for, but "
+                f"this run has {date}; give --date {other}, or make it again"
+            )
+    return date
+
+
+def made_on(plan: Plan, rvs: Path | None) -> dict[str, str]:
+    """Files and folders that a run's conditions are made of -> the date in the prompts behind them, where they say one."""
+    return {name: header["date"] for name, header in _headers(plan, rvs) if header.get("date")}
+
+
+def recorded_date(path: Path) -> str | None:
+    """The date of the run that is there, if one is."""
+    try:
+        return Run.open(path).manifest.get("date")
+    except ArtifactError:
+        return None
+
+
+def _headers(plan: Plan, rvs: Path | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    files = [rvs] if rvs else []
+    for path in dict.fromkeys([*files, *(Path(settings["path"]) for settings in plan.modules.values())]):
+        made = plan.made.get(path)
+        yield str(path), read_header(path, (VECTORS, SUBSPACE)) if made is None else made.header
+    for folder in (*plan.checkpoints.values(), *plan.adapters.values()):
+        manifest = read_manifest(folder, ADAPTER_KIND if is_adapter(folder) else KIND)
+        yield str(folder), manifest["source"].get("header") or {}
