@@ -11,6 +11,8 @@ from surgery.artifacts import replacing
 from surgery.errors import ArtifactError
 
 FILE, KIND, FORMAT_VERSION = "damage.json", "damage", 1
+UNFINISHED = "damage.unfinished.json"
+"""What was measured so far on other inputs than FILE, which it replaces when it is whole."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class DamageRecord:
     inputs: Inputs
     conditions: Mapping[str, Damage]
 
-    def save(self, run_path: Path) -> None:
+    def save(self, run_path: Path, file: str = FILE) -> None:
         """Write `damage.json` into the run's folder, whole or not at all."""
         record = {
             "kind": KIND,
@@ -48,13 +50,13 @@ class DamageRecord:
             "inputs": asdict(self.inputs),
             "conditions": {name: damage.to_json() for name, damage in self.conditions.items()},
         }
-        with replacing(run_path / FILE, force=True) as part:
+        with replacing(run_path / file, force=True) as part:
             part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def load_damage(run_path: Path) -> DamageRecord | None:
+def load_damage(run_path: Path, file: str = FILE) -> DamageRecord | None:
     """What was measured of a run; None when nothing was. Raises: ArtifactError when the file is not readable."""
-    path = run_path / FILE
+    path = run_path / file
     if not path.exists():
         return None
     try:

@@ -7,9 +7,10 @@ from pathlib import Path
 from eval.conditions import BASELINE, Condition, is_adapter
 from eval.damage.measures import Damage
 from eval.damage.measuring import Baseline, DamageError, Harmless, damage_options, measure, measure_baseline
-from eval.damage.records import DamageRecord, Inputs, load_damage
+from eval.damage.records import FILE, UNFINISHED, DamageRecord, Inputs, load_damage
 from eval.records import Run
 from surgery.artifacts import file_sha256, json_sha256
+from surgery.errors import ArtifactError
 from surgery.models import ModelInfo, describe_model
 from vllm_refusal.engine import Engine, EngineOptions
 
@@ -29,7 +30,7 @@ def measure_run(
 ) -> DamageRecord:
     """Measure every condition of a run that was not measured on these inputs before; saved after each condition.
 
-    What is `unmeasurable` is left out.
+    What was measured on other inputs stays until all conditions are measured on these. What is `unmeasurable` is left out.
 
     Args:
         make_harmless: the inputs, given the most tokens that the engine takes with one more to generate.
@@ -50,19 +51,26 @@ def measure_run(
     with run.writing():
         with Engine(info, run.manifest.get("modules", {}), damage_options(options)) as engine:
             harmless = make_harmless(engine.max_model_len - 1)
-            record = _begun(run, _inputs(harmless, text, engine.description["dtype"]), force)
-            missing = [condition for condition in conditions if condition.id not in record.conditions]
+            record, file = _begun(run, _inputs(harmless, text, engine.description["dtype"]), force)
+            missing = [condition for condition in conditions if force or condition.id not in record.conditions]
             baseline = measure_baseline(engine, harmless)
             found = {**record.conditions, BASELINE.id: baseline.damage}
-            runtime = [condition for condition in missing if condition.id not in checkpoints]
-            for condition in runtime:
-                found[condition.id] = measure(engine, condition, harmless, baseline)
-                DamageRecord(record.inputs, found).save(run.path)
-                tell(len(found) - 1, len(conditions))
+            left = [condition.id for condition in missing]
+
+            def keep(condition: Condition, damage: Damage) -> None:
+                found[condition.id] = damage
+                DamageRecord(record.inputs, found).save(run.path, file)
+                left.remove(condition.id)
+                tell(len(conditions) - len(left), len(conditions))
+
+            for condition in missing:
+                if condition.id not in checkpoints:
+                    keep(condition, measure(engine, condition, harmless, baseline))
         for condition, damage in _of_checkpoints(info, missing, checkpoints, options, harmless, baseline):
-            found[condition.id] = damage
+            keep(condition, damage)
+        if file != FILE:
             DamageRecord(record.inputs, found).save(run.path)
-            tell(len(found) - 1, len(conditions))
+            (run.path / file).unlink(missing_ok=True)
     return DamageRecord(record.inputs, found)
 
 
@@ -105,17 +113,31 @@ def _complete(
     return saved if _inputs(make_harmless(saved.inputs.window), text, dtype) == saved.inputs else None
 
 
-def _begun(run: Run, inputs: Inputs, force: bool) -> DamageRecord:
-    """The saved record, or an empty one. Raises: DamageError when the saved one is of other inputs, without `force`."""
-    saved = None if force else load_damage(run.path)
-    if saved is None:
-        return DamageRecord(inputs, {})
-    if saved.inputs != inputs:
+def _begun(run: Run, inputs: Inputs, force: bool) -> tuple[DamageRecord, str]:
+    """What is measured on these inputs, and the file for the rest: another one while FILE is of other inputs.
+
+    Raises: DamageError when what is saved is of other inputs, without `force`; ArtifactError likewise.
+    """
+    saved, unfinished = _saved(run, FILE, force), _saved(run, UNFINISHED, force)
+    if saved is None or saved.inputs == inputs:
+        return saved or DamageRecord(inputs, {}), FILE
+    if unfinished is not None and unfinished.inputs == inputs:
+        return unfinished, UNFINISHED
+    if not force:
         raise DamageError(
             f"{run.path}: was measured on other inputs ({_differences(saved.inputs, inputs)}); repeat that command, or "
             "pass --force to measure anew"
         )
-    return saved
+    return DamageRecord(inputs, {}), UNFINISHED
+
+
+def _saved(run: Run, file: str, force: bool) -> DamageRecord | None:
+    try:
+        return load_damage(run.path, file)
+    except ArtifactError:
+        if force:
+            return None
+        raise
 
 
 def _differences(saved: Inputs, now: Inputs) -> str:

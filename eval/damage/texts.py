@@ -88,5 +88,7 @@ def _text_of(path: Path, number: int, line: str) -> str:
     if not isinstance(text, str):
         raise TextError(f'{path}, line {number}: "text" must be a string, found {type(text).__name__}')
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise TextError(f'{path}, line {number}: "text" holds half of a surrogate pair, which no tokenizer takes; mend it')
+        raise TextError(
+            f'{path}, line {number}: "text" holds half of a surrogate pair, which no tokenizer takes; mend it'
+        )
     return text

@@ -1,6 +1,7 @@
 """`refusal damage` on a real run: conditions of the engine, a checkpoint, and what it refuses."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -58,6 +59,50 @@ def test_measurements_on_other_inputs_are_not_mixed(run):
     assert found.exit_code == 1
     assert "n_prompts 3 then, 2 now" in found.output
     assert (run / "damage.json").read_bytes() == before
+
+
+def interrupted_measuring(run, monkeypatch, *options):
+    """`refusal damage --force`, ended after its first condition; returns the ids of those it was to measure anew."""
+    measured, measure = [], study.measure
+
+    def measure_one(engine, condition, *inputs, **names):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(condition.id)
+        return measure(engine, condition, *inputs, **names)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "measure", measure_one)
+        assert refusal("damage", run, "--window", 64, *options, "--force").exit_code != 0
+    return measured
+
+
+def test_measuring_anew_that_is_interrupted_keeps_what_was_measured(run, monkeypatch):
+    before = load_damage(run)
+    assert interrupted_measuring(run, monkeypatch, "--limit", 3) == ["rv:L4:a1"]
+    found = load_damage(run)
+    assert list(found.conditions) == list(before.conditions)
+    assert found.conditions["rv:L4:a1"].kl.estimate == pytest.approx(
+        before.conditions["rv:L4:a1"].kl.estimate, rel=1e-3
+    )
+
+
+def test_measuring_anew_on_other_inputs_takes_the_place_of_the_old_when_it_is_whole_and_goes_on_before(
+    run, monkeypatch, tmp_path
+):
+    copy = shutil.copytree(run, tmp_path / "run")
+    before = (copy / "damage.json").read_bytes()
+    interrupted_measuring(copy, monkeypatch, "--limit", 2)
+    assert (copy / "damage.json").read_bytes() == before
+    measured, measure = [], study.measure
+    monkeypatch.setattr(
+        study, "measure", lambda *inputs, **names: measured.append(inputs[1].id) or measure(*inputs, **names)
+    )
+    found = refusal("damage", copy, "--window", 64, "--limit", 2)
+    assert found.exit_code == 0, found.output
+    assert "rv:L4:a1" not in measured and load_damage(copy).inputs.n_prompts == 2
+    assert list(load_damage(copy).conditions) == list(load_damage(run).conditions)
+    assert not [path.name for path in copy.iterdir() if path.name.startswith("damage") and path.name != "damage.json"]
 
 
 def test_a_basis_that_changed_since_the_run_is_refused(run, monkeypatch):
