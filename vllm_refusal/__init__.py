@@ -13,8 +13,11 @@ def register() -> None:
 
     for name in ARCHITECTURES:
         registered = ModelRegistry.models.get(name)
-        if registered is None or registered.module_name == "vllm_refusal.models":
+        module_name = getattr(
+            registered, "module_name", None
+        )  # None: absent, or registered as a class by another plugin
+        if module_name in (None, "vllm_refusal.models"):
             continue
-        record_base(name, registered.module_name, registered.class_name)
+        record_base(name, module_name, registered.class_name)
         ModelRegistry.register_model(name, f"vllm_refusal.models:{name}")
     admission.install()

@@ -1,13 +1,27 @@
-"""Where requests enter vLLM: settings are loaded, our keys checked and resolved, cache keys kept apart."""
+"""Where requests enter vLLM: settings are loaded, our keys checked and resolved, cache keys kept apart.
+
+The front end resolves a request's keys, so that a fault is the client's 400 or 404. The engine core resolves them again,
+behind every front end, those that know nothing of us included: what it resolves is what is applied.
+"""
 
 import functools
+import json
 from typing import Any
 
 from vllm_refusal.capture import RESOLVED as CAPTURE_RESOLVED
 from vllm_refusal.capture import asks_for_capture, resolve_capture
 from vllm_refusal.config import NONE, AblationConfig
 from vllm_refusal.proof import proving
-from vllm_refusal.request import NAME, RESOLVED, Intervention, ablation_of, make_intervention, resolve
+from vllm_refusal.request import (
+    NAME,
+    RESOLVED,
+    Intervention,
+    RequestError,
+    ablation_of,
+    digest_of,
+    make_intervention,
+    resolve,
+)
 
 _installed = False
 
@@ -19,11 +33,12 @@ def install() -> None:
         return
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.engine.input_processor import InputProcessor
-    from vllm.v1.request import Request
 
     InputProcessor.__init__ = _loading_settings(InputProcessor.__init__)
     InputProcessor.process_inputs = _resolving_keys(InputProcessor.process_inputs)
-    Request.from_engine_core_request = classmethod(_salting_cache(Request.from_engine_core_request.__func__))
+    EngineCore.__init__ = _loading_settings_in_core(EngineCore.__init__)
+    EngineCore.preprocess_add_request = _admitting(EngineCore.preprocess_add_request)
+    EngineCore.collective_rpc = _following_modules(EngineCore.collective_rpc)
     EngineCore.count_ablation_requests = count_ablation_requests
     _installed = True
 
@@ -101,6 +116,8 @@ def _resolving_keys(original: Any) -> Any:
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         resolved = _resolve_or_refuse(request_id, params, proving.get() or self.ablation, self.capture)
         request = original(self, request_id, prompt, params, *args, **kwargs)
+        if self.ablation is not None:
+            _refuse_what_is_not_finite(request.prompt_embeds)
         if resolved and request.resumable:
             _refuse_streamed_prompt()
         if resolved:
@@ -108,6 +125,14 @@ def _resolving_keys(original: Any) -> Any:
         return request
 
     return process_inputs
+
+
+def _refuse_what_is_not_finite(prompt_embeds: Any) -> None:
+    """Not finite, they would stay in the keys and values of a block and reach whoever is given it next."""
+    from vllm.exceptions import VLLMValidationError
+
+    if prompt_embeds is not None and not prompt_embeds.isfinite().all():
+        raise VLLMValidationError("prompt_embeds hold numbers that are not finite", parameter="prompt_embeds")
 
 
 def _refuse_streamed_prompt() -> None:
@@ -162,17 +187,76 @@ def count_ablation_requests(core: Any, name: str) -> int:
     return sum(ablation_of(request) == name for request in core.scheduler.requests.values())
 
 
-def _salting_cache(original: Any) -> Any:
-    """Blocks computed under an intervention are shared only with requests under an equal one.
+def _loading_settings_in_core(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        from vllm_refusal.config import load_config
 
-    The digest joins the client's own salt in the engine core, behind every front end.
-    """
+        self.ablation = load_config(vllm_config)
+        original(self, vllm_config, *args, **kwargs)
+
+    return __init__
+
+
+def _admitting(original: Any) -> Any:
+    """An exception here ends this request alone, as vLLM's own of this step do."""
 
     @functools.wraps(original)
-    def from_engine_core_request(cls: Any, request: Any, block_hasher: Any) -> Any:
-        extra_args = getattr(request.sampling_params, "extra_args", None) or {}
-        if RESOLVED in extra_args:
-            request.cache_salt = f"{request.cache_salt or ''}\x1fablation:{extra_args[RESOLVED]['digest']}"
-        return original(cls, request, block_hasher)
+    def preprocess_add_request(self: Any, request: Any) -> Any:
+        admit(request, self.ablation)
+        return original(self, request)
 
-    return from_engine_core_request
+    return preprocess_add_request
+
+
+def admit(request: Any, config: AblationConfig | None) -> None:
+    """Resolve a request's keys in the engine core, and keep its cached blocks apart from those under other interventions.
+
+    Args:
+        request: vLLM's EngineCoreRequest; its extra_args get the record that the workers read, or lose it.
+        config: the engine's modules, None when it was started without.
+    Raises: RequestError, UnknownAblationError, LayerRangeError, AlphaError: the request cannot be honoured.
+    """
+    params = request.sampling_params
+    if params is None:  # a pooling request; an engine for them does not start with these settings
+        return
+    asked = {key: value for key, value in (params.extra_args or {}).items() if key != RESOLVED}
+    _check_capture_was_resolved(asked)
+    intervention = resolve(asked, config)
+    if intervention is not None:
+        if request.resumable:
+            _refuse_streamed_prompt()
+        asked[RESOLVED] = intervention.to_wire()
+    _check_same(params.extra_args or {}, asked)
+    params.extra_args = asked or None
+    if config is not None:
+        _refuse_what_is_not_finite(request.prompt_embeds)
+        request.cache_salt = json.dumps([request.cache_salt, digest_of(asked)])
+
+
+def _check_capture_was_resolved(extra_args: Any) -> None:
+    if asks_for_capture(extra_args) and CAPTURE_RESOLVED not in extra_args:
+        raise RequestError("capture was not resolved by the front end; ask for it through vllm.LLM")
+
+
+def _check_same(carried: Any, found: Any) -> None:
+    """A record of the front end's must be what the core finds: else the module was unloaded or replaced in between."""
+    if RESOLVED in carried and digest_of(carried) != digest_of(found):
+        raise RequestError("the request's ablation was resolved to something else by the front end; ask again")
+
+
+def _following_modules(original: Any) -> Any:
+    """The core admits for the modules that its workers have been told to load and unload."""
+
+    @functools.wraps(original)
+    def collective_rpc(self: Any, method: Any, timeout: Any = None, args: tuple = (), kwargs: Any = None) -> Any:
+        from vllm_refusal.config import load_another
+
+        answers = original(self, method, timeout, args, kwargs)
+        if method == "load_ablation" and not any(answer["fault"] for answer in answers):
+            self.ablation = self.ablation.with_module(load_another(args[0], dict(args[1]), self.vllm_config))
+        elif method == "unload_ablation":
+            self.ablation = self.ablation.without(args[0])
+        return answers
+
+    return collective_rpc

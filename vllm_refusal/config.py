@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.ablation import check_alpha
 from surgery.artifacts import file_sha256, load_artifact, shortened
-from surgery.errors import MismatchError, RefusalError, ShapeError
+from surgery.errors import AlphaError, MismatchError, RefusalError, ShapeError
 from surgery.layers import parse_layers
 from surgery.models import ModelInfo, check_same_model, describe_model
 from surgery.subspace import Subspace, check_orthonormal
@@ -22,7 +22,13 @@ MAX_RANK = 64
 MAX_MODULES = 1024
 ROOM_RANK = 8
 """Rank that an engine keeps room for when it is to load modules later and is told no other."""
-_SETTINGS = {"modules", "default", "max_rank", "max_slots", "max_modules", "sites"}
+MAX_ALPHA = 4.0
+"""The largest |alpha| that an engine admits unless its settings say otherwise."""
+LARGEST_ALPHA = 1e6
+"""The largest that the setting max_alpha may be: the edit's float32 products then stay finite."""
+LARGEST_OFFSET = 1e6
+"""The largest reference projection; no residual stream comes near it."""
+_SETTINGS = {"modules", "default", "max_rank", "max_slots", "max_modules", "sites", "max_alpha"}
 _MODULE_SETTINGS = {"path", "alpha", "layers", "site", "source_layer", "source_layers", "allow_other_model"}
 
 
@@ -96,6 +102,8 @@ class AblationConfig:
         n_layers, d_model: of the served model.
         max_slots: distinct interventions in flight at one time.
         room: at least what the modules need.
+        max_alpha: the largest |alpha| of a request or a module.
+        narrow: the stream is float16.
     """
 
     modules: Mapping[str, AblationModule]
@@ -104,9 +112,32 @@ class AblationConfig:
     d_model: int
     max_slots: int
     room: Room = Room(0, 0, ())
+    max_alpha: float = MAX_ALPHA
+    narrow: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "room", self.room.including(self.modules.values()))
+        for name, module in self.modules.items():
+            try:
+                self.check_alpha(module.alpha, module.site)
+            except AlphaError as err:
+                raise AlphaError(f"ablation {name!r}: {err}") from err
+
+    def check_alpha(self, alpha: float, site: str) -> None:
+        """Raises: AlphaError when a strength is beyond what the engine admits at a site.
+
+        A strength outside 0 to 2 makes a component longer, at site stream in every block anew. In float16 the sum of
+        such writes could leave the dtype's range; a stream is kept inside it by the edit itself.
+        """
+        low, high = (
+            (0.0, min(2.0, self.max_alpha)) if self.narrow and site == WRITES else (-self.max_alpha, self.max_alpha)
+        )
+        if not low <= alpha <= high:
+            where = f" at site {site} in float16" if self.narrow and site == WRITES else ""
+            raise AlphaError(
+                f"alpha {alpha:g} is outside {low:g} to {high:g}, what this engine admits{where}; use a smaller one"
+                + ("" if where else ", or start with another max_alpha")
+            )
 
     @property
     def rank(self) -> int:
@@ -173,7 +204,16 @@ def load_config(vllm_config: Any) -> AblationConfig | None:
     room = _room(settings, modules)
     default = check_default(settings.get("default"), modules)
     _check_partial_writes(modules.values(), model.architecture, vllm_config.parallel_config)
-    return AblationConfig(modules, default, model.n_layers, model.d_model, _max_slots(settings, vllm_config), room)
+    return AblationConfig(
+        modules,
+        default,
+        model.n_layers,
+        model.d_model,
+        _max_slots(settings, vllm_config),
+        room,
+        _max_alpha(settings),
+        str(getattr(vllm_config.model_config, "dtype", "")) == "torch.float16",
+    )
 
 
 def load_another(name: str, spec: Any, vllm_config: Any) -> AblationModule:
@@ -309,6 +349,11 @@ def _basis_of_vectors(path: str, rvs: RefusalVectors, source: Any, n_layers: int
 def _checked_offset(offset: "torch.Tensor", rank: int) -> "torch.Tensor":
     if tuple(offset.shape) != (rank,) or not offset.isfinite().all():
         raise ShapeError(f"offset must be [rank={rank}], finite; found {list(offset.shape)}")
+    if offset.abs().max() > LARGEST_OFFSET:
+        raise ConfigError(
+            f"offset {float(offset.abs().max()):g} is beyond {LARGEST_OFFSET:g}, further out than any residual stream; "
+            "make the file again from this model"
+        )
     return offset.float().contiguous()
 
 
@@ -381,6 +426,13 @@ def _max_slots(settings: Mapping[str, Any], vllm_config: Any) -> int:
     if isinstance(slots, bool) or not isinstance(slots, int) or slots < needed:
         raise ConfigError(f"max_slots must be a whole number of at least max_num_seqs ({needed}), found {slots!r}")
     return slots
+
+
+def _max_alpha(settings: Mapping[str, Any]) -> float:
+    bound = check_alpha(settings.get("max_alpha", MAX_ALPHA))
+    if not 0 < bound <= LARGEST_ALPHA:
+        raise ConfigError(f"max_alpha must be above 0 and at most {LARGEST_ALPHA:g}, found {bound:g}")
+    return bound
 
 
 def _tensors_sha256(basis: "torch.Tensor", offset: "torch.Tensor | None") -> str:

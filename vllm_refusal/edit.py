@@ -63,7 +63,7 @@ class ResidualEdit(nn.Module):
             return hidden, residual
         if self._is_idle(hidden):
             return hidden, residual
-        edited, active = self._edited(hidden.float() + residual.float())
+        edited, active = self._edited(hidden.float() + residual.float(), largest(hidden.dtype))
         return torch.where(active, edited.to(hidden.dtype), hidden), residual.masked_fill(active, 0)
 
     def on_single(self, resid: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ class ResidualEdit(nn.Module):
             return resid
         if self._is_idle(rows):
             return resid
-        edited, active = self._edited(rows.float())
+        edited, active = self._edited(rows.float(), largest(resid.dtype))
         return torch.where(active, edited.to(resid.dtype), rows).view(resid.shape)
 
     def _tables(self) -> tuple[torch.Tensor, ...]:
@@ -90,11 +90,16 @@ class ResidualEdit(nn.Module):
             return False
         return not self.alpha[self.slot[: resid.shape[0]]].any()
 
-    def _edited(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x' of x, both [n_tokens, d_model] float32, and [n_tokens, 1] bool: which rows have an intervention."""
+    def _edited(self, x: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """x' of x, both [n_tokens, d_model] float32, and [n_tokens, 1] bool: which rows have an intervention.
+
+        x' saturates at +-bound: a number that is not finite would stay in the keys and values of its block and reach
+        whoever is given that block next, for a masked position times NaN is NaN.
+        """
         slot = self.slot[: x.shape[0]]
         alpha = self.alpha[slot].unsqueeze(-1)
-        return x + alpha * self._change(x, self.module_of_slot[slot]), alpha != 0
+        edited = x + alpha * self._change(x, self.module_of_slot[slot])
+        return edited.clamp(-bound, bound), alpha != 0
 
     def _change(self, x: torch.Tensor, module: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling():
@@ -104,6 +109,11 @@ class ResidualEdit(nn.Module):
             return _change(x, self.bases, self.offsets, module)
         chunks = zip(x.split(n_rows), module.split(n_rows), strict=True)
         return torch.cat([_change(rows, self.bases, self.offsets, own) for rows, own in chunks])
+
+
+def largest(dtype: torch.dtype) -> float:
+    """Where an edited stream saturates: a quarter of float16's range, and no more than float32 can square and sum."""
+    return min(torch.finfo(dtype).max / 4, 1e15)
 
 
 def _change(x: torch.Tensor, bases: torch.Tensor, offsets: torch.Tensor, module: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,13 @@ def check_parts(vllm_config: Any, what: str) -> None:
     parallel = vllm_config.parallel_config
     refused = (
         (vllm_config.model_config.runner_type == "pooling", "a pooling runner", "it generates nothing"),
-        (parallel.enable_dbo, "micro-batching", "it splits the batch; remove --enable-dbo"),
+        (parallel.use_ubatching, "micro-batching", "it splits the batch; remove --enable-dbo and --ubatch-size"),
+        (parallel.enable_elastic_ep, "elastic expert parallelism", "workers come and go; remove --enable-elastic-ep"),
+        (
+            parallel.use_sequence_parallel_moe,
+            "sequence-parallel experts",
+            "each worker has other tokens; remove --enable-expert-parallel or --data-parallel-size",
+        ),
         (
             parallel.prefill_context_parallel_size > 1,
             "context parallelism",

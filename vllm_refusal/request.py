@@ -86,6 +86,11 @@ def ablation_of(request: Any) -> str:
     return extra_args[RESOLVED]["module"] if RESOLVED in extra_args else NONE
 
 
+def digest_of(extra_args: Mapping[str, Any] | None) -> str:
+    """The digest of the intervention that an admitted request carries; "" for none."""
+    return extra_args[RESOLVED]["digest"] if extra_args and RESOLVED in extra_args else ""
+
+
 def _no_intervention(asked: Mapping[str, Any]) -> None:
     conflicting = sorted(set(asked) - {NAME})
     if conflicting:
@@ -97,5 +102,6 @@ def _intervention(name: Any, asked: Mapping[str, Any], config: AblationConfig) -
         raise UnknownAblationError(f"ablation {name!r} is not loaded; loaded: {', '.join(config.modules)}")
     module = config.modules[name]
     alpha = check_alpha(asked[ALPHA]) if ALPHA in asked else module.alpha
+    config.check_alpha(alpha, module.site)
     layers = parse_layers(asked[LAYERS], config.n_layers) if LAYERS in asked else module.layers
     return None if alpha == 0 else make_intervention(config, name, alpha, layers)

@@ -57,11 +57,8 @@ def write_step(tables: SlotTables, runner: Any) -> None:
 
 
 def _slot(tables: SlotTables, runner: Any, request_id: str) -> int:
-    slot = tables.slot_of(request_id)
-    if slot is not None:
-        return slot
     params = runner.requests[request_id].sampling_params
-    return tables.add_request(request_id, params.extra_args if params is not None else None)
+    return tables.slot_now(request_id, params.extra_args if params is not None else None)
 
 
 def captures_of_step(runner: Any) -> list[tuple[CaptureRequest, int]]:

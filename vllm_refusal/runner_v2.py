@@ -34,6 +34,7 @@ def _ablated_state_class(stock: type) -> type:
             super().__init__(vllm_config, model, encoder_cache, device)
             self.tables = model.ablation
             self.slot_of_index = np.zeros(self.max_num_reqs, dtype=np.int64)
+            self.index_of_request: dict[str, int] = {}
 
         def add_request(self, req_index: int, new_req_data: Any) -> None:
             super().add_request(req_index, new_req_data)
@@ -41,9 +42,13 @@ def _ablated_state_class(stock: type) -> type:
             self.tables.remove_request(new_req_data.req_id)  # a resumed request comes back through here
             slot = self.tables.add_request(new_req_data.req_id, params.extra_args if params is not None else None)
             self.slot_of_index[req_index] = slot
+            self.index_of_request[new_req_data.req_id] = req_index
 
         def remove_request(self, req_id: str) -> None:
             self.tables.remove_request(req_id)
+            index = self.index_of_request.pop(req_id, None)
+            if index is not None:  # a dummy step, which is made of the first indices, must not find it
+                self.slot_of_index[index] = 0
             super().remove_request(req_id)
 
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:

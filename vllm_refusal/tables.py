@@ -9,7 +9,7 @@ import torch
 from vllm_refusal.config import WRITES, AblationConfig, AblationModule
 from vllm_refusal.edit import ResidualEdit
 from vllm_refusal.post_norms import PostNormBases
-from vllm_refusal.request import NAME, RESOLVED, Intervention, make_intervention
+from vllm_refusal.request import NAME, RESOLVED, Intervention, digest_of, make_intervention
 from vllm_refusal.staging import StagedTensor
 
 
@@ -32,6 +32,7 @@ class SlotTables:
         self._free_rows = list(range(len(self.bases) - 1, len(config.modules), -1))
         self._free = list(range(n_slots - 1, 0, -1))
         self._slot_of: dict[Intervention, int] = {}
+        self._digests = [""] * n_slots  # of the intervention that is written in each slot
         self._users = np.zeros(n_slots, dtype=np.int64)
         self._slot_of_request: dict[str, int] = {}
         self._staged = StagedTensor(self.slot)
@@ -92,6 +93,14 @@ class SlotTables:
     def slot_of(self, request_id: str) -> int | None:
         """The slot of a known request, else None."""
         return self._slot_of_request.get(request_id)
+
+    def slot_now(self, request_id: str, extra_args: Mapping[str, Any] | None) -> int:
+        """The slot of a request, known or new; an id that comes again with another intervention is a new request."""
+        slot = self.slot_of(request_id)
+        if slot is not None and self._digests[slot] == digest_of(extra_args):
+            return slot
+        self.remove_request(request_id)
+        return self.add_request(request_id, extra_args)
 
     def keep_requests(self, request_ids: Container[str]) -> None:
         """Forget every request but these."""
@@ -169,6 +178,7 @@ class SlotTables:
             alpha[:, slot] = 0
         self.alpha[module.site][list(intervention.layers), slot] = intervention.alpha
         self.module_of_slot[slot] = self._row[module.name]
+        self._digests[slot] = intervention.digest
 
 
 def _stacked(config: AblationConfig, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:

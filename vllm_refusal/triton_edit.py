@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from vllm_refusal.edit import largest
+
 TILE = 8192
 """Basis numbers that a program holds at a time: 32 registers for each thread of 8 warps."""
 
@@ -34,6 +36,7 @@ def _edit_row(
     RANK: tl.constexpr,
     RANK_BLOCK: tl.constexpr,  # the power of two from RANK on
     BLOCK: tl.constexpr,  # columns at a time
+    BOUND: tl.constexpr,  # where x' saturates
 ):
     row = tl.program_id(0).to(tl.int64)
     own = tl.load(slot + row)
@@ -62,6 +65,7 @@ def _edit_row(
                 x += tl.load(addend, mask=inside, other=0.0).to(tl.float32)
             b = tl.load(basis + column[None, :], mask=(k < RANK)[:, None] & inside[None, :], other=0.0)
             x += strength * tl.sum(missing[:, None] * b, axis=0)
+            x = tl.minimum(tl.maximum(x, -BOUND), BOUND)
             tl.debug_barrier()  # another warp may hold a copy of these columns: it must have read them, here and above
             tl.store(target, x, mask=inside)  # rounds to the dtype of the stream
             if IS_SUM:
@@ -91,6 +95,7 @@ def _launch(hidden: torch.Tensor, residual: torch.Tensor, *tables: torch.Tensor)
         RANK=rank,
         RANK_BLOCK=rank_block,
         BLOCK=max(32, min(triton.next_power_of_2(d_model), TILE // rank_block)),
+        BOUND=largest(hidden.dtype),
         num_warps=8,
     )
 

@@ -55,9 +55,9 @@ class Reference:
         self.offset = torch.tensor([0.7, -1.1])
         self.modules = {name: self._saved(folder, name) for name in RANKS}
 
-    def _saved(self, folder, name):
+    def _saved(self, folder, name, force=False):
         offset = {"offset": self.offset} if name == "affine" else {}
-        save_artifact(folder / f"{name}.safetensors", "subspace", {"basis": self.bases[name], **offset}, {})
+        save_artifact(folder / f"{name}.safetensors", "subspace", {"basis": self.bases[name], **offset}, {}, force=force)
         return {"path": str(folder / f"{name}.safetensors"), "site": "writes" if name == "writes" else "stream"}
 
     def edited(self, intervention):

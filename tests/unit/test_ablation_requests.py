@@ -1,5 +1,6 @@
 """What a client may ask for, and what the engine's settings must be."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from surgery.errors import AlphaError, ArtifactError, LayerRangeError, MismatchE
 from surgery.models import describe_model
 from surgery.subspace import random_subspace
 from surgery.vectors import RefusalVectors
+from vllm_refusal.admission import admit
 from vllm_refusal.config import ConfigError, load_config
 from vllm_refusal.options import OptionError, parse_ablation_option
 from vllm_refusal.request import Intervention, RequestError, UnknownAblationError, resolve
@@ -48,7 +50,11 @@ def engine(model):
         v2=False,
         pcp=1,
         kv_transfer=None,
+        dtype="torch.float32",
+        **parallel,
     ):
+        known = {"tensor_parallel_size": tp, "prefill_context_parallel_size": pcp, "use_ubatching": dbo}
+        known |= {"enable_elastic_ep": False, "use_sequence_parallel_moe": False}
         return SimpleNamespace(
             additional_config={"ablation": ablation} if ablation is not None else {},
             model_config=SimpleNamespace(
@@ -56,13 +62,14 @@ def engine(model):
                 revision=None,
                 architecture=architecture,
                 runner_type=runner_type,
+                dtype=dtype,
                 get_total_num_hidden_layers=lambda: N_LAYERS,
                 get_hidden_size=lambda: D_MODEL,
             ),
             speculative_config=speculative,
             use_v2_model_runner=v2,
             kv_transfer_config=kv_transfer,
-            parallel_config=SimpleNamespace(enable_dbo=dbo, tensor_parallel_size=tp, prefill_context_parallel_size=pcp),
+            parallel_config=SimpleNamespace(**known | parallel),
             scheduler_config=SimpleNamespace(max_num_seqs=8),
         )
 
@@ -126,6 +133,8 @@ def test_engines_that_cannot_ablate_are_refused_with_the_reason(engine, files):
         ({"speculative": SimpleNamespace(method="eagle")}, "speculative decoding by eagle .*ngram, draft_model"),
         ({"speculative": SimpleNamespace(method="ngram"), "v2": True}, "needs Model Runner V1"),
         ({"dbo": True}, "micro-batching"),
+        ({"enable_elastic_ep": True}, "elastic expert parallelism"),
+        ({"use_sequence_parallel_moe": True}, "sequence-parallel experts"),
         ({"runner_type": "pooling"}, "pooling runner"),
         ({"pcp": 2}, "context parallelism"),
         ({"kv_transfer": object()}, "KV transfer"),
@@ -274,3 +283,156 @@ def test_an_additional_config_of_the_user_is_kept():
         server_arguments("M", {}, None, ["--additional-config", '{"ablation": {}}'])
     with pytest.raises(OptionError):
         parse_ablation_option("nothing")
+
+
+@pytest.mark.parametrize("alpha", [4.1, -5, 1e10, 1e30])
+def test_a_strength_beyond_the_engines_bound_is_refused(config, alpha):
+    assert resolve({"ablation": "one", "ablation_alpha": 4}, config).alpha == 4
+    assert resolve({"ablation": "one", "ablation_alpha": -4}, config).alpha == -4
+    with pytest.raises(AlphaError, match="outside -4 to 4, what this engine admits"):
+        resolve({"ablation": "one", "ablation_alpha": alpha}, config)
+
+
+def test_the_bound_is_a_setting_and_holds_for_modules_too(engine, files):
+    def load(alpha=1.0, **settings):
+        modules = {"one": {"path": str(files / "one.safetensors"), "alpha": alpha}}
+        return load_config(engine({"modules": modules, **settings}))
+
+    wide = load(alpha=9.0, max_alpha=10)
+    assert resolve({"ablation": "one", "ablation_alpha": -10}, wide).alpha == -10
+    with pytest.raises(AlphaError, match="ablation 'one': alpha 9 is outside -4 to 4"):
+        load(alpha=9.0)
+    for bound in (0, -1, 1e7):
+        with pytest.raises(ConfigError, match="max_alpha must be above 0"):
+            load(max_alpha=bound)
+    with pytest.raises(AlphaError, match="finite"):
+        load(max_alpha=float("inf"))
+
+
+def test_writes_in_float16_take_no_strength_that_makes_them_longer(engine, files):
+    modules = {
+        site: {"path": str(files / "one.safetensors"), "site": site, "alpha": 1.5} for site in ("stream", "writes")
+    }
+    narrow = load_config(engine({"modules": modules}, dtype="torch.float16"))
+    assert resolve({"ablation": "writes", "ablation_alpha": 2}, narrow).alpha == 2
+    assert resolve({"ablation": "stream", "ablation_alpha": -3}, narrow).alpha == -3
+    for alpha in (2.1, -0.5):
+        with pytest.raises(AlphaError, match="outside 0 to 2, .* at site writes in float16"):
+            resolve({"ablation": "writes", "ablation_alpha": alpha}, narrow)
+    assert resolve({"ablation": "writes", "ablation_alpha": -3}, load_config(engine({"modules": modules}))).alpha == -3
+
+
+def test_an_offset_that_no_stream_reaches_is_refused(engine, tmp_path):
+    def load(offset):
+        path = tmp_path / "affine.safetensors"
+        tensors = {"basis": torch.eye(D_MODEL)[:1], "offset": torch.tensor([offset])}
+        save_artifact(path, "subspace", tensors, {}, force=True)
+        return load_config(engine({"modules": {"affine": {"path": str(path)}}}))
+
+    assert load(-1e5).modules["affine"].offset is not None
+    with pytest.raises(ConfigError, match="offset 3e.38 is beyond 1e.06"):
+        load(-3e38)
+
+
+# ---------------------------------------------------------------- the engine core
+
+
+def core_request(extra_args=None, salt=None, **more):
+    fields = {"prompt_embeds": None, "resumable": False, "cache_salt": salt}
+    return SimpleNamespace(sampling_params=SimpleNamespace(extra_args=extra_args), **fields | more)
+
+
+def salt_of(config, extra_args=None, salt=None):
+    request = core_request(extra_args, salt)
+    admit(request, config)
+    return request.cache_salt
+
+
+def test_a_request_that_no_front_end_of_ours_has_seen_is_resolved_in_the_core(config):
+    request = core_request({"ablation": "one", "ablation_alpha": 2})
+    admit(request, config)
+    assert Intervention.from_wire(request.sampling_params.extra_args["ablation_resolved"]).alpha == 2
+    by_default = core_request()
+    admit(by_default, replace(config, default="rv"))
+    assert by_default.sampling_params.extra_args["ablation_resolved"]["module"] == "rv"
+    plain = core_request()
+    admit(plain, config)
+    assert plain.sampling_params.extra_args is None
+    with pytest.raises(UnknownAblationError, match="'x' is not loaded"):
+        admit(core_request({"ablation": "x"}), config)
+    with pytest.raises(RequestError, match="started without ablation"):
+        admit(core_request({"ablation": "one"}), None)
+
+
+def test_a_record_of_the_front_ends_must_be_what_the_core_finds(config):
+    def carrying(intervention, **keys):
+        return core_request({**keys, "ablation_resolved": intervention.to_wire()})
+
+    found = resolve({"ablation": "one"}, config)
+    admit(carrying(found, ablation="one"), config)
+    forged = replace(found, alpha=3.0)
+    for request in (
+        carrying(found),
+        carrying(found, ablation="rv"),
+        carrying(found, ablation="one", ablation_alpha=0.0),
+    ):
+        with pytest.raises(RequestError, match="resolved to something else"):
+            admit(request, config)
+    request = carrying(forged, ablation="one")  # under the digest of another strength
+    admit(request, config)
+    assert request.sampling_params.extra_args["ablation_resolved"]["alpha"] == found.alpha
+
+
+def test_no_salt_of_a_clients_is_that_of_another_intervention(config):
+    digest = resolve({"ablation": "one"}, config).digest
+    ablated = salt_of(config, {"ablation": "one"})
+    assert ablated == salt_of(config, {"ablation": "one"}) != salt_of(config)
+    forged = (f"\x1fablation:{digest}", ablated, digest, f'", "{digest}', f'null, "{digest}"]')
+    salts = [salt_of(config, {"ablation": "none"}, salt) for salt in forged]
+    assert ablated not in salts and len(set(salts)) == len(forged)
+    assert salt_of(config, {"ablation": "one"}, "mine") not in (ablated, salt_of(config, None, "mine"))
+    assert salt_of(None, None, "mine") == "mine"  # an engine without ablation is stock
+
+
+def test_embedded_prompts_that_are_not_finite_and_streamed_ones_end_in_the_core(config):
+    from vllm.exceptions import VLLMValidationError
+
+    embeds = torch.zeros(3, D_MODEL)
+    admit(core_request(prompt_embeds=embeds), config)
+    embeds[1, 5] = float("nan")
+    with pytest.raises(VLLMValidationError, match="prompt_embeds hold numbers that are not finite"):
+        admit(core_request(prompt_embeds=embeds), config)
+    admit(core_request(resumable=True), config)
+    with pytest.raises(VLLMValidationError, match="streamed prompt"):
+        admit(core_request({"ablation": "one"}, resumable=True), config)
+
+
+def test_what_the_core_admits_follows_what_its_workers_load(config, files, monkeypatch):
+    from vllm_refusal import admission
+    from vllm_refusal.config import Room
+
+    room = replace(config, room=Room(9, 8, ("stream", "writes")))
+    added = replace(room.modules["one"], name="late")
+    monkeypatch.setattr("vllm_refusal.config.load_another", lambda name, spec, vllm_config: added)
+    core = SimpleNamespace(ablation=room, vllm_config=None)
+    faults = [{"fault": None}]
+    call = admission._following_modules(lambda *arguments: faults)
+    call(core, "load_ablation", None, ("late", {}, {}))
+    assert "late" in core.ablation.modules
+    call(core, "unload_ablation", None, ("late",))
+    assert "late" not in core.ablation.modules
+    faults[0]["fault"] = "a worker could not"
+    call(core, "load_ablation", None, ("late", {}, {}))
+    call(core, "ablation_counters")
+    assert core.ablation.modules.keys() == config.modules.keys()
+
+
+def test_an_architecture_that_another_plugin_registered_as_a_class_is_left_alone(monkeypatch):
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    import vllm_refusal
+
+    registered = SimpleNamespace(model_cls=object)
+    monkeypatch.setitem(ModelRegistry.models, "Qwen3ForCausalLM", registered)
+    vllm_refusal.register()
+    assert ModelRegistry.models["Qwen3ForCausalLM"] is registered

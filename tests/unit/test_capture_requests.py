@@ -28,11 +28,9 @@ ONE_LAYER = D_MODEL * 4  # bytes
 def engine(**changed):
     """What the settings are read from: the parts of a vLLM config that matter to them."""
     arguments = capture_arguments()
-    parallel = {"enable_dbo": False, "data_parallel_size": 1, "prefill_context_parallel_size": 1} | {
-        name: changed.pop(name)
-        for name in ("enable_dbo", "data_parallel_size", "prefill_context_parallel_size", "worker_extension_cls")
-        if name in changed
-    }
+    parallel = {"use_ubatching": False, "data_parallel_size": 1, "prefill_context_parallel_size": 1}
+    parallel |= {"enable_elastic_ep": False, "use_sequence_parallel_moe": False}
+    parallel |= {name: changed.pop(name) for name in (*parallel, "worker_extension_cls") if name in changed}
     parts = {
         "additional_config": arguments["additional_config"],
         "model_config": SimpleNamespace(
@@ -70,7 +68,7 @@ def test_an_engine_without_settings_does_not_capture(additional):
     [
         ({"architecture": "WhisperForConditionalGeneration"}, "capture is not supported for architecture Whisper"),
         ({"speculative_config": SimpleNamespace(method="ngram")}, "capture together with speculative"),
-        ({"enable_dbo": True}, "capture together with micro-batching"),
+        ({"use_ubatching": True}, "capture together with micro-batching"),
         ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
         ({"data_parallel_size": 2}, "data parallelism"),
         ({"prefill_context_parallel_size": 2}, "context parallelism"),

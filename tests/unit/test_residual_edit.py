@@ -8,6 +8,7 @@ import torch
 from surgery.ablation import ablate_affine
 from surgery.subspace import random_subspace
 from vllm_refusal.config import AblationConfig, AblationModule, Room
+from vllm_refusal.edit import largest
 from vllm_refusal.request import RESOLVED, make_intervention
 from vllm_refusal.tables import SlotTables
 
@@ -248,4 +249,33 @@ def test_the_v2_state_marks_the_tokens_of_each_request(config, tables):
     assert state.prepare_dummy_inputs(2, 8) == {"dummy": True} and tables.slot.count_nonzero() == 0
     state.remove_request("a")
     assert tables.slot_of("a") is None and state.calls == ["add", "add", "add", "remove"]
+    before = tables.n_intervened_tokens
+    dummy = SimpleNamespace(num_reqs=1, idx_mapping_np=np.array([0]), num_scheduled_tokens=np.array([5]))
+    state.prepare_inputs(dummy, None)  # as vLLM makes one, of the first indices
+    assert tables.slot.count_nonzero() == 0 and tables.n_intervened_tokens == before
     assert model_state_class(SimpleNamespace(ablation=None), StockState) is StockState
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_edited_row_saturates_and_is_never_anything_but_a_number(dtype):
+    tables, slot = tables_of_rank(8)
+    edit = tables.edit_of("stream", 0)
+    edit.alpha[slot] = -4.0  # makes the component five times as long, block after block
+    tables.write_tokens([slot, 0], [3, 1])
+    hidden, residual = resid(4, dtype), torch.zeros(4, D_MODEL, dtype=dtype)
+    for _ in range(80):
+        hidden, residual = edit.on_sum(hidden, residual + 1)
+        assert hidden.isfinite().all()
+    assert float(hidden[:3].abs().max()) == pytest.approx(largest(dtype), rel=0.01)
+    assert hidden[3].abs().max() < 10  # a row without an intervention is not touched
+    assert hidden[:3].float().square().sum(-1).isfinite().all()
+    assert edit.on_single(hidden).isfinite().all()
+
+
+def test_an_id_that_comes_again_with_another_intervention_gets_another_slot(config):
+    tables = SlotTables(config, 8, "cpu")
+    first = tables.slot_now("same", asked(config, "one"))
+    assert tables.slot_now("same", asked(config, "one")) == first != 0
+    other = tables.slot_now("same", asked(config, "four"))
+    assert other not in (0, first) and tables.slot_now("same", None) == 0
+    assert tables.n_slots_in_use == 0

@@ -54,7 +54,7 @@ from triton.compiler import ASTSource
 from vllm_refusal import triton_edit
 
 pointers = {"slot": "*i64", "module_of_slot": "*i64", "bases": "*fp32", "offsets": "*fp32", "alpha": "*fp32"}
-constants = {"hidden_column": 1, "residual_column": 1, "IS_SUM": True, "D_MODEL": 2304}
+constants = {"hidden_column": 1, "residual_column": 1, "IS_SUM": True, "D_MODEL": 2304, "BOUND": 16376.0}
 for dtype, rank in (("bf16", 1), ("fp16", 5), ("bf16", 64)):
     block = triton.next_power_of_2(rank)
     constants |= {"RANK": rank, "RANK_BLOCK": block, "BLOCK": triton_edit.TILE // block}
