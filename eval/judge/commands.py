@@ -1,7 +1,6 @@
 """`refusal judge`: score the responses of a run."""
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,10 +74,11 @@ def _judge_run(run_path: Path, chosen: "Judge", repeats: int, retry_unscored: bo
     from eval.judge.judging import judge_run
     from eval.judge.spending import read_spending
     from eval.records import Run
+    from surgery.command_options import progress_bar
 
     run = Run.open(run_path)
     keep_accounts(chosen, run.path)
-    with _ProgressBar() as progress:
+    with progress_bar("judging", "response") as progress:
         summary = judge_run(run, chosen, progress, repeats=repeats, retry_unscored=retry_unscored)
     rows = condition_rows(run, summary.judge_id)
     bill = Bill.of(chosen, read_spending(run.path))
@@ -137,23 +137,6 @@ def _self_test(chosen: "Judge", as_json: bool) -> None:
             click.echo(f"  {name}: {found}")
     if not result.passed:
         raise click.exceptions.Exit(1)
-
-
-class _ProgressBar:
-    """Responses judged, on stderr; silent where stderr is not a terminal."""
-
-    def __enter__(self) -> "_ProgressBar":
-        from tqdm import tqdm
-
-        self._bar = tqdm(desc="judging", unit="response", file=sys.stderr, disable=not sys.stderr.isatty())
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._bar.close()
 
 
 def condition_rows(run: "Run", judge_id: str) -> list[dict[str, Any]]:

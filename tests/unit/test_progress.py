@@ -2,6 +2,11 @@
 
 import io
 
+import pytest
+from click.testing import CliRunner
+from synthetic_runs import RunMaker
+
+from eval.cli import main
 from surgery import progress
 from surgery.command_options import progress_bar
 from surgery.progress import ProgressLines, clock_time
@@ -54,3 +59,11 @@ def test_times_are_no_finer_than_they_can_be_known():
         "1 h 05 min",
         "34 h 10 min",
     ]
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+def test_judging_that_is_piped_says_how_far_it_is_when_it_takes_long(tmp_path, monkeypatch, seconds):
+    monkeypatch.setattr(progress, "LOG_SECONDS", seconds)
+    run = RunMaker(tmp_path / "run", 4).write()
+    result = CliRunner().invoke(main.get_command(None, "judge"), [str(run.path)])
+    assert result.exit_code == 0 and ("judging: 8/8 responses (100 %)" in result.stderr) is (seconds == 0)
