@@ -24,7 +24,9 @@ from eval.plan import Plan
 from eval.scores import NoScoresError, ScoredRun
 from eval.shell import Shell
 from eval.summaries import Agreement, Summary, agreement, is_candidate, summarize_all
+from surgery.manifest import read_manifest
 from surgery.prompts import PromptSet
+from surgery.subspace import Subspace
 
 Tell = Callable[[str], None]
 
@@ -155,14 +157,16 @@ class Audit:
 
     def _checkpoint(self, layers: Layers) -> Path:
         """The weights orthogonalized against the headline set, by the commands that a user would type."""
-        folder, shell = self.bench.folder, Shell(False)
+        subspace, checkpoint = self.bench.folder / "subspace.safetensors", self.bench.folder / "checkpoint"
+        kept = [Subspace.load(subspace).source_layers] if subspace.exists() else []
+        kept += [read_manifest(checkpoint)["basis"]["source_layers"]] if checkpoint.exists() else []
+        shell = Shell(force=any(set(others) != set(layers) for others in kept))  # chosen before verdicts were added
         with redirect_stdout(sys.stderr):
-            subspace = folder / "subspace.safetensors"
             chosen = ",".join(map(str, layers))
             shell.make("weights", subspace, "subspace", self.bench.rvs, "--layers", chosen)
             command = ("orthogonalize", self.bench.info.path, subspace, "--alpha", self.alpha)
-            shell.make("weights", folder / "checkpoint", *command)
-        return folder / "checkpoint"
+            shell.make("weights", checkpoint, *command)
+        return checkpoint
 
     def _best_ablations(self, made: Interventions, selection: Selection, reached: Sequence[Reached]) -> Plan:
         """The subspace chosen, the ablations that reach the targets, and the best of the other forms."""

@@ -2,14 +2,20 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+from made_vectors import save_vectors
 from synthetic_runs import RunMaker
 
 from eval.audit.preparation import begin, prepare, replacing_audit
+from eval.audit.study import Audit
 from eval.judge.options import JudgeChoice
 from eval.records import Run
+from surgery.artifacts import json_sha256
 from surgery.errors import ArtifactError, OutputExistsError
+from surgery.manifest import read_manifest
+from surgery.models import describe_model
 from surgery.organisms.release import write_organism
 
 CHOSEN = {"rvs": None, "limit": None, "seed": 0, "max_rank": 2, "weights": False, "max_tokens": 8}
@@ -71,6 +77,17 @@ def test_an_audit_begun_before_its_pairs_were_recorded_goes_on(request_of, tmp_p
     del design["extraction pairs"]
     path.write_text(json.dumps(design))
     begin(tmp_path / "audit", request_of())
+
+
+def test_a_checkpoint_of_other_layers_than_are_chosen_now_is_made_anew_and_one_of_these_is_kept(model, tmp_path):
+    bench = SimpleNamespace(folder=tmp_path, info=describe_model(str(model)), rvs=save_vectors(tmp_path))
+    audit = SimpleNamespace(bench=bench, alpha=1.0)
+    digests = []
+    for layers in ((2,), (4, 1), (1, 4)):
+        manifest = read_manifest(Audit._checkpoint(audit, layers))
+        assert set(manifest["basis"]["source_layers"]) == set(layers)
+        digests.append(json_sha256(manifest))
+    assert digests[0] != digests[1] == digests[2]
 
 
 # ---------------------------------------------------------------- --force
