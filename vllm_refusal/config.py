@@ -387,10 +387,14 @@ def _check_partial_writes(modules: Iterable[AblationModule], architecture: str, 
 
 
 def _served_model(config: Any) -> ModelInfo:
-    """The model in the shape that the engine gives it (its --hf-overrides may differ from the files)."""
-    model = describe_model(config.model, config.revision)
+    """The model in the shape that the engine gives it (its --hf-overrides may differ from the files).
+
+    Found once, as the engine starts, and carried by its config into every worker: a branch may move while it runs.
+    """
+    if not hasattr(config, "vllm_refusal_model"):
+        config.vllm_refusal_model = describe_model(config.model, config.revision)
     layers, width = config.get_total_num_hidden_layers(), config.get_hidden_size()
-    return replace(model, n_layers=layers, d_model=width, architecture=config.architecture)
+    return replace(config.vllm_refusal_model, n_layers=layers, d_model=width, architecture=config.architecture)
 
 
 def _check_ranks(modules: Iterable[AblationModule], largest: Any) -> None:

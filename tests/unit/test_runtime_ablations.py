@@ -2,14 +2,18 @@
 
 import asyncio
 import os
+import pickle
 from types import SimpleNamespace
 
 import pytest
+import tiny_models
 import torch
 from prometheus_client import CollectorRegistry
+from tiny_models import save_servable_model
 
+from surgery.models import describe_model
 from surgery.subspace import random_subspace
-from vllm_refusal import runtime_ablations
+from vllm_refusal import config, runtime_ablations
 from vllm_refusal.admission import count_ablation_requests
 from vllm_refusal.allowed_folder import MAX_BYTES, AllowedFolder, BadNameError, PathError, check_name
 from vllm_refusal.config import AblationConfig, AblationModule, ConfigError, NoRoomError, Room, _room
@@ -409,6 +413,39 @@ def test_clients_may_load_only_where_a_key_is_asked_of_them(monkeypatch):
     _check_key(SimpleNamespace(api_key=["key"]))
     monkeypatch.setenv("VLLM_API_KEY", "key")
     _check_key(SimpleNamespace(api_key=None))
+
+
+def test_the_model_is_found_once_for_the_front_end_and_every_worker(tmp_path, monkeypatch):
+    """A branch of the hub that moves while the engine runs is not looked at, and nothing is downloaded in a call."""
+    model = save_servable_model(tmp_path / "model", "LlamaForCausalLM")
+    random_subspace(tiny_models.D_MODEL, 1, seed=0).save(tmp_path / "one.safetensors")
+    found = []
+    monkeypatch.setattr(config, "describe_model", lambda *asked: found.append(asked) or describe_model(*asked))
+    front_end = EngineConfig(str(model))
+    spec = {"path": str(tmp_path / "one.safetensors")}
+    config.load_another("at the start", spec, front_end)
+    assert len(found) == 1
+    for engine in (front_end, pickle.loads(pickle.dumps(front_end))):
+        assert config.load_another("later", spec, engine).layers == tuple(range(tiny_models.N_LAYERS))
+    assert len(found) == 1
+    config.load_another("another engine", spec, EngineConfig(str(model)))
+    assert len(found) == 2
+
+
+class EngineConfig:
+    """What loading reads of a vLLM config, which is pickled into the engine's processes."""
+
+    architecture, revision, tensor_parallel_size = "LlamaForCausalLM", None, 1
+
+    def __init__(self, model):
+        self.model = model
+        self.model_config = self.parallel_config = self
+
+    def get_total_num_hidden_layers(self):
+        return tiny_models.N_LAYERS
+
+    def get_hidden_size(self):
+        return tiny_models.D_MODEL
 
 
 def test_workers_agree_by_the_file_and_by_what_was_read_from_it():
