@@ -15,6 +15,7 @@ from surgery.hooks import RESID_SITES
 from surgery.models import ModelInfo
 from vllm_refusal.capture import MAX_BYTES, CaptureConfig, CaptureRequest, capture_arguments
 from vllm_refusal.captured import Captured, take_captured
+from vllm_refusal.config import LARGEST_ALPHA
 from vllm_refusal.engine_modules import replace_modules
 from vllm_refusal.lora import lora_arguments
 
@@ -142,7 +143,8 @@ class Engine:
                 is then without effect.
             adapters: name -> folder of a LoRA adapter in PEFT's format, for requests that name it.
             room: max_modules and max_rank of additional_config["ablation"], for modules that replace these later.
-        Raises: RefusalError when a module or an adapter does not fit, EngineError when vLLM cannot start on the model.
+        Raises: RefusalError when a module or an adapter does not fit, EngineError when vLLM cannot start on the model,
+            NoEffectError when it does not do what a module says.
         """
         _be_quiet()
         self._adapters = dict(adapters or {})
@@ -154,6 +156,11 @@ class Engine:
             self._llm = LLM(**arguments)
         except START_FAULTS as err:
             raise EngineError(start_fault(info.model, err)) from err
+        try:
+            self._prove(modules, room)
+        except BaseException:
+            self.close()
+            raise
         self.info = info
         self._capturing: set[str] = set()
         self.description: dict[str, Any] = {
@@ -163,6 +170,13 @@ class Engine:
         }
         if options.vllm:
             self.description["arguments"] = dict(options.vllm)
+
+    def _prove(self, modules: Mapping[str, Any], room: Mapping[str, Any] | None) -> None:
+        """Raises: NoEffectError when vLLM does not do what the modules say."""
+        if modules or room:
+            from vllm_refusal.proof import prove_engine
+
+            prove_engine(self._llm)
 
     def __enter__(self) -> "Engine":
         return self
@@ -186,6 +200,7 @@ class Engine:
         Raises: RefusalError when one does not fit; ValueError while requests run.
         """
         replace_modules(self._llm, modules)
+        self._prove(modules, None)
 
     @property
     def max_model_len(self) -> int:
@@ -304,7 +319,8 @@ def _arguments(
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         arguments |= capture_arguments(_capture_bytes(info, options))
     if modules:
-        settings = {"modules": {name: dict(spec) for name, spec in modules.items()}, **room}
+        named = {name: dict(spec) for name, spec in modules.items()}
+        settings = {"modules": named, "max_alpha": LARGEST_ALPHA, **room}  # there is nobody else's answer to spoil here
         arguments["additional_config"] = {**arguments.get("additional_config", {}), "ablation": settings}
     return arguments
 

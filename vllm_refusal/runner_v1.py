@@ -33,6 +33,8 @@ def _with_tables(original: Any) -> Any:
             write_step(tables, self)
         elif settings_of(self.vllm_config) is not None:
             raise RuntimeError("this engine was started with ablation, but the model that it serves was built without")
+        if getattr(model, "watch", None) is not None:
+            _run_uncompiled()
         captures = [] if reader is None else captures_of_step(self)
         if not captures:
             return original(self, *args, **kwargs)

@@ -37,6 +37,7 @@ class SlotTables:
         self._slot_of_request: dict[str, int] = {}
         self._staged = StagedTensor(self.slot)
         self.n_intervened_tokens = 0
+        self.n_tokens = 0  # of the step that runs
 
     def shapes(self) -> dict[str, list[int]]:
         """Shape of every tensor of the edits. A compiled graph holds for these shapes, and one loop step for each rank."""
@@ -90,6 +91,11 @@ class SlotTables:
         if slot is not None:
             self._users[slot] -= 1
 
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """The row of each module in `bases` and `offsets`."""
+        return self._row
+
     def slot_of(self, request_id: str) -> int | None:
         """The slot of a known request, else None."""
         return self._slot_of_request.get(request_id)
@@ -122,6 +128,7 @@ class SlotTables:
         """
         per_token = np.repeat(np.asarray(slots, dtype=np.int64), np.asarray(n_tokens, dtype=np.int64))
         self.n_intervened_tokens += int(np.count_nonzero(per_token))
+        self.n_tokens = len(per_token)
         self._staged.write(per_token)
 
     def clear_tokens(self) -> None:

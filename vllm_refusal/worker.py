@@ -15,7 +15,7 @@ def install() -> None:
     """Give this process's worker class our methods. Idempotent."""
     from vllm.v1.worker.worker_base import WorkerBase
 
-    for method in (ablation_counters, load_ablation, unload_ablation):
+    for method in (ablation_counters, load_ablation, unload_ablation, watch_ablations, watched_ablations):
         setattr(WorkerBase, method.__name__, method)
 
 
@@ -59,6 +59,24 @@ def unload_ablation(worker: Any, name: str) -> bool:
     if loaded:
         tables.remove_module(name)
     return loaded
+
+
+def watch_ablations(worker: Any) -> bool:
+    """Measure what edits leave, from now on and uncompiled. Returns whether this worker's runner lets it be seen."""
+    from vllm_refusal.watch import Watch
+
+    model = worker.model_runner.get_model()
+    if worker.vllm_config.use_v2_model_runner:
+        return False
+    model.watch = Watch(model, model.architecture, model.ablation)
+    return True
+
+
+def watched_ablations(worker: Any) -> list[tuple[str, str, int, float, float]]:
+    """What was measured since `watch_ablations` (`Watch.take`), and no more measuring; empty where there was none."""
+    model = worker.model_runner.get_model()
+    watch, model.watch = model.watch, None
+    return [] if watch is None else watch.take()
 
 
 def check_loaded(name: str, answers: Sequence[Mapping[str, Any]]) -> None:

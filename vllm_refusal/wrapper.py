@@ -28,11 +28,13 @@ class AblatedModel:
         architecture: how this model is laid out, set by `vllm_refusal.models`.
         ablation: the engine's slot tables, or None.
         capture: what reads the residual stream, or None.
+        watch: what measures the edits while they are proven, or None.
     """
 
     architecture: Architecture
     ablation: SlotTables | None
     capture: StreamReader | None
+    watch: Any = None
 
     def __init__(self, *, vllm_config: Any, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)

@@ -1,4 +1,4 @@
-"""The proof by effect: an engine that computes the same with and without a module is refused, whichever it is."""
+"""The proof that an engine removes what its modules say, by what its workers measured and what it answers."""
 
 import asyncio
 from types import SimpleNamespace
@@ -7,34 +7,84 @@ import pytest
 
 from surgery.subspace import random_subspace
 from vllm_refusal.config import AblationModule
-from vllm_refusal.proof import NoEffectError, prove_module
+from vllm_refusal.proof import NoEffectError, prove_module, steps
 
-MODULE = AblationModule("strong", "", random_subspace(8, 1, seed=0).basis, None, 1.0, (0,), "stream", "sha", "file")
+MODULE = AblationModule("strong", "", random_subspace(8, 1, seed=0).basis, None, 1.0, (0, 1), "stream", "sha", "file")
+PLAIN, ABLATED = {7: -1.0, 8: -2.0}, {7: -1.5, 8: -1.8}
+
+
+def measured(left=1e-7, control=0.3, layers=(0, 1)):
+    return [("strong", "stream", layer, left, control) for layer in layers]
+
+
+def prove(*workers, running=ABLATED, watched=ABLATED, can_watch=(True,), dtype="torch.float32"):
+    proof = steps([MODULE], dtype)
+    asked = [next(proof)]
+    with pytest.raises(StopIteration):
+        for found in (list(can_watch), [PLAIN, watched], list(workers), [PLAIN, running]):
+            asked.append(proof.send(found))
+    assert asked == ["watch_ablations", "answers", "watched_ablations", "answers"]
+
+
+def test_what_leaves_nothing_where_the_control_leaves_much_is_proven():
+    prove(measured())
+    prove(measured(layers=(0,)), measured(layers=(1,)))  # a worker for each half of the blocks
+    prove(measured(left=2e-3), dtype="torch.bfloat16")
+    prove(measured(left=0.5e-5, control=2e-5))  # nothing to remove there, with or without
+
+
+@pytest.mark.parametrize(
+    ("workers", "words"),
+    [
+        ([measured(left=0.3)], "leaves 0.3 of the stream in its subspace at layer 0, where 0.3 is without it"),
+        ([measured(left=2e-3)], "leaves 0.002"),
+        ([measured(layers=(0,)), measured(left=0.1, layers=(1,))], "at layer 1"),
+        ([measured(layers=(1,))], "nothing was seen of it at layer 0"),
+        ([[]], "nothing was seen of it at layer 0"),
+        ([[("other", "stream", layer, 0.0, 0.3) for layer in (0, 1)]], "nothing was seen"),
+    ],
+)
+def test_what_leaves_something_or_was_not_seen_is_refused_by_name(workers, words):
+    with pytest.raises(NoEffectError, match=f"'strong' .*{words}.*VLLM_PLUGINS"):
+        prove(*workers)
+
+
+def test_a_compiled_graph_that_answers_like_the_plain_model_is_refused_and_noise_is_not():
+    with pytest.raises(NoEffectError, match="no effect on the compiled model's output"):
+        prove(measured(), running=PLAIN)
+    prove(measured(), running={token: value + 1e-4 for token, value in ABLATED.items()})
+    prove(measured(), watched=PLAIN, running=PLAIN)  # too small an effect on the answer to tell; its removal was seen
+
+
+def test_where_no_worker_can_be_watched_the_answers_must_differ():
+    prove([], can_watch=(True, False))
+    with pytest.raises(NoEffectError, match="no effect on the model's output"):
+        prove([], can_watch=(False,), running=PLAIN)
 
 
 class Client:
-    """A server's client whose engine of each rank answers with the log probability given for an ablation."""
+    """A server's client whose engines answer with log probabilities and measurements of their own."""
 
-    def __init__(self, *logprobs):
-        self.logprobs, self.asked = logprobs, []
-        self.engine_core = SimpleNamespace(core_engines=[None] * len(logprobs))
-        self.model_config = SimpleNamespace(get_vocab_size=lambda: 96)
+    def __init__(self, *lefts):
+        self.lefts, self.asked = lefts, []
+        self.engine_core = SimpleNamespace(core_engines=[None] * len(lefts), call_utility_all_async=self.ask)
+        self.model_config = SimpleNamespace(get_vocab_size=lambda: 96, dtype="torch.float32")
+
+    async def ask(self, _, method, timeout, args, kwargs):
+        return [[True] if method == "watch_ablations" else [measured(left)] for left in self.lefts]
 
     async def generate(self, prompt, params, request_id, data_parallel_rank):
         name = params.extra_args["ablation"]
         self.asked.append((data_parallel_rank, name))
-        entry = SimpleNamespace(logprob=self.logprobs[data_parallel_rank or 0][name])
-        yield SimpleNamespace(outputs=[SimpleNamespace(logprobs=[{7: entry}])])
+        found = {
+            token: SimpleNamespace(logprob=value) for token, value in (PLAIN if name == "none" else ABLATED).items()
+        }
+        yield SimpleNamespace(outputs=[SimpleNamespace(logprobs=[found])])
 
 
-def test_a_module_that_changes_something_in_every_engine_is_proven():
-    client = Client({"none": -1.0, "strong": -2.0}, {"none": -1.0, "strong": -1.5})
+def test_every_engine_of_a_server_is_proven():
+    client = Client(1e-7, 1e-7)
     asyncio.run(prove_module(client, MODULE))
-    assert client.asked == [(0, "none"), (0, "strong"), (1, "none"), (1, "strong")]
-
-
-@pytest.mark.parametrize("n_working", [0, 1])
-def test_a_module_without_effect_in_one_engine_is_refused_by_name(n_working):
-    working, idle = {"none": -1.0, "strong": -2.0}, {"none": -1.0, "strong": -1.0}
-    with pytest.raises(NoEffectError, match="'strong' .* has no effect on the model's output"):
-        asyncio.run(prove_module(Client(*[working] * n_working, idle), MODULE))
+    assert client.asked == [(rank, name) for rank in (0, 1) for _ in range(2) for name in ("none", "strong")]
+    with pytest.raises(NoEffectError, match="leaves 0.2"):
+        asyncio.run(prove_module(Client(1e-7, 0.2), MODULE))
