@@ -20,6 +20,8 @@ TOLERANCE = (
     5e-3  # of a log probability: float32 engines differ by ~1e-4 through the order of sums, an ablation by ~1e-1
 )
 _N_LOGPROBS = 20
+TIMES_NOISE = 10
+LEAST_EFFECT = 1e-4  # of a log probability, below which an answer over HTTP says nothing
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,11 @@ def check_server(url: str, api_key_env: str) -> list[Finding]:
 
 
 def _server_finding(client: Any, entry: Any) -> Finding:
-    plain, ablated = (_server_logprobs(client, name) for name in (entry.parent, entry.id))
-    return Finding(f"{entry.id} has an effect", plain != ablated, f"next-token logprobs {_differ(plain, ablated)}")
+    """Whether the answers are further apart than the same question's are from time to time, in other batches."""
+    plain, ablated, again = (_server_logprobs(client, name) for name in (entry.parent, entry.id, entry.parent))
+    effect, noise = _gap(plain, ablated), _gap(plain, again)
+    detail = f"next-token logprobs {_differ(plain, ablated)}, and by {noise:.2g} when asked again without it"
+    return Finding(f"{entry.id} has an effect", effect > max(TIMES_NOISE * noise, LEAST_EFFECT), detail)
 
 
 def _server_logprobs(client: Any, model: str) -> dict[str, float]:
@@ -183,12 +188,13 @@ def _parity_finding(name: str, answer: Response, expected: "torch.Tensor") -> Fi
 
 def _effect_finding(name: str, baseline: Response, answer: Response) -> Finding:
     plain, ablated = baseline.logprobs[0], answer.logprobs[0]
-    shared = plain.keys() & ablated.keys()
-    gap = max((abs(plain[token] - ablated[token]) for token in shared), default=float("inf"))
+    gap = _gap(plain, ablated)
     return Finding(f"{name} has an effect", gap > TOLERANCE, f"logprobs {_differ(plain, ablated)}")
 
 
 def _differ(plain: Mapping[Any, float], ablated: Mapping[Any, float]) -> str:
-    shared = plain.keys() & ablated.keys()
-    gap = max((abs(plain[token] - ablated[token]) for token in shared), default=float("inf"))
-    return f"differ by up to {gap:.2g} over {len(shared)} shared tokens"
+    return f"differ by up to {_gap(plain, ablated):.2g} over {len(plain.keys() & ablated.keys())} shared tokens"
+
+
+def _gap(one: Mapping[Any, float], other: Mapping[Any, float]) -> float:
+    return max((abs(one[token] - other[token]) for token in one.keys() & other.keys()), default=float("inf"))
