@@ -36,7 +36,7 @@ def install() -> None:
 
     InputProcessor.__init__ = _loading_settings(InputProcessor.__init__)
     InputProcessor.process_inputs = _resolving_keys(InputProcessor.process_inputs)
-    EngineCore.__init__ = _loading_settings_in_core(EngineCore.__init__)
+    EngineCore._initialize_kv_caches = _loading_settings_in_core(EngineCore._initialize_kv_caches)
     EngineCore.preprocess_add_request = _admitting(EngineCore.preprocess_add_request)
     EngineCore.collective_rpc = _following_modules(EngineCore.collective_rpc)
     EngineCore.count_ablation_requests = count_ablation_requests
@@ -188,14 +188,16 @@ def count_ablation_requests(core: Any, name: str) -> int:
 
 
 def _loading_settings_in_core(original: Any) -> Any:
+    """A step of the core's own start: in a process of its own it loads plugins only after `__init__` has begun."""
+
     @functools.wraps(original)
-    def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+    def _initialize_kv_caches(self: Any, vllm_config: Any) -> Any:
         from vllm_refusal.config import load_config
 
         self.ablation = load_config(vllm_config)
-        original(self, vllm_config, *args, **kwargs)
+        return original(self, vllm_config)
 
-    return __init__
+    return _initialize_kv_caches
 
 
 def _admitting(original: Any) -> Any:
