@@ -94,6 +94,39 @@ def rate(before, after):
     return (after[1] - before[1]) / (after[0] - before[0])
 
 
+def raw_request(name, token_ids, extra_args):
+    """What the engine core is sent by a front end that knows nothing of ablations."""
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+
+    params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, extra_args=extra_args)
+    empty = dict.fromkeys(("mm_features", "pooling_params", "lora_request", "cache_salt", "data_parallel_rank"))
+    return EngineCoreRequest(
+        request_id=name, prompt_token_ids=token_ids, sampling_params=params, arrival_time=0.0, **empty
+    )
+
+
+def test_what_no_front_end_of_ours_has_seen_is_edited_or_ends_alone(reference, answered):
+    """The engine core is in a process of its own here, and lives on."""
+    core = answered[-1].llm_engine.engine_core
+    token_ids, edit = prompt(21, 5), ("four", 1.0, "all")
+    asked = {"edited": {"ablation": "four"}, "unknown": {"ablation": "x"}, "plain": None}
+    for name, extra_args in asked.items():
+        core.add_request(raw_request(name, token_ids, extra_args))
+    tokens, ends = {name: [] for name in asked}, {}
+    while len(ends) < len(asked):
+        for output in core.get_output().outputs:
+            tokens[output.request_id] += output.new_token_ids
+            if output.finish_reason is not None:
+                ends[output.request_id] = str(output.finish_reason)
+    assert ends == {"edited": "length", "unknown": "error", "plain": "length"}
+    found = {
+        name: reference.generate(token_ids, one, max_new_tokens=6, min_new_tokens=6)
+        for name, one in (("edited", edit), ("plain", None))
+    }
+    assert {name: tokens[name] for name in found} == found and found["edited"] != found["plain"]
+
+
 @pytest.mark.slow
 def test_a_draft_model_of_another_width_is_no_obstacle(reference, tmp_path):
     small = servable_model("LlamaForCausalLM", vocab_size=260, hidden_size=64, head_dim=32, num_attention_heads=2)
