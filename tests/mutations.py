@@ -112,8 +112,8 @@ MUTATIONS = (
     Mutation(
         "cache-salt",
         "vllm_refusal/admission.py",
-        "if RESOLVED in extra_args:\n            request.cache_salt",
-        "if False:\n            request.cache_salt",
+        "json.dumps([request.cache_salt, digest_of(asked)])",
+        "json.dumps([request.cache_salt])",
         (f"{PREFIXES}[LlamaForCausalLM]",),
     ),
     Mutation(
@@ -123,7 +123,7 @@ MUTATIONS = (
         "request.num_prompt_tokens - 2 - batch",
         (f"{CAPTURE}[LlamaForCausalLM]",),
     ),
-    Mutation("startup-proof", "vllm_refusal/proof.py", "rank) == plain:", "rank) is plain:", (PROVEN,)),
+    Mutation("startup-proof", "vllm_refusal/proof.py", "if left > rounding:", "if left > 1e9:", (PROVEN,)),
     Mutation(
         "vectors-layer",
         "surgery/hooks.py",
