@@ -36,7 +36,7 @@ def make_chapter(results: Results, chapter_id: str) -> Chapter:
         _section(
             "single", "Single-vector ablation", (), _drawn(results, chapter_id, "sweep"), _sweep_tables(results, judge)
         ),
-        _section("subspaces", "Subspace ablation", (), (), [tables.subspace_table(results, judge)]),
+        _section("subspaces", _compared(results), (), (), [tables.subspace_table(results, judge)]),
         _section(
             "strength", "Strength", (), _drawn(results, chapter_id, "alpha"), [tables.alpha_table(results, judge)]
         ),
@@ -112,7 +112,12 @@ def _drawn(results: Results, prefix: str, *names: str) -> list[Picture | None]:
 
 
 def _sweep_tables(results: Results, judge: str) -> list[Table | None]:
-    return [tables.sweep_table(results, judge), confirmation_table(results, judge)] if results.sweep else []
+    swept = [tables.sweep_table(results, judge), confirmation_table(results, judge)] if results.sweep else []
+    return [*swept, tables.other_rvs_table(results, judge)]
+
+
+def _compared(results: Results) -> str:
+    return "Subspace ablation" if results.of_kind("subspace") else "Against the baseline"
 
 
 def _set_section(results: Results, prompt_set: str, judge: str) -> Section | None:

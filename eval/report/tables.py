@@ -58,12 +58,21 @@ def sweep_table(results: Results, judge: str) -> Table:
 
 
 def subspace_table(results: Results, judge: str) -> Table | None:
-    """Baseline, the best single RV, the subspaces and the user's own ablations, at each strength and site."""
+    """Baseline, the best single RV, the subspaces, the user's own ablations and what is edited without a counterpart."""
+    paired = {checkpoint.id for _, checkpoint in results.checkpoint_pairs}
+    others = in_order(results.of_kind("subspace", "named", "checkpoint"))
     rows = [row for row in (results.baseline, results.best_rv) if row]
-    rows += in_order(results.of_kind("subspace", "named"))
-    if not results.of_kind("subspace", "named"):
-        return None
-    return _comparison(results, "subspaces", "Subspaces against the best single RV, harmful prompts", rows, judge)
+    rows += [row for row in others if row.condition.id not in paired]
+    subspaces = "Subspaces against the best single RV" if results.of_kind("subspace") else "Against the baseline"
+    return _comparison(results, "subspaces", f"{subspaces}, harmful prompts", rows, judge) if rows else None
+
+
+def other_rvs_table(results: Results, judge: str) -> Table | None:
+    """Single RVs outside the reference sweep that no table of strengths has: at other layers, or from some prompts."""
+    elsewhere = {row.condition.id for row in (*results.sweep, *varied_in_alpha(results))}
+    rows = [row for row in in_order(results.of_kind("rv")) if row.condition.id not in elsewhere]
+    caption = "Other single refusal vectors: ablated at other layers, or extracted from some of the prompts"
+    return _comparison(results, "other-rvs", f"{caption}; harmful prompts", rows, judge) if rows else None
 
 
 def alpha_table(results: Results, judge: str) -> Table | None:
@@ -249,9 +258,7 @@ def _comparison(results: Results, table_id: str, caption: str, rows: Sequence[Su
     body = [[*described(row), row.condition.rank or None, counted(row), *_measures(row)] for row in rows]
     selected = any(row.p_adjusted is not None for row in rows)
     notes = (
-        ["p of the single RV is adjusted over the source layers it was chosen from; the others are not."]
-        if selected
-        else []
+        ["p of a single RV is adjusted over the source layers of its sweep; the others are not."] if selected else []
     )
     notes += bounds_notes(body)
     columns, body = with_bounds(rows, columns, body)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from report_pages import Page, read_table, write_two_organisms
 from synthetic_runs import HEURISTIC, RunMaker, checkpoint, distributed_like, random_control, rv, single_like, subspace
 
+from eval.conditions import Condition
 from eval.intervals import Interval
 from eval.judge.client import JudgeClient
 from eval.judge.commands import judge as judge_command
@@ -20,8 +21,9 @@ from eval.judge.llm import LLMJudge
 from eval.judge.presets import REFUSAL_3WAY
 from eval.judge.rubric import STANDARD, Rubric
 from eval.records import SCORED, Verdict, item_id
+from eval.report.chapter import make_chapter
 from eval.report.commands import headline
-from eval.report.documents import Column, PValue, Table, csv_columns, csv_rows, display
+from eval.report.documents import Cell, Column, PValue, Table, csv_columns, csv_rows, display
 from eval.report.planted import PlantedFacts
 from eval.report.report import read_results, write_report
 from eval.report.sentences import judge_label
@@ -145,6 +147,50 @@ def test_strengths_tiers_categories_safe_prompts_and_controls_have_their_tables(
 def test_the_detectable_difference_and_the_stages_are_given(page):
     assert re.search(r"With 125 prompts .* difference in compliance of 0\.\d\d is found with 80 % power", page.words)
     assert page.row("organisms-single-table-stages", "generate")["seconds"] == "41.5"
+
+
+def _shown(results):
+    """The compliance intervals that stand in the tables of a run's chapter, by identity."""
+    tables = [table for section in make_chapter(results, "run").sections for table in section.tables]
+    values = [cell for table in tables for cells in table.rows for cell in cells]
+    return {id(value.value if isinstance(value, Cell) else value) for value in values}
+
+
+NAMED = Condition("named:own", "named", "own", 1.0, 2, site="stream")
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        [rv(layer) for layer in range(3)] + [replace(rv(n), id=f"at{n}", layers="2-3") for n in range(3)],
+        [rv(0), replace(rv(0), id="from", tag="tier 2"), replace(rv(1), id="there", tag="theft", layers="1")],
+        [replace(rv(0), id="only", tag="theft")],
+        [rv(0), rv(1), rv(0, 0.5), replace(rv(1, 0.5), id="half there", layers="2")],
+        [NAMED, checkpoint((1, 2))],
+        [checkpoint((1, 2))],
+        [subspace((1, 2)), checkpoint((1, 2)), checkpoint((1, 3)), random_control(2)],
+    ],
+    ids=["second layers", "tags", "only a tag", "strengths", "beside a named one", "alone", "one paired"],
+)
+def test_every_condition_on_harmful_prompts_has_its_compliance_in_a_table(tmp_path, conditions):
+    maker = RunMaker(tmp_path / "run")
+    for number, condition in enumerate(conditions, 1):
+        maker.add(condition, number / 20)
+    (results,) = read_results([maker.write()])
+    shown = _shown(results)
+    assert [row.condition.id for row in results.harmful if id(row.compliance) not in shown] == []
+
+
+def test_a_vector_at_other_layers_is_named_with_them(tmp_path):
+    maker = RunMaker(tmp_path / "run").add(rv(3), 0.5).add(replace(rv(3), id="there", layers="2-3"), 0.75)
+    page = Page(write_report([maker.write()], tmp_path / "out").read_text(encoding="utf-8"))
+    assert page.row("tiny-model-table-other-rvs", "RV of layer 3, at layers 2-3")["compliance"].startswith("0.750")
+    assert not any("tiny-model-table-other-rvs" in name for name in _page_without(tmp_path).tables)
+
+
+def _page_without(path):
+    run = RunMaker(path / "without").add(rv(3), 0.5).write()
+    return Page(write_report([run], path / "page").read_text(encoding="utf-8"))
 
 
 def _judged_twice(path):
