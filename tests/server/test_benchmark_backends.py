@@ -188,7 +188,8 @@ def test_a_checkpoint_is_answered_by_an_engine_of_its_own(folders, rvs, ablation
 )
 def test_what_cannot_be_asked_is_one_line_before_anything_is(edited_server, rvs, tmp_path, words, message):
     words = [word.replace("URL", edited_server).replace("RVS", str(rvs)) for word in words]
-    found = invoke("benchmark", rvs.parent / "model", *words, "--api-key-env", KEY_ENV, "-o", tmp_path / "out")
+    key = ["--api-key-env", KEY_ENV] if "served" in words else []
+    found = invoke("benchmark", rvs.parent / "model", *words, *key, "-o", tmp_path / "out")
     assert found.exit_code in (1, 2) and message in found.output, found.output
     assert not (tmp_path / "out").exists() and "Traceback" not in found.output
 
