@@ -48,6 +48,11 @@ class Architecture:
         paths = {"resid_pre": self.pre_norm, "resid_mid": self.mid_norm}
         return {site: path for site, path in paths.items() if path is not None}
 
+    @property
+    def feeds_norms(self) -> bool:
+        """Whether attention and MLP are fed the stream behind a norm, as all but the families of post-norms alone."""
+        return all(path.endswith("norm") for path in self.norms.values())
+
 
 ARCHITECTURES = {
     architecture.name: architecture
