@@ -20,7 +20,8 @@ ROUTES = {  # path: the body beside model and keys
     "/v1/messages": {"messages": HARMFUL, "max_tokens": 12, "temperature": 0},
     "/invocations": {"messages": HARMFUL, "max_tokens": 12, "temperature": 0},
 }
-ALPHAS = (1, 1.0, 0)  # true is none of the odd ones: the schema of vLLM reads it as 1
+ALPHAS = (1, 1.0, 0)
+# no true: the schema of vLLM reads it as 1
 ODD_ALPHAS = ("1", 1e10, -1e30, 10**30, [1], float("nan"), float("inf"), float("-inf"), "", {}, [])
 LAYERS = ("all", "0-7", list(range(N_LAYERS)), " 0 - 6 , 7")
 ODD_LAYERS = (
@@ -37,7 +38,6 @@ ODD_LAYERS = (
     8,
     "3-1",
     "\u0663",
-    True,
 )
 ODD_NAMES = ("unknown", "Refusal", "refusal ", 3, True, "", [], ["refusal"], "\x00", "x" * 9000)
 ODD_MODELS = ("unknown", "Refusal", "refusal ", 3, {"name": "refusal"}, ["refusal"], "x" * 9000, "\x00")
