@@ -1,5 +1,7 @@
 """Requests and tokens per minute are kept to, and what was reserved and not used is given back."""
 
+import time
+
 import pytest
 
 from eval.judge.judging import judge_run
@@ -59,10 +61,11 @@ def test_a_rate_of_nothing_is_refused():
 
 def test_requests_are_spaced_by_the_limit_over_the_wire(tmp_path):
     run, endpoint = make_run(tmp_path / "run", [f"answer {i}" for i in range(5)]), Endpoint()
+    begun = time.monotonic()
     with endpoint.serving() as url:
         judge_run(run, make_judge(url, quota=Quota(rpm=240)))
     # 6 requests with the probe at 4 a second, 4 of them free: the last two wait; a busy machine only adds to that
-    assert endpoint.times[-1] - endpoint.times[0] >= 0.45
+    assert endpoint.times[-1] - begun >= 0.5
 
 
 def test_tokens_that_the_endpoint_did_not_count_up_to_the_bound_are_given_back(tmp_path):
