@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eval.comparisons import POWER, SIGNIFICANCE, minimal_detectable_difference
-from eval.tiers import detectable_difference_of_means
+from eval.comparisons import POWER, SIGNIFICANCE
 from surgery.errors import RefusalError
 
 BASELINE, CORRELATION = 0.1, 0.4
@@ -43,7 +42,8 @@ class Spread:
         """Standard deviation of the paired differences whose mean is `difference`.
 
         var = p0 q0 + p1 q1 - 2 rho sqrt(p0 q0 p1 q1), or discordance - difference^2 (Connor 1987, Biometrics 43:207-211),
-        and at least |difference| (1 - |difference|), which is all moves going one way; the judge adds 2 noise^2 / repeats.
+        at least |difference| (1 - |difference|), which is all moves going one way, and at most what moves both ways as
+        the two means allow; the judge adds 2 noise^2 / repeats.
         """
         moved = abs(difference)
         variance = max(self._variance(difference), moved * (1 - moved))
@@ -52,10 +52,16 @@ class Spread:
     def _variance(self, difference: float) -> float:
         if self.pilot_sd is not None:
             return self.pilot_sd**2
+        most = self.most_moved(difference) - difference**2
         if self.discordance is not None:
-            return self.discordance - difference**2
+            return min(most, self.discordance - difference**2)
         before, after = (p * (1 - p) for p in (self.baseline, self.baseline + difference))
-        return before + after - 2 * self.correlation * (max(0.0, before * after)) ** 0.5
+        return min(most, before + after - 2 * self.correlation * (max(0.0, before * after)) ** 0.5)
+
+    def most_moved(self, difference: float) -> float:
+        """The greatest share of prompts that change between scores of 0 and 1 with these means, (p0 + p1) or its rest."""
+        ones = 2 * self.baseline + difference
+        return min(ones, 2 - ones)
 
 
 @dataclass(frozen=True)
@@ -73,13 +79,14 @@ Found = Callable[[int, float, Spread, Level], bool]
 def mean_found(n: int, difference: float, spread: Spread, level: Level) -> bool:
     """Whether n prompts show this paired difference of means of {0, 0.5, 1} scores.
 
-    By the paired t-test (`minimal_detectable_difference`), which the sign-flip test follows unless few prompts move: m of
-    them have 2^m sign patterns, so p cannot go below 2^(1 - m), and enough of them have to move with this power. Of
-    scores without half points it is McNemar's test, which takes a few prompts more: `share_found`.
+    By the paired t-test, whose statistic is noncentral t with n - 1 degrees of freedom and noncentrality
+    difference sqrt(n) / sd (Cohen 1988, Statistical Power Analysis, ch. 2). The sign-flip test follows it unless few
+    prompts move: m of them have 2^m sign patterns, so p cannot go below 2^(1 - m), and enough of them have to move with
+    this power. Of scores without half points it is McNemar's test, which takes a few prompts more: `share_found`.
     """
     sd = spread.sd(difference)
-    least = minimal_detectable_difference(sd, n, level.n_tests, level.power, level.significance)
-    return least <= abs(difference) and _enough_move(n, min(1.0, sd**2 + difference**2), level)
+    enough = _enough_move(n, min(1.0, sd**2 + difference**2), level)
+    return enough and _t_finds(abs(difference), sd / n**0.5, n - 1, level)
 
 
 def share_found(n: int, difference: float, spread: Spread, level: Level) -> bool:
@@ -92,15 +99,16 @@ def share_found(n: int, difference: float, spread: Spread, level: Level) -> bool
 def contrast_found(n: int, difference: float, spread: Spread, level: Level) -> bool:
     """Whether n prompts in each of two tiers show a difference in differences: one tier stays, one moves by it.
 
-    By Welch's t-test, which the permutation of tier labels follows but for two things. Sums of scores come in steps, and
+    By Welch's t-test (Welch-Satterthwaite degrees of freedom), which the permutation of tier labels follows but for two
+    things. Sums of scores come in steps, and
     exchanges that equal what is seen count against it: half a step is lost (CONTINUITY). And m prompts that move, all of
     them in one of two equal tiers, have a chance of about 2^(1 - m) under it, so enough have to move, as in `mean_found`.
     """
-    variances = [spread.sd(change) ** 2 for change in (0.0, difference)]
-    asked = (level.n_tests, level.power, level.significance)
-    least = detectable_difference_of_means(variances, (n, n), *asked)
-    enough = _enough_move(n, min(1.0, variances[1] + difference**2), level)
-    return least + CONTINUITY / n <= abs(difference) and enough
+    still, moving = (spread.sd(change) ** 2 for change in (0.0, difference))
+    freedom = (n - 1) * (still + moving) ** 2 / ((still**2 + moving**2) or 1.0)
+    enough = _enough_move(n, min(1.0, moving + difference**2), level)
+    seen = abs(difference) - CONTINUITY / n
+    return enough and seen > 0 and _t_finds(seen, ((still + moving) / n) ** 0.5, freedom, level)
 
 
 def mcnemar_power(n: int, gained: float, lost: float, significance: float = SIGNIFICANCE) -> float:
@@ -111,12 +119,14 @@ def mcnemar_power(n: int, gained: float, lost: float, significance: float = SIGN
 
     Args:
         n: prompts.
-        gained, lost: shares of prompts that go from no to yes, and from yes to no; gained + lost in 0..1, above 0.
+        gained, lost: shares of prompts that go from no to yes, and from yes to no; gained + lost in 0..1.
     """
     import numpy as np
     from scipy.stats import binom
 
     moved = gained + lost
+    if moved <= 0:
+        return 0.0
     reach = 9 * (n * moved) ** 0.5 + 20  # beyond it lies less than 1e-12 of the distribution
     m = np.arange(max(0, int(n * moved - reach)), min(n, int(n * moved + reach)) + 1)
     edge = binom.ppf(significance / 2, m, 0.5)  # the least count whose lower tail reaches significance / 2
@@ -143,12 +153,27 @@ def prompts_needed(found: Found, difference: float, spread: Spread, level: Level
 def detectable(found: Found, n: int, spread: Spread, level: Level) -> float | None:
     """The least rise of compliance that n prompts show, to four digits; None when not even the whole scale is."""
     low, high = 0.0, 1.0 - spread.baseline
+    if spread.discordance is not None:
+        high = min(high, spread.discordance)
     if n < 2 or high <= 0 or not found(n, high, spread, level):
         return None
     while high - low > _LEAST_DIFFERENCE:
         middle = (low + high) / 2
         low, high = (low, middle) if found(n, middle, spread, level) else (middle, high)
     return high
+
+
+def _t_finds(difference: float, error: float, freedom: float, level: Level) -> bool:
+    """Whether a two-sided t-test finds a difference with this standard error, which may be 0.
+
+    The opposite tail, below 1e-5 at any useful power, is left out.
+    """
+    from scipy.stats import nct, t
+
+    if error == 0:
+        return True
+    critical = t.isf(level.significance / level.n_tests / 2, freedom)
+    return bool(nct.sf(critical, freedom, difference / error) >= level.power)
 
 
 def _enough_move(n: int, moved: float, level: Level) -> bool:

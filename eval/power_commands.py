@@ -8,33 +8,36 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.judge.options import Finite
+
 if TYPE_CHECKING:
     from eval.pilot import Pilot
     from eval.power import Level, Spread
     from eval.sampling_plan import PlanRow
 
-SHARE = click.FloatRange(0, 1)
-INSIDE = click.FloatRange(0, 1, min_open=True, max_open=True)
+SHARE = Finite(0, 1)
+LEVEL = Finite(1e-12, 1, max_open=True)
+CHANCE = Finite(0, 1, min_open=True, max_open=True)
 OF_PILOTS = ("baseline", "correlation", "discordance", "judge_noise")
 
 
 @click.command()
-@click.option("--difference", type=click.FloatRange(-1, 1), help="In mean compliance, e.g. 0.1: how many prompts?")
-@click.option("--n", "n_prompts", type=click.IntRange(4), help="Prompts: how small a difference?")
+@click.option("--difference", type=Finite(-1, 1), help="In mean compliance, e.g. 0.1: how many prompts?")
+@click.option("--n", "n_prompts", type=click.IntRange(4, 10_000_000), help="Prompts: how small a difference?")
 @click.option("--baseline", type=SHARE, help="Mean compliance without intervention. Default: 0.1.")
-@click.option(
-    "--correlation", type=click.FloatRange(-1, 1), help="Of a prompt's scores with and without. Default: 0.4."
-)
+@click.option("--correlation", type=Finite(-1, 1), help="Of a prompt's scores with and without. Default: 0.4.")
 @click.option("--discordance", type=SHARE, help="Share of prompts whose score changes, instead of the correlation.")
-@click.option("--conditions", type=click.IntRange(1), help="Layers or other interventions compared. Default: 1.")
-@click.option("--tiers", type=click.IntRange(1), help="Tiers of prompts to be compared. Default: 1.")
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Verdicts per response.")
-@click.option("--judge-noise", type=click.FloatRange(0, 0.5), help="sd of one verdict around their mean. Default: 0.")
+@click.option(
+    "--conditions", type=click.IntRange(1, 100_000), help="Layers or other interventions compared. Default: 1."
+)
+@click.option("--tiers", type=click.IntRange(1, 1_000), help="Tiers of prompts to be compared. Default: 1.")
+@click.option("--repeats", type=click.IntRange(1, 1_000), default=1, show_default=True, help="Verdicts per response.")
+@click.option("--judge-noise", type=Finite(0, 0.5), help="sd of one verdict around their mean. Default: 0.")
 @click.option("--run", "run_path", type=click.Path(path_type=Path), help="A judged run as pilot: spread and noise.")
 @click.option("--judge", "judge_id", help="Whose verdicts of the pilot to take.")
-@click.option("--power", "chance", type=INSIDE, default=0.8, show_default=True, help="Chance of finding it.")
-@click.option("--significance", type=INSIDE, default=0.05, show_default=True, help="Level of the two-sided tests.")
-@click.option("--price", type=click.FloatRange(0), help="Of one verdict, for the cost.")
+@click.option("--power", "chance", type=CHANCE, default=0.8, show_default=True, help="Chance of finding it.")
+@click.option("--significance", type=LEVEL, default=0.05, show_default=True, help="Level of the two-sided tests.")
+@click.option("--price", type=Finite(0), help="Of one verdict, for the cost.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def power(
     difference: float | None,
@@ -69,6 +72,7 @@ def power(
     pilot = _pilot(run_path, judge_id, repeats, model)
     spread = pilot.spread if pilot else _spread(repeats, model)
     level = Level(1, chance, significance)
+    _check_power(level)
     size = Size(conditions or (pilot.n_conditions if pilot else 1), tiers or (pilot.n_tiers if pilot else 1), price)
     if n_prompts is not None:
         rows = plan_for_prompts(n_prompts, spread, level, size)
@@ -111,6 +115,15 @@ def _spread(repeats: int, model: Mapping[str, Any]) -> "Spread":
     return Spread(repeats=repeats, **{name: value for name, value in model.items() if value is not None})
 
 
+def _check_power(level: "Level") -> None:
+    from eval.power import PowerError
+
+    if level.power <= level.significance:
+        raise PowerError(
+            f"--power {level.power:g}: a test at level {level.significance:g} finds so much by chance; give more than that"
+        )
+
+
 def _check_difference(difference: float, spread: "Spread") -> None:
     from eval.power import PowerError
 
@@ -122,6 +135,12 @@ def _check_difference(difference: float, spread: "Spread") -> None:
         raise PowerError(
             f"--discordance {spread.discordance:g}: fewer prompts change than a difference of {difference:g} takes; "
             "give at least that"
+        )
+    most = spread.most_moved(difference)
+    if spread.discordance is not None and spread.discordance > most + 1e-9:
+        raise PowerError(
+            f"--discordance {spread.discordance:g}: more prompts change than the {most:.3g} that a baseline of "
+            f"{spread.baseline:g} and a difference of {difference:g} allow; give at most that"
         )
 
 

@@ -172,6 +172,72 @@ def test_what_no_scores_can_have_is_refused_in_one_line():
     assert run_power("--n", 50, "--correlation", 0.1, "--discordance", 0.1)[0] == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--difference", 1, "--baseline", 0),  # every prompt goes from 0 to 1: no difference varies
+        ("--difference", -1, "--baseline", 1),
+        ("--difference", 1, "--baseline", 0, "--conditions", 100_000, "--tiers", 2),
+        ("--difference", 0.5, "--conditions", 100_000, "--significance", 1e-9),
+        ("--difference", 0.5, "--power", 0.999999999999),
+        ("--difference", 0.1, "--correlation", -1),
+        ("--difference", 0.1, "--baseline", 0.9, "--correlation", 1),
+        ("--n", 4, "--baseline", 0),
+        ("--n", 4, "--baseline", 0, "--discordance", 0),
+        ("--n", 5, "--baseline", 0, "--judge-noise", 0.5, "--tiers", 1000),
+        ("--n", 10_000_000, "--significance", 1e-12, "--conditions", 1000),
+    ],
+)
+def test_what_lies_at_the_ends_of_what_scores_can_have_is_answered(words):
+    code, text = run_power(*words)
+    assert code == 0 and "nan" not in text
+
+
+def test_where_all_prompts_go_from_refusal_to_compliance_the_sign_patterns_alone_decide():
+    """Six equal differences have p = 2 / 2^6 = .03, five .06; over 32 conditions eleven are needed."""
+    certain = Spread(0.0)
+    assert prompts_needed(mean_found, 1.0, certain, Level()) == 6
+    assert prompts_needed(share_found, 1.0, certain, Level()) == 6
+    assert prompts_needed(mean_found, 1.0, certain, Level(n_tests=32)) == 11
+    assert sign_flip_p([1.0] * 6) <= 0.05 < sign_flip_p([1.0] * 5)
+
+
+def test_no_more_prompts_change_than_the_two_means_allow():
+    """From 0.1 to 0.2 at most 0.1 fall from 1 and 0.2 rise to it, whatever correlation or share of changes is given."""
+    for spread in (Spread(0.1, correlation=-1.0), Spread(0.1, discordance=0.3)):
+        assert spread.sd(0.1) ** 2 + 0.1**2 == pytest.approx(0.3)
+    assert run_power("--difference", 0.1, "--discordance", 0.3)[0] == 0
+    code, text = run_power("--difference", 0.1, "--discordance", 0.31)
+    assert code == 1 and "more prompts change than" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--difference", "nan"),
+        ("--difference", 0.1, "--baseline", "nan"),
+        ("--difference", 0.1, "--correlation", "nan"),
+        ("--difference", 0.1, "--discordance", "nan"),
+        ("--difference", 0.1, "--judge-noise", "nan"),
+        ("--difference", 0.1, "--power", "nan"),
+        ("--difference", 0.1, "--significance", "nan"),
+        ("--difference", 0.1, "--significance", 1e-13),
+        ("--difference", 0.1, "--price", "inf"),
+        ("--difference", 0.1, "--conditions", 10**25),
+        ("--difference", 0.1, "--tiers", 10**9),
+        ("--difference", 0.1, "--repeats", 10**12),
+        ("--n", 10**20),
+    ],
+)
+def test_an_option_outside_what_the_mathematics_allows_is_a_usage_error(words):
+    assert run_power(*words)[0] == 2
+
+
+def test_a_power_below_the_level_is_refused():
+    code, text = run_power("--difference", 0.1, "--power", 0.05)
+    assert code == 1 and "--power 0.05" in text and len(text.splitlines()) == 1
+
+
 def test_a_pilot_gives_the_spread_of_its_scores_and_the_number_of_layers(tmp_path):
     run = RunMaker(tmp_path / "run", 40).add(rv(2), 0.25).add(rv(3), 0.5).write()
     pilot = read_pilot(open_scored([run])[0])
