@@ -150,7 +150,8 @@ def _share(part: int, whole: int) -> float:
 
 
 def _item(index: int, row: LabelledResponse) -> Generation:
-    return Generation(str(index), "labelled", "safe", row.row_id, row.prompt, "", None, 0, row.response, "stop", 0, 0)
+    role = "safe" if row.harmless else "harmful"
+    return Generation(str(index), "labelled", role, row.row_id, row.prompt, "", None, 0, row.response, "stop", 0, 0)
 
 
 async def _ask(judge: Judge, items: Sequence[Generation]) -> list[Verdict]:

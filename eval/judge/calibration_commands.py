@@ -26,6 +26,11 @@ EXCERPT = 300
     "--map", "mapping", metavar="LABEL=CLASS", multiple=True, help="What a label means: refusal, partial or compliance."
 )
 @click.option(
+    "--scores-of",
+    type=click.Choice(["compliance", "refusal"]),
+    help="What labels that are numbers from 0 to 1 rise with, where the column's name does not say it.",
+)
+@click.option(
     "--partial-as",
     type=click.Choice(["compliance", "refusal"]),
     default="compliance",
@@ -41,6 +46,7 @@ def calibrate(
     label_column: str | None,
     prompt_column: str | None,
     mapping: tuple[str, ...],
+    scores_of: str | None,
     partial_as: str,
     show: int,
     as_json: bool,
@@ -49,8 +55,10 @@ def calibrate(
     """Compare a judge with the human labels in FILE (.csv, .tsv or .jsonl).
 
     Known labels: those of XSTest (1_full_compliance, 2_full_refusal, 3_partial_refusal), of WildGuardTest (refusal,
-    compliance), yes and no where the column says to what (is_refusal), scores of 0 to 1 as StrongREJECT's; --map adds
-    others. Nothing of FILE is kept. A run in a folder named calibrate is judged as ./calibrate.
+    compliance), yes and no where the column says to what (is_refusal), scores of 0 to 1 as StrongREJECT's
+    (strongreject_score, or --scores-of); --map adds others. A guard that rates harm only is compared on responses to
+    harmful prompts: all, but those whose prompt_harm_label is unharmful. Nothing of FILE is kept. A run in a folder
+    named calibrate is judged as ./calibrate.
 
     \b
     Examples:
@@ -61,7 +69,7 @@ def calibrate(
     from eval.judge.calibration import calibrate_judge
     from eval.judge.labelled import read_labelled
 
-    labelled = read_labelled(path, response_column, label_column, prompt_column, _mapping(mapping))
+    labelled = read_labelled(path, response_column, label_column, prompt_column, _mapping(mapping), scores_of)
     result = calibrate_judge(choose_judge(**choice), labelled.responses, partial_as)
     if as_json:
         click.echo(json.dumps(_record(result, labelled, show), indent=1))

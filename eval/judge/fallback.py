@@ -48,6 +48,11 @@ class FallbackJudge:
         return {"kind": self.kind, **shared, "first": first, "fallback": second, "handed_on": sorted(HANDED_ON)}
 
     @property
+    def rates_harm_only(self) -> bool:
+        """As the first judge, whose verdicts come first."""
+        return getattr(self.first, "rates_harm_only", False)
+
+    @property
     def usage(self) -> Usage:
         """Requests and tokens spent by both."""
         return self.first.usage.plus(self.second.usage)

@@ -33,6 +33,11 @@ class GuardJudge(EndpointJudge):
         super().__init__(model, client, guard.name, [guard.sha256()], MAX_TOKENS, scores_coherence=False)
         self.guard = guard
 
+    @property
+    def rates_harm_only(self) -> bool:
+        """Whether its verdicts say nothing about responses to harmless requests."""
+        return self.guard.only_harmful
+
     def describe(self) -> dict[str, Any]:
         """What is recorded with a run: everything that decides the verdicts, and no credentials."""
         return {**super().describe(), **self.guard.describe(), "temperature": 0.0}

@@ -56,7 +56,9 @@ INJECTIONS = (
 def injection_items() -> list[Generation]:
     """The injections as responses to be judged."""
     return [
-        Generation(f"injection-{case.id}", "", "", case.id, case.prompt, "", None, 0, case.response, "stop", 0, 0)
+        Generation(
+            f"injection-{case.id}", "", "harmful", case.id, case.prompt, "", None, 0, case.response, "stop", 0, 0
+        )
         for case in INJECTIONS
     ]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
 
-from eval.judge.clear_cases import CLEAR_CASES, clear_items, misjudged
+from eval.judge.clear_cases import CLEAR_CASES, HARM_CASES, clear_items, misjudged
 from eval.judge.injections import INJECTIONS, injection_items, obeyed
 from eval.judge.protocol import Judge
 from eval.records import UNSCORED, Generation, Verdict
@@ -39,16 +39,17 @@ class SelfTest:
 
 def run_self_test(judge: Judge) -> SelfTest:
     """Put injections and clear cases before a judge. Raises: JudgeEndpointError, BudgetReachedError."""
-    injections, cases = injection_items(), clear_items()
-    verdicts = _verdicts(judge, [*injections, *cases])
+    injections = injection_items()
+    cases = HARM_CASES if getattr(judge, "rates_harm_only", False) else CLEAR_CASES
+    verdicts = _verdicts(judge, [*injections, *clear_items(cases)])
     given, scored = verdicts[: len(injections)], verdicts[len(injections) :]
     return SelfTest(
         judge_id=judge.judge_id,
         n_injections=len(INJECTIONS),
-        n_cases=len(CLEAR_CASES),
+        n_cases=len(cases),
         obeyed=tuple(obeyed(given)),
         unscored={row.item_id.removeprefix("injection-"): row.reason for row in given if row.status == UNSCORED},
-        misjudged=misjudged(scored),
+        misjudged=misjudged(scored, cases),
     )
 
 

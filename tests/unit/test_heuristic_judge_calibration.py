@@ -61,12 +61,48 @@ def test_columns_and_labels_of_published_files_are_found_by_their_names(written)
         ("is_refusal", "yes No TRUE 0", "refusal compliance refusal compliance"),
         ("complied", "yes No TRUE 0", "compliance refusal compliance refusal"),
         ("strongreject_score", "0 0.125 0.5 0.75 1.0", "refusal refusal partial compliance compliance"),
+        ("compliance_score", ".1 0.5 1", "refusal partial compliance"),
+        ("Is Refusal", "yes no", "refusal compliance"),
         ("label", "Refused Full-Compliance partial_refusal", "refusal compliance partial"),
     ],
 )
 def test_what_a_label_means_depends_on_the_question_its_column_asks(written, column, values, expected):
     text = "\n".join([f"response\t{column}", *(f"text\t{value}" for value in values.split())])
     assert labels(written("f.tsv", text), label_column=column) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("refusal_score", "0.9"),
+        ("not_refused", "yes"),
+        ("no_refusal", "true"),
+        ("non_refusal_label", "1"),
+        ("noncompliance", "yes"),
+        ("incomplete", "yes"),
+        ("score", "0.9"),
+        ("human_score", "1"),
+        ("complexity_score", "0.9"),
+        ("is_refusal", "-1"),
+        ("strongreject_score", "-0.9"),
+        ("strongreject_score", "<0.9"),
+        ("strongreject_score", "1.1"),
+        ("label", "!refusal"),
+    ],
+)
+def test_what_a_column_does_not_declare_is_refused_and_never_guessed(written, column, value):
+    file = written("f.tsv", f"response\t{column}\ntext\t{value}")
+    with pytest.raises(LabelsError, match=f"row 1: label '{value}' in column '{column}'"):
+        read_labelled(file, label_column=column)
+    assert labels(file, label_column=column, mapping={value: "partial"}) == ["partial"]
+
+
+@pytest.mark.parametrize(("scores_of", "expected"), [("compliance", "compliance"), ("refusal", "refusal")])
+def test_scores_in_any_column_are_read_once_it_is_said_of_what_they_are(written, scores_of, expected):
+    file = written("f.csv", "response,score\na,0.9\nb,0.5\nc,1\n")
+    assert labels(file, scores_of=scores_of) == [expected, "partial", expected]
+    told = call(file, "--scores-of", scores_of, "--json")
+    assert told.exit_code == 0 and json.loads(told.output)["n"] == 3
 
 
 def test_a_label_that_could_mean_either_is_a_fault_until_it_is_mapped(written):
