@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.inspect_log import inspect_log
-from eval.records import Generation, Run, Verdict
+from eval.records import Generation, Run, Verdict, sample_seed
+from eval.replicas import NEUTRAL
 from surgery.artifacts import replacing
 from surgery.errors import RefusalError
 
@@ -62,7 +63,9 @@ def table_rows(run: Run) -> Iterator[dict[str, Any]]:
 def batch_requests(run: Run) -> Iterator[dict[str, Any]]:
     """The run's requests as lines of an OpenAI batch file, to be answered again by a server of the run's model.
 
-    A checkpoint's responses are left out: another server answers for it.
+    Each has the seed that its response was drawn with, so several samples of a prompt stay several, and the decoding
+    options whose defaults a server takes from the model. A checkpoint's responses are left out: another server answers
+    for it.
 
     Raises: ExportError when a prompt was redacted, or every response is a checkpoint's.
     """
@@ -73,9 +76,11 @@ def batch_requests(run: Run) -> Iterator[dict[str, Any]]:
     if any(item.prompt_sha256 for item in items):
         raise ExportError(f"{run.path}: its prompts are redacted, so there are no requests to export")
     sampling = {key: value for key, value in run.manifest.get("sampling", {}).items() if value is not None}
-    kept = {key: sampling[key] for key in ("max_tokens", "temperature", "seed", "top_p") if key in sampling}
+    kept = NEUTRAL | {key: sampling[key] for key in ("max_tokens", "temperature") if key in sampling}
     for item in items:
-        body = {"model": _model(run), "messages": [{"role": "user", "content": item.prompt}], **kept}
+        seed = sample_seed(sampling.get("seed", 0), item.prompt_set, item.prompt_id, item.sample)
+        messages = [{"role": "user", "content": item.prompt}]
+        body = {"model": _model(run), "messages": messages, **kept, "seed": seed}
         request = conditions[item.condition_id].request
         body |= {"vllm_xargs": dict(request)} if request else {}
         yield {"custom_id": item.item_id, "method": "POST", "url": "/v1/chat/completions", "body": body}

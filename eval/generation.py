@@ -10,8 +10,7 @@ from eval.conditions import Condition
 from eval.judge.thinking import opens_reasoning
 from eval.plan import Plan
 from eval.progress import Tally
-from eval.records import Generation, Run, item_id
-from surgery.artifacts import json_sha256
+from eval.records import Generation, Run, item_id, sample_seed
 from surgery.errors import RefusalError
 from surgery.models import ModelInfo, describe_model
 from surgery.prompts import Prompt
@@ -62,12 +61,8 @@ class Item:
     sample: int = 0
 
     def seed(self, seed: int) -> int:
-        """The seed of this response's sampling, 48 bits.
-
-        It depends on prompt and sample but not on the condition: paired comparisons share their random numbers, and
-        the response is the same whatever else is in the batch, was answered before, or is on other servers.
-        """
-        return int(json_sha256([seed, self.prompt_set, self.prompt.id, self.sample])[:12], 16)
+        """The seed of this response's sampling: `eval.records.sample_seed`."""
+        return sample_seed(seed, self.prompt_set, self.prompt.id, self.sample)
 
 
 def check_samples(samples: int, sampling: Sampling) -> None:

@@ -105,6 +105,15 @@ def item_id(condition_id: str, prompt_set: str, prompt_id: str, sample: int = 0)
     return json_sha256([condition_id, prompt_set, prompt_id, sample])[:16]
 
 
+def sample_seed(seed: int, prompt_set: str, prompt_id: str, sample: int = 0) -> int:
+    """The seed of one response's sampling, 48 bits.
+
+    It depends on prompt and sample but not on the condition: paired comparisons share their random numbers, and
+    the response is the same whatever else is in the batch, was answered before, or is on other servers.
+    """
+    return int(json_sha256([seed, prompt_set, prompt_id, sample])[:12], 16)
+
+
 class Run:
     """A run folder.
 

@@ -8,11 +8,15 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
+from eval.conditions import BASELINE
 from eval.export import COLUMNS, ExportError, export_run, table_rows
+from eval.generation import Item
 from eval.record_commands import export
 from eval.records import UNSCORED, Run, Verdict
 from eval.redaction import Redaction
+from eval.replicas import NEUTRAL
 from surgery.errors import OutputExistsError
+from surgery.prompts import Prompt
 from tests.synthetic_runs import RunMaker, checkpoint, rv
 
 
@@ -86,6 +90,12 @@ def test_batch_requests_name_their_condition_and_leave_checkpoints_out(run, tmp_
         assert body["model"] == "tiny/model"
 
 
+def test_batch_requests_leave_no_decoding_option_to_the_servers_defaults(run, tmp_path):
+    export_run(run, "openai-batch", tmp_path / "b.jsonl")
+    bodies = [json.loads(line)["body"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert all(body.items() >= NEUTRAL.items() for body in bodies)
+
+
 def test_batch_requests_carry_the_intervention_and_the_baseline_has_none(tmp_path):
     maker = RunMaker(tmp_path / "run", n_prompts=2)
     conditions = [
@@ -97,6 +107,18 @@ def test_batch_requests_carry_the_intervention_and_the_baseline_has_none(tmp_pat
     export_run(run, "openai-batch", tmp_path / "b.jsonl")
     bodies = [json.loads(line)["body"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert [body.get("vllm_xargs") for body in bodies] == [None] * 4 + [{"ablation": "l3", "ablation_alpha": 0.5}] * 4
+
+
+def test_batch_requests_of_several_samples_have_the_seed_that_each_response_was_drawn_with(tmp_path):
+    maker = RunMaker(tmp_path / "run", n_prompts=2, manifest={"sampling": {"temperature": 0.7, "seed": 5}})
+    first = maker.generations[0]
+    maker.generations += [replace(first, item_id=f"again {n}", sample=n) for n in (1, 2)]
+    export_run(maker.write(), "openai-batch", tmp_path / "b.jsonl")
+    requests = {row["custom_id"]: row["body"] for row in map(json.loads, (tmp_path / "b.jsonl").open())}
+    assert len({body["seed"] for body in requests.values()}) == len(requests) == 6
+    asked = Prompt(first.prompt_id, first.prompt)
+    for n in (1, 2):
+        assert requests[f"again {n}"]["seed"] == Item("", BASELINE, first.prompt_set, asked, n).seed(5)
 
 
 def test_an_inspect_log_has_a_sample_for_each_response_and_a_score_for_each_judge(run, tmp_path):
