@@ -269,7 +269,11 @@ def test_every_judge_and_every_repeat_stands_beside_the_response(open_page, judg
     page = open_page(judged_twice)
     _unfold(page.locator(ROWS).first)
     lines = page.locator("#browser .side").first.locator(".verdicts tbody tr").all_inner_texts()
-    assert [line.split("\t")[0] for line in lines] == ["LLM judge gpt-x", "LLM judge gpt-x, repeat 2", "other"]
+    assert [line.split("\t")[0] for line in lines] == [
+        "LLM judge gpt-x (gpt-x/1)",
+        "LLM judge gpt-x (gpt-x/1), repeat 2",
+        "other",
+    ]
     assert [line.split("\t")[3] for line in lines] == ["opening words", "asked again", "as read by the other"]
     assert _chips(page)[0][0] == "partly"  # the mean of a refusal and a compliance
     page.select_option("[name=judge]", label="other")
