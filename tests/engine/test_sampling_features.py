@@ -46,8 +46,10 @@ def served(tmp_path_factory):
 @pytest.fixture
 def default_four(served, monkeypatch):
     """The engine as if it had been started with the default "four"."""
-    processor = served[1].llm_engine.input_processor
-    monkeypatch.setattr(processor, "ablation", replace(processor.ablation, default="four"))
+    engine = served[1].llm_engine
+    default = replace(engine.input_processor.ablation, default="four")
+    for part in (engine.input_processor, engine.engine_core.engine_core):
+        monkeypatch.setattr(part, "ablation", default)
     return served
 
 
