@@ -42,7 +42,7 @@ def main(
     from eval.judge.options import choose_judge
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything it needs is in the package
-    urls = [judge_base_url] if judge_base_url else []
+    urls = (judge_base_url,) if judge_base_url else ()
     judge = [*(["--judge-model", judge_model] if judge_model else [])]
     judge += [word for url in urls for word in ("--judge-base-url", url)]
     judge_id = choose_judge(judge_model=judge_model, judge_base_url=urls).judge_id
