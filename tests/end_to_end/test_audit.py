@@ -58,7 +58,7 @@ def killed(tmp_path_factory):
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, REFUSAL, *map(str, words)], start_new_session=True, **quiet)
     while process.poll() is None and not (responses.is_file() and responses.stat().st_size):
-        time.sleep(0.02)
+        time.sleep(0.002)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -158,7 +158,8 @@ def test_an_audit_killed_while_it_chooses_goes_on_with_the_responses_it_had(kill
     run = Run.open(single[1] / "runs" / "selection-01")
     assert before and (run.path / "generations.jsonl").read_bytes().startswith(before)
     ids = [json.loads(line)["item_id"] for line in (run.path / "generations.jsonl").open()]
-    assert before.count(b"\n") < len(ids) == len(set(ids)) == 8 * len(run.manifest["conditions"])
+    # where the machine is busy the kill may come after the stage's last response: then all of them are kept
+    assert before.count(b"\n") <= len(ids) == len(set(ids)) == 8 * len(run.manifest["conditions"])
 
 
 def test_the_same_command_goes_on_and_asks_nothing_twice(single, monkeypatch):
