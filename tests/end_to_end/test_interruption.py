@@ -141,6 +141,7 @@ def test_a_command_killed_at_random_moments_goes_on_where_it_was(command, undist
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_twenty_kills_lose_nothing(command, undisturbed, tmp_path):
     killed_until_it_ends(command, tmp_path / "run", 20, seed=2)
     assert_whole(tmp_path / "run", undisturbed)

@@ -17,6 +17,7 @@ from eval.recipes.stages import Choices
 from eval.records import Run
 
 pytestmark = pytest.mark.engine
+LONG = (pytest.mark.slow, pytest.mark.long)
 
 QWEN = {
     "hidden_size": 128,
@@ -154,8 +155,8 @@ def save_shaped(folder, n_layers, **settings):
             lambda folder: write_qwen_v1(folder, n_files=2, seq_length=1024, **QWEN),
             marks=pytest.mark.slow,
         ),
-        pytest.param("llama-3.1-8b-instruct", lambda folder: save_shaped(folder, 32), marks=pytest.mark.slow),
-        pytest.param("generic", lambda folder: save_shaped(folder, 16), marks=pytest.mark.slow),
+        pytest.param("llama-3.1-8b-instruct", lambda folder: save_shaped(folder, 32), marks=LONG),
+        pytest.param("generic", lambda folder: save_shaped(folder, 16), marks=LONG),
     ],
 )
 def test_the_recipe_of_a_real_model_runs_to_its_report_on_random_weights_of_its_depth(tmp_path, name, make):
