@@ -146,7 +146,7 @@ PROMPTS = {
     "blank": "blank.jsonl: no prompts",
     "torn-line": "line 2: not JSON",
     "no-key": "line 2: expected a non-empty text",
-    "list": "line 2: expected a JSON object, found list",
+    "list": "line 2: expected a JSON object or a text, found list",
     "twice": "line 3: id 'a' is already used in twice.jsonl, line 1",
     "latin": "line 2: not UTF-8",
 }
@@ -472,4 +472,4 @@ def test_an_address_in_use_is_one_line(monkeypatch):
 
     monkeypatch.setattr("vllm.entrypoints.launchers.launcher.setup_server", in_use)
     with pytest.raises(server.ServerError, match="cannot listen on 127.0.0.1:80.*another --host or --port"):
-        asyncio.run(server._serve(SimpleNamespace(host="127.0.0.1", port=80, model="m"), None))
+        asyncio.run(server._serve(SimpleNamespace(host="127.0.0.1", port=80, model="m"), None, 2**20))

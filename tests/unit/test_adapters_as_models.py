@@ -11,6 +11,8 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.serve.engine.serving import BaseServing
 from vllm.lora.request import LoRARequest
 
+from surgery.subspace import random_subspace
+from vllm_refusal.config import AblationConfig, AblationModule
 from vllm_refusal.serving import _selecting_ablation
 
 ADAPTER = LoRARequest("tuned", 1, "/adapters/tuned")
@@ -19,7 +21,10 @@ ADAPTER = LoRARequest("tuned", 1, "/adapters/tuned")
 @pytest.fixture
 def serving():
     """The parts of vLLM's serving class that choose a model: a base, an adapter, and the ablation "refusal"."""
-    ablation = SimpleNamespace(modules={"refusal": None})
+    module = AblationModule(
+        "refusal", "", random_subspace(8, 1, seed=0).basis, None, 1.0, (0,), "stream", "sha", "file"
+    )
+    ablation = AblationConfig({"refusal": module}, None, 1, 8, 4)
     models = SimpleNamespace(
         lora_requests={"tuned": ADAPTER},
         input_processor=SimpleNamespace(ablation=ablation),
