@@ -7,6 +7,7 @@ which see what runs uncompiled; a compiled graph must then answer as the watched
 """
 
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -121,6 +122,10 @@ def prove_engine(llm: Any) -> None:
             asked = proof.send(answers() if asked == "answers" else llm.collective_rpc(asked))
     except StopIteration:
         return
+    except BaseException:
+        with suppress(Exception):
+            llm.collective_rpc("watched_ablations")  # no hook stays
+        raise
 
 
 async def prove_module(client: Any, module: AblationModule) -> None:
@@ -147,6 +152,10 @@ async def _prove_on(client: Any, module: AblationModule, engine: int, rank: int 
             asked = proof.send(found)
     except StopIteration:
         return
+    except BaseException:
+        with suppress(Exception):
+            await ask_workers(client, "watched_ablations")  # no hook stays
+        raise
 
 
 async def _probe(client: Any, name: str, rank: int | None) -> Logprobs:

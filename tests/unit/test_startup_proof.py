@@ -71,6 +71,7 @@ class Client:
         self.model_config = SimpleNamespace(get_vocab_size=lambda: 96, dtype="torch.float32")
 
     async def ask(self, _, method, timeout, args, kwargs):
+        self.watching = method == "watch_ablations"
         return [[True] if method == "watch_ablations" else [measured(left)] for left in self.lefts]
 
     async def generate(self, prompt, params, request_id, data_parallel_rank):
@@ -80,6 +81,19 @@ class Client:
             token: SimpleNamespace(logprob=value) for token, value in (PLAIN if name == "none" else ABLATED).items()
         }
         yield SimpleNamespace(outputs=[SimpleNamespace(logprobs=[found])])
+
+
+def test_a_question_that_fails_leaves_nobody_watching():
+    client = Client(1e-7)
+
+    async def failing(*_, **__):
+        raise RuntimeError("the engine said no")
+        yield
+
+    client.generate = failing
+    with pytest.raises(RuntimeError, match="said no"):
+        asyncio.run(prove_module(client, MODULE))
+    assert client.watching is False
 
 
 def test_every_engine_of_a_server_is_proven():
