@@ -44,7 +44,7 @@ def start_two(reference):
     return start
 
 
-@pytest.fixture(scope="module", params=["tensor", "pipeline"])
+@pytest.fixture(scope="module", params=["tensor", pytest.param("pipeline", marks=pytest.mark.slow)])
 def answered(request, start_two):
     """(kind, output of each of MIXED, what each worker counted, the decoder blocks that each worker edits)."""
     llm = start_two(request.param)
