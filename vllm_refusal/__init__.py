@@ -13,9 +13,8 @@ def register() -> None:
 
     for name in ARCHITECTURES:
         registered = ModelRegistry.models.get(name)
-        module_name = getattr(
-            registered, "module_name", None
-        )  # None: absent, or registered as a class by another plugin
+        # None where it is absent, or was registered as a class by another plugin
+        module_name = getattr(registered, "module_name", None)
         if module_name in (None, "vllm_refusal.models"):
             continue
         record_base(name, module_name, registered.class_name)

@@ -17,9 +17,9 @@ from vllm_refusal.config import NONE, AblationConfig, AblationModule
 proving: ContextVar[AblationConfig | None] = ContextVar("vllm_refusal_proving", default=None)
 """Set while a module is proven that no client can ask for yet: requests of this context are admitted under it."""
 
-ROUNDING = {"torch.float32": 1e-5, "torch.bfloat16": 2**-7, "torch.float16": 2**-9}
-"""What may be left, as a part of the stream's length; observed 2e-7, 3e-4 and 4e-5."""
-CLEAR = 4.0
+ROUNDING = {"torch.float32": 1e-5, "torch.bfloat16": 2**-8, "torch.float16": 2**-11}
+"""What may be left, as a part of the stream's length; in float32 and bfloat16 3e-8 and 5e-4 were observed."""
+CLEAR = 2.0
 """How many times that the control must be for a layer to say anything."""
 
 Logprobs = dict[int, float]
@@ -43,16 +43,20 @@ def steps(modules: Sequence[AblationModule], dtype: str) -> Steps:
     running = yield "answers"
     for number, module in enumerate(modules, start=1):
         if can_watch:
-            _check_left(module, [row for worker in seen for row in worker if row[0] == module.name], ROUNDING[dtype])
+            rows = [row for worker in seen for row in worker if row[0] == module.name]
+            is_clear = _check_left(module, rows, ROUNDING[dtype])
             _check_same(module, running[number], watched[number], watched[0], running[0])
-        elif running[number] == running[0]:
+        else:
+            is_clear = False
+        if not is_clear and running[number] == running[0]:  # the stream says nothing, so the answer must
             raise NoEffectError(f"{_named(module)} has no effect on the model's output; {_HINT}")
 
 
 _HINT = "is the vllm-refusal plugin loaded in the engine's processes (VLLM_PLUGINS)?"
 
 
-def _check_left(module: AblationModule, rows: Sequence[Sequence[Any]], rounding: float) -> None:
+def _check_left(module: AblationModule, rows: Sequence[Sequence[Any]], rounding: float) -> bool:
+    """Whether the control showed at some layer that there was anything to remove. Raises: NoEffectError where it is left."""
     measured = {row[2] for row in rows if row[1] == module.site}
     missing = sorted(set(module.layers) - measured)
     if missing:
@@ -64,6 +68,7 @@ def _check_left(module: AblationModule, rows: Sequence[Sequence[Any]], rounding:
                 f"{_named(module)} leaves {left:.2g} of the {site} in its subspace at layer {layer}, where {control:.2g} "
                 f"is without it and at most {rounding:.1g} may be; {_HINT}"
             )
+    return bool(clear)
 
 
 def _check_same(

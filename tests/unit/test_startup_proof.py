@@ -30,7 +30,7 @@ def test_what_leaves_nothing_where_the_control_leaves_much_is_proven():
     prove(measured())
     prove(measured(layers=(0,)), measured(layers=(1,)))  # a worker for each half of the blocks
     prove(measured(left=2e-3), dtype="torch.bfloat16")
-    prove(measured(left=0.5e-5, control=2e-5))  # nothing to remove there, with or without
+    prove(measured(left=0.5e-5, control=1.5e-5))  # nothing to remove there, but the answer is another
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,12 @@ class Client:
             token: SimpleNamespace(logprob=value) for token, value in (PLAIN if name == "none" else ABLATED).items()
         }
         yield SimpleNamespace(outputs=[SimpleNamespace(logprobs=[found])])
+
+
+@pytest.mark.parametrize("control", [0.0, 1.5e-5])
+def test_where_no_layer_says_anything_and_neither_does_the_answer_nothing_is_proven(control):
+    with pytest.raises(NoEffectError, match="no effect on the model's output"):
+        prove(measured(left=control, control=control), watched=PLAIN, running=PLAIN)
 
 
 def test_a_question_that_fails_leaves_nobody_watching():
