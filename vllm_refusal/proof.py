@@ -17,7 +17,7 @@ from vllm_refusal.config import NONE, AblationConfig, AblationModule
 proving: ContextVar[AblationConfig | None] = ContextVar("vllm_refusal_proving", default=None)
 """Set while a module is proven that no client can ask for yet: requests of this context are admitted under it."""
 
-ROUNDING = {"torch.float32": 1e-5, "torch.bfloat16": 2**-8, "torch.float16": 2**-11}
+ROUNDING = {"torch.float32": 1e-5, "torch.bfloat16": 2**-8, "torch.float16": 2**-10}
 """What may be left, as a part of the stream's length; in float32 and bfloat16 3e-8 and 5e-4 were observed."""
 CLEAR = 2.0
 """How many times that the control must be for a layer to say anything."""
