@@ -11,25 +11,78 @@ from surgery.artifacts import shortened
 from surgery.errors import PromptFileError
 
 PREFIX = "hf:"
-_SOURCE = re.compile(
-    r"hf:(?P<id>[^:@\[]+)(?:@(?P<revision>[^:\[]+))?(?P<names>(?::[^:\[]+){0,2})(?:\[(?P<rows>[^\[\]]*)\])?"
-)
-_ROWS = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
+ALL = "all"
+_COLON = re.compile(r":(?![^\[]*\])")  # outside brackets, as the next
+_PLUS = re.compile(r"\+(?![^\[]*\])")
+_DATASET = re.compile(r"(?P<id>[^:@\[\]]+)(?:@(?P<revision>[^:\[\]]+))?(?P<within>\[.*\])?")
+_BRACKETED = re.compile(r"(?P<config>[^\[\]]*)\[(?P<within>\s*[^\W\d].*)\]")
+_PART = re.compile(r"\s*(?P<name>[^\[\]]*?)\s*(?:\[(?P<rows>[^\[\]]*)\])?\s*")
+_BOUND = r"(-?\d[\d_]*%?)?"
+_ROWS = re.compile(f"{_BOUND}:{_BOUND}")
 _FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _NOT_TABLES = ("dataset_infos.json", "dataset_dict.json", "state.json")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 _NUMBERED = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)")
 _ROLES = {"harmful": ("harmful", "unsafe"), "safe": ("benign", "harmless", "safe")}
+_SPLIT_FOLDERS = ("train", "training", "test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev")
 Splits = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
-class Split:
+class Part:
     """The files of one split, in this machine's cache, and which of its rows are meant: "" or "START:STOP"."""
 
+    split: str
     paths: tuple[Path, ...]
-    revision: str
     rows: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source means: parts of splits, one after another, in the files of one snapshot."""
+
+    parts: tuple[Part, ...]
+    folder: Path
+
+    @property
+    def revision(self) -> str:
+        """The commit of the snapshot."""
+        return self.folder.name
+
+    @property
+    def paths(self) -> dict[str, tuple[Path, ...]]:
+        """Split -> its files."""
+        return {part.split: part.paths for part in self.parts}
+
+
+Wanted = tuple[str, str | None]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A source taken apart.
+
+    Attributes:
+        config: named in front of the splits, or None.
+        either: (name, rows) that can be those of a configuration as well, or None.
+        parts: (split, rows) of each part of a union, the only one's split "" where it is open; empty where the text
+            reads as no splits.
+    """
+
+    dataset: str
+    revision: str | None
+    config: str | None
+    either: Wanted | None
+    parts: tuple[Wanted, ...]
+
+
+@dataclass(frozen=True)
+class _Configs:
+    """Configuration -> split -> files, the one that is taken where none is named, and whether a card says all this."""
+
+    splits: dict[str, Splits]
+    default: str | None
+    declared: bool
 
 
 def is_dataset(source: str) -> bool:
@@ -37,36 +90,34 @@ def is_dataset(source: str) -> bool:
     return source.startswith(PREFIX)
 
 
-def find_split(source: str, role: str | None = None) -> Split:
-    """Find the files of the split that a source names, downloading what is not in the cache.
+def find_splits(source: str, role: str | None = None) -> Found:
+    """Find the files of the splits that a source names, downloading what is not in the cache.
 
     Args:
-        source: "hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT]"; a single name may be either; then "[START:STOP]".
+        source: "hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT]", where a single name may be either; then "[START:STOP]".
+            SPLIT may be all that the datasets library takes, "train[:100]+test" or "all", and stand in brackets instead.
         role: where the split is left open and there are several, "harmful" takes the one called harmful or unsafe,
             "safe" the one called benign, harmless or safe.
     Raises: PromptFileError: no such dataset, no access, offline and not in the cache, no tables, split left open.
     """
-    match = _SOURCE.fullmatch(source)
-    if match is None:
-        raise PromptFileError(
-            f"{source}: expected hf:ORG/NAME, then @REVISION, :CONFIG and :SPLIT where needed, and [START:STOP] of its rows"
-        )
-    if match["rows"] is not None and not _ROWS.fullmatch(match["rows"]):
-        raise PromptFileError(
-            f"{source}: expected rows as [START:STOP], e.g. train[:400] or train[80%:], found [{match['rows']}]"
-        )
-    dataset, revision = match["id"], match["revision"]
-    folder = _snapshot(dataset, revision, ["README.md"])
-    names = [name for name in match["names"].split(":") if name]
-    configs = _configs(folder, _tables(dataset, folder))
-    files = _choose_split(source, *_choose_config(source, configs, names), role)
-    _snapshot(dataset, folder.name, files)
+    asked = _parse(source)
+    folder = _snapshot(asked.dataset, asked.revision, ["README.md"])
+    configs = _configs(folder, _tables(asked.dataset, folder))
+    splits, wanted = _choose_config(source, configs, asked)
+    chosen = [
+        (name, rows or "")
+        for split, rows in wanted
+        for name in _choose_splits(source, splits, split, rows, role, configs.declared)
+    ]
+    files = sorted({file for name, _ in chosen for file in splits[name]})
+    _snapshot(asked.dataset, folder.name, files)
     missing = [name for name in files if not (folder / name).is_file()] + _missing_shards(files)
     if missing:
         raise PromptFileError(
             f"{source}: not in the cache: {shortened(missing)}, and {_why_offline()}; download it first"
         )
-    return Split(tuple(folder / name for name in files), folder.name, match["rows"] or "")
+    parts = [Part(name, tuple(folder / file for file in splits[name]), rows) for name, rows in chosen]
+    return Found(tuple(parts), folder)
 
 
 def row_range(source: str, rows: str, n_rows: int) -> range:
@@ -77,43 +128,108 @@ def row_range(source: str, rows: str, n_rows: int) -> range:
     bounds = []
     for text, default in zip(rows.split(":") if rows else ("", ""), (0, n_rows), strict=True):
         bound = int(text.rstrip("%")) if text else default
-        bound = n_rows * bound / 100 if text.endswith("%") else bound
+        bound = round(n_rows * bound / 100) if text.endswith("%") else bound  # before it is counted from the end
         bounds.append(bound + n_rows if text.startswith("-") else bound)
-    if not all(0 <= bound <= n_rows for bound in bounds):
+    beyond = any(text.endswith("%") and abs(int(text[:-1])) > 100 for text in rows.split(":"))
+    if beyond or not all(0 <= bound <= n_rows for bound in bounds):
         raise PromptFileError(f"{source}: expected bounds within its {n_rows} rows, found [{rows}]")
-    taken = range(*map(round, bounds))
+    taken = range(*bounds)
     if rows and not taken:
         raise PromptFileError(f"{source}: [{rows}] takes none of its {n_rows} rows")
     return taken
 
 
-def _choose_config(source: str, configs: dict[str, Splits], names: list[str]) -> tuple[Splits, list[str]]:
-    """The configuration's splits, and the name of a split where one is left."""
-    if not configs:
+def _parse(source: str) -> _Asked:
+    """Raises: PromptFileError for what is not of the form, or rows that are none."""
+    head, *names = _COLON.split(source.removeprefix(PREFIX))
+    dataset = _DATASET.fullmatch(head)
+    if dataset is None or not all(names) or len(names) > 2 or (names and dataset["within"]):
+        raise _malformed(source)
+    *configs, text = names or [dataset["within"] or ""]
+    bracketed = _BRACKETED.fullmatch(text)
+    within = _parts(bracketed["within"]) if bracketed else ()
+    either, parts = None, within or _parts(text)
+    if bracketed and within:
+        configs += [bracketed["config"]] if bracketed["config"] else []
+    elif not configs and (alone := _PART.fullmatch(text)):
+        either = alone["name"], alone["rows"]
+    if len(configs) > 1 or not (parts or either):
+        raise _malformed(source)
+    for _, rows in [*parts, *([either] if either else [])]:
+        _check_rows(source, rows)
+    return _Asked(dataset["id"], dataset["revision"], configs[0] if configs else None, either, parts)
+
+
+def _parts(text: str) -> tuple[Wanted, ...]:
+    """(split, rows) of each part of "train[:100]+test"; none where this is not of that form."""
+    parts = [_PART.fullmatch(part) for part in _PLUS.split(text)]
+    found = tuple((part["name"], part["rows"]) for part in parts if part)
+    return found if len(found) == len(parts) and (len(parts) == 1 or all(name for name, _ in found)) else ()
+
+
+def _check_rows(source: str, rows: str | None) -> None:
+    if rows is None:
+        return
+    if not _ROWS.fullmatch(rows):
+        raise PromptFileError(
+            f"{source}: expected rows as [START:STOP], e.g. train[:400] or train[80%:], found [{rows}]"
+        )
+    if len({bound.endswith("%") for bound in rows.split(":") if bound}) > 1:
+        raise PromptFileError(f"{source}: expected both bounds in per cent or neither, found [{rows}]")
+
+
+def _malformed(source: str) -> PromptFileError:
+    return PromptFileError(
+        f"{source}: expected hf:ORG/NAME, then @REVISION, :CONFIG and :SPLIT where needed, and [START:STOP] of its rows; "
+        "several splits as train[:100]+test"
+    )
+
+
+def _choose_config(source: str, configs: _Configs, asked: _Asked) -> tuple[Splits, Sequence[Wanted]]:
+    """The configuration's splits, and which of them are asked for."""
+    every = configs.splits
+    if not every:
         raise PromptFileError(f"{source}: has no CSV, JSON or Parquet files{_of_the_cache()}")
-    if names and names[0] in configs:
-        return configs[names[0]], names[1:]
-    holding = [config for config, splits in configs.items() if names and names[-1] in splits]
-    candidates = holding if len(names) == 1 and holding else list(configs) if len(names) < 2 else []
-    if len(candidates) == 1:
-        return configs[candidates[0]], names
-    if not names and "default" in configs:
-        return configs["default"], names
-    said = "; ".join(f"{config}: {', '.join(splits)}" for config, splits in sorted(configs.items()))
+    if asked.config in every:
+        return every[asked.config], asked.parts
+    if asked.either and asked.either[0] in every:
+        return every[asked.either[0]], [("", asked.either[1])]
+    if not asked.parts:
+        raise _malformed(source)
+    if asked.config is None:
+        names = {split for split, _ in asked.parts} - {"", ALL}
+        holding = [config for config, splits in every.items() if names and names <= set(splits)]
+        candidates = holding or list(every)
+        if not names and configs.default in every:
+            candidates = [configs.default]
+        if len(candidates) == 1:
+            return every[candidates[0]], asked.parts
+    said = "; ".join(f"{config}: {', '.join(splits)}" for config, splits in sorted(every.items()))
     raise PromptFileError(
         f"{source}: expected one of its configurations and splits{_of_the_cache()}, as hf:ORG/NAME:CONFIG:SPLIT ({said})"
     )
 
 
-def _choose_split(source: str, splits: Splits, names: list[str], role: str | None) -> list[str]:
-    preferred = names or [name for name in _ROLES.get(role or "", ()) if name in splits]
-    if preferred and preferred[0] in splits:
-        return splits[preferred[0]]
-    if not names and len(splits) == 1:
-        return next(iter(splits.values()))
+def _choose_splits(
+    source: str, splits: Splits, split: str, rows: str | None, role: str | None, declared: bool
+) -> list[str]:
+    preferred = [split] if split else list(_ROLES.get(role or "", ()))
+    found = [name for name in preferred if name in splits]
+    if found:
+        return found[:1]
+    if split == ALL and rows is None:
+        return list(splits)
+    only = next(iter(splits)) if len(splits) == 1 else ""
+    if only and (not split or (split == "train" and not declared and _is_unmarked(only))):
+        return [only]
     raise PromptFileError(
         f"{source}: expected one of its splits{_of_the_cache()}, {', '.join(sorted(splits))}; name it as …:SPLIT"
     )
+
+
+def _is_unmarked(split: str) -> bool:
+    """Whether the name of a table says nothing of a split: the datasets library then calls it train."""
+    return not set(re.split(r"[\W_]+", split.lower())) & set(_SPLIT_FOLDERS)
 
 
 def _missing_shards(files: Sequence[str]) -> list[str]:
@@ -128,21 +244,31 @@ def _missing_shards(files: Sequence[str]) -> list[str]:
     return sorted(whole - found)
 
 
-def _configs(folder: Path, tables: Sequence[str]) -> dict[str, Splits]:
-    """Configuration -> split -> files: what the dataset's card says, else by the names of the files."""
+def _configs(folder: Path, tables: Sequence[str]) -> _Configs:
+    """What the dataset's card says, else the names of its files and folders."""
     from huggingface_hub import metadata_load
 
     card = folder / "README.md"
     declared = (metadata_load(card) or {}).get("configs") if card.is_file() else None
     if declared:
-        configs = {str(config.get("config_name", "default")): _declared(config, tables) for config in declared}
-        return {name: splits for name, splits in configs.items() if splits}
+        named = {str(config.get("config_name", "default")): config for config in declared}
+        configs = {name: splits for name, config in named.items() if (splits := _declared(config, tables))}
+        marked = [name for name, config in named.items() if config.get("default") is True]
+        return _Configs(configs, (marked or ["default"])[0], True)
     configs = {}
     for name in tables:
-        path = PurePosixPath(name)
-        config = path.parts[0] if len(path.parts) > 1 and path.parts[0] != "data" else "default"
-        configs.setdefault(config, {}).setdefault(_SHARD.sub("", path.stem), []).append(name)
-    return configs
+        config, split = _undeclared(PurePosixPath(name))
+        configs.setdefault(config, {}).setdefault(split, []).append(name)
+    return _Configs(configs, "default", False)
+
+
+def _undeclared(path: PurePosixPath) -> tuple[str, str]:
+    """(configuration, split) of a table: of its first folder, and of a folder with the name of a split or its own name."""
+    folders = list(path.parts[:-1])
+    config = folders.pop(0) if folders and folders[0] not in ("data", *_SPLIT_FOLDERS) else "default"
+    split = next((name for name in folders if name in _SPLIT_FOLDERS), None)
+    inner = folders[1:] if folders[:1] == ["data"] else folders
+    return config, split or "/".join([*inner, _SHARD.sub("", path.stem)])
 
 
 def _declared(config: dict[str, Any], tables: Sequence[str]) -> Splits:

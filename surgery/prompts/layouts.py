@@ -140,7 +140,8 @@ def _role(row: Row, layout: Layout) -> str:
 
 def _id(row: Row, layout: Layout) -> str:
     value = row.fields.get(layout.id)
-    return str(row.number if value is None or value == "" else value)
+    name = str(row.number if value is None or value == "" else value)
+    return f"{row.split}:{name}" if row.split else name
 
 
 def _category(row: Row, layout: Layout) -> str:

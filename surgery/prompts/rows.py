@@ -24,11 +24,13 @@ class Row:
         where: file and line, for messages.
         number: of its first line in the file, from 1; of the record, where a format has no lines.
         fields: column name in lower case -> value.
+        split: of a dataset, where its rows are taken together with those of another: its ids are then "SPLIT:ID".
     """
 
     where: str
     number: int
     fields: dict[str, Any]
+    split: str = ""
 
 
 def read_rows(path: Path, is_header: IsHeader) -> list[Row]:

@@ -26,8 +26,8 @@ def open_table(source: str, role: str | None, split: str | None = None) -> Table
     """Find and read the table that holds the prompts of a role.
 
     Args:
-        source: a file; "HARMFUL,SAFE", two files; "hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT]" and "[START:STOP]";
-            "builtin[:extraction|evaluation|all][:tier1|tier2][:harmless]".
+        source: a file; "HARMFUL,SAFE", two files; "hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT]" and "[START:STOP]", as
+            `hub.find_splits` has them; "builtin[:extraction|evaluation|all][:tier1|tier2][:harmless]".
         role: "harmful" or "safe": which of two files or splits; None: the only one.
         split: of the built-in sets, where the source names none.
     Raises: PromptFileError.
@@ -39,11 +39,7 @@ def open_table(source: str, role: str | None, split: str | None = None) -> Table
         layout = replace(table.layout, name=selection.name)
         return Table(source, layout, rows, table.files, left_out=len(table.rows) - len(rows))
     if hub.is_dataset(source):
-        found = hub.find_split(source, role)
-        table = _read(source, found.paths, found.revision)
-        taken = hub.row_range(source, found.rows, len(table.rows))
-        rows = tuple(table.rows[number] for number in taken)
-        return replace(table, rows=rows, left_out=len(table.rows) - len(rows))
+        return _of_dataset(source, role)
     return _read(source, (_file(source, role),))
 
 
@@ -55,6 +51,33 @@ def _file(source: str, role: str | None) -> Path:
     if len(parts) != 2:
         raise PromptFileError(f"{source}: expected one file, or two as HARMFUL,SAFE, found {len(parts)}")
     return Path(parts[0] if role in (None, HARMFUL) else parts[1])
+
+
+def _of_dataset(source: str, role: str | None) -> Table:
+    """The rows of a dataset's splits. Raises: PromptFileError, also when a row is taken twice."""
+    found = hub.find_splits(source, role)
+    tables = {split: _read(source, paths, found.revision) for split, paths in found.paths.items()}
+    taken: dict[str, list[int]] = {split: [] for split in tables}
+    rows: list[Row] = []
+    for part in found.parts:
+        table = tables[part.split]
+        numbers = hub.row_range(source, part.rows, len(table.rows))
+        taken[part.split] += numbers
+        rows += [_of_split(table.rows[number], part.split if len(tables) > 1 else "") for number in numbers]
+    twice = [split for split, numbers in taken.items() if len(set(numbers)) < len(numbers)]
+    if twice:
+        raise PromptFileError(f"{source}: takes rows of {twice[0]} twice; expected slices that do not overlap")
+    paths = list(dict.fromkeys(path for paths in found.paths.values() for path in paths))
+    alike = len({path.name for path in paths}) < len(paths)
+    names = [path.relative_to(found.folder).as_posix() if alike else path.name for path in paths]
+    files = tuple(zip(names, map(file_sha256, paths), strict=True))
+    n_rows = sum(len(table.rows) for table in tables.values())
+    layout = tables[found.parts[0].split].layout
+    return Table(source, layout, tuple(rows), files, found.revision, n_rows - len(rows))
+
+
+def _of_split(row: Row, split: str) -> Row:
+    return replace(row, split=split) if split else row
 
 
 def _read(source: str, paths: tuple[Path, ...], revision: str | None = None) -> Table:

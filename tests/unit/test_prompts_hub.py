@@ -1,6 +1,7 @@
 """Prompts of Hugging Face datasets: from the cache while offline, from a hub, and one line for every refusal."""
 
 import http.server
+import itertools
 import json
 import threading
 
@@ -8,6 +9,7 @@ import pytest
 
 from surgery.errors import PromptFileError
 from surgery.prompts import load_pairs, load_prompts, load_set
+from surgery.prompts.hub import row_range
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CARD = """---
@@ -120,12 +122,127 @@ def test_slices_that_do_not_overlap_hold_other_prompts_by_name_and_text(cached):
         ("[:101%]", "expected bounds within its 10 rows, found [:101%]"),
         ("[4:4]", "[4:4] takes none of its 10 rows"),
         ("[4]", "expected rows as [START:STOP], e.g. train[:400] or train[80%:], found [4]"),
-        (":train[:2]+train[4:]", "expected hf:ORG/NAME"),
+        ("[2:50%]", "expected both bounds in per cent or neither, found [2:50%]"),
+        (":train[:4]+train[2:]", "takes rows of train twice"),
+        (":train+", "expected hf:ORG/NAME"),
+        ("[]", "expected rows as [START:STOP]"),
+        ("[train[:4]", "expected hf:ORG/NAME"),
+        ("[train][:4]", "expected hf:ORG/NAME"),
+        (":train[:4]x", "expected hf:ORG/NAME"),
+        (":a:b:c", "expected hf:ORG/NAME"),
     ],
 )
 def test_a_slice_that_cannot_be_taken_is_one_line(cached, rows, message):
     cached(files=NUMBERS)
     assert message in fault(load_prompts, f"hf:team/set{rows}")
+
+
+@pytest.mark.parametrize("n_rows", [5, 10, 11])
+def test_bounds_are_rounded_as_the_datasets_library_does(n_rows):
+    from datasets.arrow_reader import ReadInstruction
+
+    shares = ["", *(f"{n}%" for n in (-70, -50, -25, 0, 5, 33, 50, 75, 100))]
+    numbers = ["", "0", "1", "-1", "0_1"]
+    n_compared = 0
+    for start, stop in [*itertools.product(shares, shares), *itertools.product(numbers, numbers)]:
+        rows = f"{start}:{stop}"
+        try:
+            found = row_range("it", rows, n_rows)
+        except PromptFileError:
+            continue  # nothing taken
+        (wanted,) = ReadInstruction.from_spec(f"train[{rows}]").to_absolute({"train": n_rows})
+        assert (found.start, found.stop) == (wanted.from_, wanted.to), rows
+        n_compared += 1
+    assert n_compared > 20
+
+
+SPLITS = {
+    "data/train.csv": "prompt\nSay 1.\nSay 2.\nSay 3.\n",
+    "data/validation.csv": "prompt\nSay 4.\nSay 5.\n",
+    "data/test.csv": "prompt\nSay 6.\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("[train]", "123"),
+        ("[train[:2]]", "12"),
+        ("[train+test]", "1236"),
+        (":train+test", "1236"),
+        (":train + test", "1236"),
+        (":default:train+test", "1236"),
+        (":default[train+test]", "1236"),
+        (":default[train]", "123"),
+        (":train[:2]+validation", "1245"),
+        ("[train[:2]+validation[-50%:]]", "125"),
+        (":train[2:]+train[:1]", "31"),
+        (":all", "612345"),
+        (f"@{COMMIT}[test]", "6"),
+    ],
+)
+def test_splits_are_named_and_united_as_with_the_datasets_library(cached, names, expected):
+    cached(files=SPLITS)
+    prompts = load_prompts(f"hf:team/set{names}", "harmful")
+    assert "".join(p.prompt[4] for p in prompts) == expected
+    assert len({p.id for p in prompts}) == len(prompts)
+
+
+def test_rows_of_united_splits_are_named_by_split_so_that_part_of_them_keeps_its_names(cached):
+    cached(files=SPLITS)
+    assert [p.id for p in load_prompts("hf:team/set:train[1:]+test")] == ["train:3", "train:4", "test:2"]
+    some, rest = load_prompts("hf:team/set:train[:2]+train[2:]"), load_prompts("hf:team/set:train[:2]")
+    assert [p.id for p in some][:2] == [p.id for p in rest]
+    united = load_prompts("hf:team/set:train[1:]+test")
+    assert united.left_out == 1 and set(dict(united.files)) == {"train.csv", "test.csv"}
+
+
+def test_a_configuration_whose_name_reads_like_splits_is_the_configuration(cached):
+    cached(files={"c++/train.csv": "prompt\nSay 1.\n", "train+test/x.csv": "prompt\nSay 2.\n"})
+    assert [p.prompt for p in load_prompts("hf:team/set:c++")] == ["Say 1."]
+    assert [p.prompt for p in load_prompts("hf:team/set:c++:train[:1]")] == ["Say 1."]
+    assert [p.prompt for p in load_prompts("hf:team/set:train+test[:1]")] == ["Say 2."]
+
+
+def test_an_open_choice_is_refused_with_what_there_is_however_it_is_written(cached):
+    cached(files=SPLITS)
+    for names in ("", "[:2]", ":default", "[trian]", ":train+trian", "[trian[:2]]", ":default[trian]"):
+        assert "test, train, validation" in fault(load_prompts, f"hf:team/set{names}", "harmful"), names
+    cached("team/two", FILES)
+    for names in ("", "[train]", "[:2]", ":train+test", ":behavior[harmful]"):
+        said = fault(load_prompts, f"hf:team/two{names}", "harmful")
+        assert "behaviors: harmful, benign; comparison: test" in said, names
+
+
+def test_the_configuration_that_a_card_calls_the_default_is_it(cached):
+    cached(files={**FILES, "README.md": CARD.replace("comparison\n", "comparison\n  default: true\n", 1)})
+    assert [p.prompt for p in load_prompts("hf:team/set")] == ["What now?"]
+
+
+def test_folders_named_as_splits_are_splits_and_files_of_one_name_are_not_joined(cached):
+    cached(
+        files={
+            "default/train/0000.csv": "prompt\nSay 1.\n",
+            "default/train/0001.csv": "prompt\nSay 2.\n",
+            "default/test/0000.csv": "prompt\nSay 3.\n",
+        }
+    )
+    assert [p.prompt for p in load_prompts("hf:team/set:train")] == ["Say 1.", "Say 2."]
+    united = load_prompts("hf:team/set:train+test")
+    assert [p.prompt for p in united] == ["Say 1.", "Say 2.", "Say 3."]
+    assert len(dict(united.files)) == 3
+    assert "test, train" in fault(load_prompts, "hf:team/set")
+    cached("team/top", {"train/0000.csv": "prompt\nSay 1.\n", "test/0000.csv": "prompt\nSay 3.\n"})
+    assert [p.prompt for p in load_prompts("hf:team/top[train+test]")] == ["Say 1.", "Say 3."]
+    cached("team/deep", {"data/a/x.csv": "prompt\nSay 1.\n", "data/b/x.csv": "prompt\nSay 3.\n"})
+    assert "a/x, b/x" in fault(load_prompts, "hf:team/deep")
+
+
+def test_the_only_table_of_a_dataset_is_its_train_split(cached):
+    cached(files={"prompts.csv": "prompt\nSay 1.\nSay 2.\n"})
+    for names in (":train", "[train]", "[train[:2]]"):
+        assert [p.prompt for p in load_prompts(f"hf:team/set{names}")] == ["Say 1.", "Say 2."]
+    assert "expected one of its splits (of what is in the cache" in fault(load_prompts, "hf:team/set:test")
 
 
 def test_what_is_left_open_or_unknown_is_listed(cached):
@@ -233,3 +350,9 @@ def test_a_hub_that_refuses_is_one_line_with_what_to_do(online):
     online.shutdown()
     online.server_close()
     assert "cannot be reached" in fault(load_prompts, "hf:team/unseen")
+
+
+def test_a_share_that_rounds_to_no_row_is_counted_from_its_own_end():
+    assert row_range("it", ":-1%", 10) == range(10)  # where the datasets library takes none, for it reads :-0 as :0
+    with pytest.raises(PromptFileError, match="takes none"):
+        row_range("it", "-1%:", 10)
