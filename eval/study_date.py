@@ -1,6 +1,6 @@
 """The date of a study: what chat templates that ask for it are told, the same in vectors, weights and runs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,25 @@ def study_date(info: ModelInfo, asked: str | None, made: Mapping[str, str], reco
 
 def made_on(plan: Plan, rvs: Path | None) -> dict[str, str]:
     """Files and folders that a run's conditions are made of -> the date in the prompts behind them, where they say one."""
-    return {name: header["date"] for name, header in _headers(plan, rvs) if header.get("date")}
+    paths = [*([rvs] if rvs else []), *(Path(settings["path"]) for settings in plan.modules.values())]
+    unsaved = {path: plan.made[path].header for path in paths if path in plan.made}
+    return dates_of(paths, [*plan.checkpoints.values(), *plan.adapters.values()], unsaved)
+
+
+def dates_of(
+    files: Iterable[Path], folders: Iterable[Path], unsaved: Mapping[Path, Mapping[str, Any]] | None = None
+) -> dict[str, str]:
+    """Vectors and subspaces, checkpoints and adapters -> the date in the prompts behind them, where they say one.
+
+    Args:
+        unsaved: headers of files that are yet to be written.
+    """
+    known = unsaved or {}
+    headers = {str(path): known[path] if path in known else read_header(path, (VECTORS, SUBSPACE)) for path in files}
+    for folder in folders:
+        manifest = read_manifest(folder, ADAPTER_KIND if is_adapter(folder) else KIND)
+        headers[str(folder)] = manifest["source"].get("header") or {}
+    return {name: header["date"] for name, header in headers.items() if header.get("date")}
 
 
 def recorded_date(path: Path) -> str | None:
@@ -47,13 +65,3 @@ def recorded_date(path: Path) -> str | None:
         return Run.open(path).manifest.get("date")
     except ArtifactError:
         return None
-
-
-def _headers(plan: Plan, rvs: Path | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    files = [rvs] if rvs else []
-    for path in dict.fromkeys([*files, *(Path(settings["path"]) for settings in plan.modules.values())]):
-        made = plan.made.get(path)
-        yield str(path), read_header(path, (VECTORS, SUBSPACE)) if made is None else made.header
-    for folder in (*plan.checkpoints.values(), *plan.adapters.values()):
-        manifest = read_manifest(folder, ADAPTER_KIND if is_adapter(folder) else KIND)
-        yield str(folder), manifest["source"].get("header") or {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmark.tasks import Task, count_documents
@@ -44,12 +45,16 @@ class Capability:
         from eval.benchmark.study import Benchmark, Settings
         from eval.benchmark.variants import make_variants
         from eval.benchmark.vllm_backend import VllmBackend
+        from eval.study_date import dates_of
 
         modules = ablations_of(plan)
         variants = make_variants(bench.info, (), (), modules)
         settings = Settings(self.limit, dtype=bench.engine.dtype)
         backend = VllmBackend(bench.info, variants, modules, bench.engine)
-        study = Benchmark(bench.folder / "capability", bench.info, variants, settings, backend, with_damage=False)
+        made = dates_of([Path(each["path"]) for each in modules.values()], ())
+        study = Benchmark(
+            bench.folder / "capability", bench.info, variants, settings, backend, with_damage=False, made=made
+        )
         return list(study.run(self.tasks, tell, bench.arguments).outcomes)
 
     def _n_documents(self, task: Task) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmark.tasks import BenchmarkError
 from eval.benchmark.variants import Variant, make_variants
+from eval.study_date import dates_of
 from surgery.models import ModelInfo
 from vllm_refusal.options import parse_ablation_options
 
@@ -33,6 +34,11 @@ class Edits:
     def modules(self) -> dict[str, dict[str, Any]]:
         """Settings of the ablations that are files. Raises: OptionError, AlphaError."""
         return parse_ablation_options([text for text in self.ablations if "=" in text], self.allow_other_model)
+
+    def dates(self) -> dict[str, str]:
+        """Files and folders of the edits -> the date in the prompts behind them, where they say one."""
+        files = [Path(settings["path"]) for settings in self.modules().values()]
+        return dates_of(files, [*self.checkpoints, *self.adapters])
 
     def names(self) -> list[str]:
         """The ablations that are a server's own."""

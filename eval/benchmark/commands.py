@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.generation_options import DEFAULT_KEY_ENV
+from surgery.command_options import date_option
 
 if TYPE_CHECKING:
     from eval.benchmark.backends import Edits
@@ -40,6 +41,7 @@ PATH = click.Path(path_type=Path)
     "--num-fewshot", type=click.IntRange(0), help="Worked examples before each document. Default: the task's."
 )
 @click.option("--chat-template/--no-chat-template", default=True, show_default=True)
+@date_option
 @click.option(
     "--backend",
     type=click.Choice(["hf", "vllm", "served"]),
@@ -85,6 +87,7 @@ def benchmark(
     limit: int | None,
     num_fewshot: int | None,
     chat_template: bool,
+    date: str | None,
     dtype: str,
     revision: str | None,
     allow_other_model: bool,
@@ -114,6 +117,8 @@ def benchmark(
     from surgery.chat import chat_template as check_template
     from surgery.models import describe_model, load_tokenizer
 
+    if date and not chat_template:
+        raise click.UsageError("--date goes with a chat template, which --no-chat-template leaves out")
     _check_options(chosen, dtype)
     info = describe_model(model, revision)
     asked = tasks_for(info, tasks)
@@ -121,7 +126,8 @@ def benchmark(
         check_template(load_tokenizer(info))
     edits = Edits(checkpoints, adapters, ablations, allow_other_model)
     variants, backend = _backend(info, edits, dtype, chosen)
-    study = Benchmark(out, info, variants, Settings(limit, num_fewshot, chat_template, dtype), backend)
+    settings = Settings(limit, num_fewshot, chat_template, dtype, date)
+    study = Benchmark(out, info, variants, settings, backend, made=edits.dates())
     results = study.run(asked, lambda line: click.echo(line, err=True), command_words(), force)
     click.echo("\n".join([*table(results), "", *damage_table(results)]))
 

@@ -15,14 +15,15 @@ WINDOW = 64
 """Tokens of text scored at once: the built-in text then fills some twenty windows, enough for an interval."""
 
 
-def make_harmless(info: ModelInfo, chat_template: bool, has_distributions: bool) -> Harmless:
+def make_harmless(info: ModelInfo, chat_template: bool, date: str | None, has_distributions: bool) -> Harmless:
     """The built-in harmless prompts, put as documents are, and the built-in running text.
 
     Args:
+        date: that the chat template is told.
         has_distributions: False leaves the prompts out: the divergence cannot be had.
     Raises: ModelError without a chat template that is asked for, TextError.
     """
-    tokenizer = load_tokenizer(info)
+    tokenizer = load_tokenizer(info, date)
     prompts = [prompt.prompt for prompt in load_prompts(PROMPTS)] if has_distributions else []
     put = prompt_token_ids if chat_template else _as_text
     rendered = {f"p{index}": put(tokenizer, text) for index, text in enumerate(prompts)}

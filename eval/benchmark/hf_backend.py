@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from eval.benchmark.token_model import room_for
 from eval.benchmark.variants import OWN_WEIGHTS, Variant
+from surgery.chat import pin_date
 from surgery.hooks import ablated
-from surgery.models import ModelInfo
+from surgery.models import ModelInfo, load_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,9 +86,10 @@ class TransformersBackend:
         return [metadata.version("transformers"), metadata.version("torch")]
 
     @contextmanager
-    def loaded(self, variant: Variant) -> Iterator[TransformersModel]:
-        """The variant as a model of lm-evaluation-harness."""
+    def loaded(self, variant: Variant, date: str | None = None) -> Iterator[TransformersModel]:
+        """The variant as a model of lm-evaluation-harness, put into a chat template that is told the date."""
         model = self._model(variant)
+        pin_date(model.tokenizer, date)
         if variant.module is None:
             yield model
             return
@@ -113,5 +116,10 @@ class TransformersBackend:
         peft = {"peft": str(variant.folder)} if variant.kind == "adapter" else {}
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return TransformersModel(
-            pretrained=str(pretrained), dtype=self._dtype, device=device, batch_size=self._batch_size, **peft
+            pretrained=str(pretrained),
+            tokenizer=load_tokenizer(replace(self._info, model=str(pretrained), path=str(pretrained))),
+            dtype=self._dtype,
+            device=device,
+            batch_size=self._batch_size,
+            **peft,
         )

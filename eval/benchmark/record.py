@@ -1,7 +1,7 @@
 """What has been run of a benchmark: benchmark.json, with the documents of every task on every variant beside it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,23 @@ class Record:
         found = cls(folder, damage=damage, about=content)
         found.done = {name: entry for name, entry in done.items() if found._has_documents(name, entry)}
         return found
+
+    def date_of(self, names: Sequence[str]) -> str | None:
+        """The date that one of these was scored with, else that of the last call; None where none is known."""
+        dates = [self.done[name].get("date") for name in names if name in self.done]
+        return next(filter(None, dates), (self.about.get("settings") or {}).get("date"))
+
+    def check_same(self, names: Sequence[str], variants: Sequence[str], marks: Mapping[str, str]) -> None:
+        """Raises: BenchmarkError when one of these was scored or measured with another date or dtype than is asked for."""
+        found = [(name, self.done.get(name, {})) for name in names]
+        found += [(f"the damage of {name}", self.damage.get(name, {})) for name in variants]
+        for name, entry in found:
+            for what, wanted in marks.items():
+                if entry.get(what, wanted) != wanted:
+                    raise BenchmarkError(
+                        f"{self.folder}: {name} was scored with the {what} {entry[what]}, this call has {wanted}; give "
+                        f"--{what} {entry[what]}, another output, or --force to score it anew"
+                    )
 
     def path_of(self, name: str) -> Path:
         """Where the documents of VARIANT.TASK are."""

@@ -144,12 +144,12 @@ class ServedBackend:
         self._fields |= {name: self._server.served.asks_for({NAME: name}, needs) for name in modules}
 
     @contextmanager
-    def loaded(self, variant: Variant) -> Iterator[Any]:
-        """The variant as a model of lm-evaluation-harness."""
+    def loaded(self, variant: Variant, date: str | None = None) -> Iterator[Any]:
+        """The variant as a model of lm-evaluation-harness. Documents are rendered here: the server's date is never asked."""
         from eval.benchmark.token_model import TokenModel
 
         fields = self._fields.get(variant.name) or self._server.served.asks_for({}, Needs({}, {}))
-        yield TokenModel(ServedAnswerer(self._server, fields), load_tokenizer(self._info))
+        yield TokenModel(ServedAnswerer(self._server, fields), load_tokenizer(self._info, date))
 
     def close(self) -> None:
         """Nothing is kept."""

@@ -1,6 +1,6 @@
 """Running a benchmark: every task on every variant that has not been run just so, and what came of it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -16,6 +16,7 @@ from eval.benchmark.variants import BASELINE, OWN_WEIGHTS, Variant
 from eval.damage.measures import Damage
 from eval.damage.measuring import Baseline, Harmless
 from eval.intervals import Interval
+from eval.study_date import study_date
 from surgery.artifacts import explaining_disk_errors, file_sha256, json_sha256, package_versions
 from surgery.models import ModelInfo
 
@@ -33,8 +34,12 @@ class Backend(Protocol):
     versions: Sequence[str]
     has_distributions: bool
 
-    def loaded(self, variant: Variant) -> AbstractContextManager[Any]:
-        """The variant as a model of the harness that also has `next_token_logprobs`, `text_logprobs` and `n_cut`."""
+    def loaded(self, variant: Variant, date: str | None = None) -> AbstractContextManager[Any]:
+        """The variant as a model of the harness that also has `next_token_logprobs`, `text_logprobs` and `n_cut`.
+
+        Args:
+            date: that its chat template is told.
+        """
 
     def close(self) -> None:
         """Give back what is kept between variants."""
@@ -48,12 +53,14 @@ class Settings:
         limit: documents of each (sub)task; None for all.
         num_fewshot: None leaves it to the task.
         chat_template: put documents into the model's chat template.
+        date: that the template is told, YYYY-MM-DD; None where it does not ask, or to leave it to `Benchmark.run`.
     """
 
     limit: int | None = None
     num_fewshot: int | None = None
     chat_template: bool = True
     dtype: str = "auto"
+    date: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Benchmark:
 
     Args:
         with_damage: divergence and perplexity are measured too.
+        made: what the variants are made of -> the date in the prompts behind it.
     """
 
     def __init__(
@@ -90,9 +98,10 @@ class Benchmark:
         settings: Settings,
         backend: Backend,
         with_damage: bool = True,
+        made: Mapping[str, str] | None = None,
     ):
         self.folder, self.info, self.variants, self.settings = folder, info, variants, settings
-        self.backend, self.with_damage = backend, with_damage
+        self.backend, self.with_damage, self.made = backend, with_damage, made or {}
 
     def run(
         self,
@@ -109,9 +118,14 @@ class Benchmark:
         Raises: BenchmarkError, DamageError, DiskError.
         """
         record = Record.load(self.folder)
+        names = [_name(variant, task) for variant in self.variants for task in tasks]
+        self.settings = replace(self.settings, date=self._date(record, names, force))
+        if not force:
+            record.check_same(names, [each.name for each in self.variants], self.marks)
         record.about = record.about or self.about(command)
         check_tasks(tasks)
-        harmless = make_harmless(self.info, self.settings.chat_template, self.backend.has_distributions)
+        put = self.settings.chat_template, self.settings.date
+        harmless = make_harmless(self.info, *put, self.backend.has_distributions)
         work = _Work(self, tasks, record, harmless, tell, command, force)
         with explaining_disk_errors(self.folder, after="what was scored is kept"):
             (self.folder / DOCUMENTS).mkdir(parents=True, exist_ok=True)
@@ -136,7 +150,20 @@ class Benchmark:
     def key(self, variant: Variant, asked: str, settings: Settings) -> str:
         """Of all that a score depends on; `asked` is a digest of what is asked."""
         harness = [metadata.version("lm_eval"), *self.backend.versions]
-        return json_sha256([self.info.fingerprint, variant.kind, variant.identity, asked, asdict(settings), harness])
+        asked_so = {name: value for name, value in asdict(settings).items() if name != "date" or value is not None}
+        return json_sha256([self.info.fingerprint, variant.kind, variant.identity, asked, asked_so, harness])
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What each score is kept with, for those of other prompts or another dtype never to be mixed with it."""
+        return {"dtype": self.settings.dtype} | ({"date": self.settings.date} if self.settings.date else {})
+
+    def _date(self, record: Record, names: Sequence[str], force: bool) -> str | None:
+        """The date that documents are put with. Raises: MismatchError when a variant is made with another one."""
+        if not self.settings.chat_template:
+            return None
+        recorded = None if force else record.date_of(names)
+        return study_date(self.info, self.settings.date, self.made, recorded)
 
 
 @dataclass
@@ -164,7 +191,7 @@ class _Work:
 
     def _ask(self, variant: Variant, missing: Sequence[Task], is_measured: bool) -> None:
         """Score and measure one variant, whose model nothing here holds afterwards."""
-        with quiet(), self.study.backend.loaded(variant) as model:
+        with quiet(), self.study.backend.loaded(variant, self.study.settings.date) as model:
             for task in missing:
                 self._score(variant, task, model)
             if is_measured:
@@ -191,7 +218,8 @@ class _Work:
         path = self.record.path_of(name)
         write_documents(path, documents)
         key, digest = self._key(variant, task), file_sha256(path)
-        self.record.done[name] = {"key": key, "documents_sha256": digest, "n_cut": n_cut, **about}
+        entry = {"key": key, "documents_sha256": digest, "n_cut": n_cut, **self.study.marks}
+        self.record.done[name] = entry | about
         self.record.save()
 
     def _measure(self, variant: Variant, model: Any) -> None:
@@ -202,7 +230,7 @@ class _Work:
         else:
             assert self.baseline is not None, "the baseline comes first"
             found = measure_variant(variant.name, model, self.harmless, self.baseline)
-        self.record.damage[variant.name] = {"key": self._damage_key(variant), **found.to_json()}
+        self.record.damage[variant.name] = {"key": self._damage_key(variant), **self.study.marks, **found.to_json()}
         self.record.save()
 
     def _compare(self, task: Task) -> Iterator[Outcome]:

@@ -85,14 +85,14 @@ class VllmBackend:
         return [self.name, metadata.version("torch"), _vllm_version(), repr(sorted(vllm.items()))]
 
     @contextmanager
-    def loaded(self, variant: Variant) -> Iterator[Any]:
-        """The variant as a model of lm-evaluation-harness."""
+    def loaded(self, variant: Variant, date: str | None = None) -> Iterator[Any]:
+        """The variant as a model of lm-evaluation-harness, put into a chat template that is told the date."""
         from eval.benchmark.token_model import TokenModel
 
         keys = {"ablation": variant.name} if variant.kind == "ablation" else {}
         engine = self._engine(variant)
         answerer = EngineAnswerer(engine, keys, variant.name if variant.kind == "adapter" else "")
-        yield TokenModel(answerer, load_tokenizer(engine.info))
+        yield TokenModel(answerer, load_tokenizer(engine.info, date))
 
     def close(self) -> None:
         """Stop the engine that is running, if any."""
