@@ -62,10 +62,11 @@ def damage(
     run = Run.open(run_path)
     info = _model_of(run)
     documents, prompts = load_documents(text or BUILT_IN), _prompts_of(run, safe_prompts)
+    date = _date_of(run, info, force)
     chosen = run.manifest.get("engine", {}).get("dtype", "auto") if dtype == "run" else dtype
 
     def harmless(longest: int) -> "Harmless":
-        return _harmless(info, prompts, documents, min(window, longest), limit, run.manifest.get("date"))
+        return _harmless(info, prompts, documents, min(window, longest), limit, date)
 
     with progress_bar("measuring", "condition") as progress:
         record = measure_run(
@@ -134,7 +135,17 @@ def _harmless(
 
     tokenizer = load_tokenizer(info, date)
     rendered = {f"p{index}": prompt_token_ids(tokenizer, text) for index, text in enumerate(prompts[:limit])}
-    return Harmless(rendered, cut_windows(tokenizer, documents, window)[:limit])
+    return Harmless(rendered, cut_windows(tokenizer, documents, window)[:limit], date)
+
+
+def _date_of(run: "Run", info: "ModelInfo", force: bool) -> str | None:
+    """The date in the run's prompts; where the run does not say one, that of what was measured, else today's."""
+    from eval.damage.records import FILE, UNFINISHED, load_damage
+    from eval.study_date import study_date
+
+    saved = [] if force else [load_damage(run.path, file) for file in (UNFINISHED, FILE)]
+    recorded = next((record.inputs.date for record in saved if record is not None), None)
+    return study_date(info, run.manifest.get("date"), {}, recorded)
 
 
 def _checkpoints(run: "Run", folders: Sequence[Path]) -> dict[str, Path]:

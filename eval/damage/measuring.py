@@ -31,10 +31,12 @@ class Harmless:
     Attributes:
         prompts: id -> rendered token ids; the distribution of the token after the last is compared.
         windows: of running text.
+        date: that the chat template was told; None where it does not ask.
     """
 
     prompts: Mapping[str, list[int]]
     windows: Sequence[Window]
+    date: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Inputs:
         n_windows, window, text_sha256: windows of the text, tokens of each, and the hash of their token ids.
         text: where the text is from.
         dtype: of the engine.
+        date: in the prompts; None where the chat template does not ask for it. It decides nothing beside their hash.
     """
 
     n_prompts: int
@@ -33,6 +34,7 @@ class Inputs:
     text_sha256: str
     text: str
     dtype: str
+    date: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,7 @@ def _inputs(harmless: Harmless, text: str, dtype: str) -> Inputs:
         text_sha256=json_sha256([window.token_ids for window in harmless.windows]),
         text=text,
         dtype=dtype,
+        date=harmless.date,
     )
 
 

@@ -2,15 +2,21 @@
 
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tiny_models import TEMPLATE, tiny_tokenizer, write_model
 
 from eval.cli import main
+from eval.conditions import BASELINE, Condition
+from eval.damage import study
 from eval.damage.measures import Damage, kl_divergence, mean_interval, perplexity
 from eval.damage.records import DamageRecord, Inputs, load_damage
 from eval.damage.texts import BUILT_IN, TextError, cut_windows, load_documents
+from eval.records import Run
 from surgery.errors import ArtifactError
 from surgery.models import describe_model, load_tokenizer
 from surgery.organisms.release import asset
@@ -121,3 +127,95 @@ def test_the_command_refuses_a_folder_that_is_no_run(tmp_path):
     found = CliRunner().invoke(main, ["damage", str(tmp_path)])
     assert found.exit_code == 1
     assert "not a run folder" in found.output
+
+
+# ---------------------------------------------------------------- the date in prompts
+
+DATED = "{{ strftime_now('%d %b %Y') }} " + TEMPLATE
+
+
+class NoEngine:
+    """Stands where the engine would."""
+
+    max_model_len, description = 1000, {"dtype": "float32"}
+
+    def __init__(self, *_arguments):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """measured(template, *options, **manifest): `refusal damage` on a run of two safe prompts; (what click saw, inputs)."""
+
+    def baseline(engine, harmless):
+        return SimpleNamespace(damage=Damage(3.0), harmless=harmless)
+
+    monkeypatch.setattr(study, "Engine", NoEngine)
+    monkeypatch.setattr(study, "measure_baseline", baseline)
+    monkeypatch.setattr(study, "measure", lambda *_inputs: Damage(4.0))
+
+    def run(template, *options, **manifest):
+        if not (tmp_path / "m").exists():
+            write_model(tmp_path / "m", "LlamaForCausalLM", n_layers=2)
+            tiny_tokenizer(template).save_pretrained(tmp_path / "m")
+            random = Condition("random:1", "random", "random", alpha=1.0, layers="all", request={"ablation": "r"})
+            (tmp_path / "r.safetensors").touch()
+            info = describe_model(tmp_path / "m").to_json()
+            about = {"model": info, "modules": {"r": {"path": str(tmp_path / "r.safetensors")}}, **manifest}
+            Run.create(tmp_path / "run", about | {"conditions": [BASELINE.to_json(), random.to_json()]})
+            (tmp_path / "safe.txt").write_text("How do I boil an egg?\nHow do I bake bread?\n")
+        words = ["damage", tmp_path / "run", "--safe-prompts", tmp_path / "safe.txt", "--window", 16, *options]
+        found = CliRunner().invoke(main.get_command(None, "damage"), list(map(str, words[1:])))
+        record = load_damage(tmp_path / "run")
+        return found, record and record.inputs
+
+    return run
+
+
+@pytest.fixture
+def today(monkeypatch):
+    """today(date) makes it that day."""
+    return lambda date: monkeypatch.setattr("surgery.chat.today", lambda: date)
+
+
+@pytest.mark.parametrize(("template", "date"), [(DATED, "2024-07-26"), (TEMPLATE, None)])
+def test_damage_is_measured_with_the_date_of_the_run_and_says_it(measured, today, template, date):
+    today("2031-01-01")
+    found, inputs = measured(template, date="2024-07-26")
+    assert found.exit_code == 0, found.exception
+    assert inputs.date == date
+
+
+def test_where_the_run_says_no_date_damage_goes_on_with_its_own(measured, today):
+    today("2024-07-26")
+    _, begun = measured(DATED)
+    today("2024-07-27")
+    found, inputs = measured(DATED)
+    assert found.exit_code == 0 and inputs.prompts_sha256 == begun.prompts_sha256
+    assert inputs.date == "2024-07-26"
+    found, inputs = measured(DATED, "--force")
+    assert found.exit_code == 0 and inputs.date == "2024-07-27" and inputs.prompts_sha256 != begun.prompts_sha256
+
+
+def test_damage_of_another_date_than_the_runs_is_refused_with_both(measured, tmp_path, today):
+    today("2024-07-26")
+    measured(DATED)
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(manifest | {"date": "2025-01-01"}))
+    found, _ = measured(DATED)
+    assert found.exit_code == 1 and "date 2024-07-26 then, 2025-01-01 now" in str(found.exception)
+    assert "--force" in str(found.exception)
+
+
+def test_a_record_from_before_dates_is_taken_where_its_prompts_are_the_same(tmp_path):
+    DamageRecord(INPUTS, {}).save(tmp_path)
+    content = json.loads((tmp_path / "damage.json").read_text())
+    del content["inputs"]["date"]
+    (tmp_path / "damage.json").write_text(json.dumps(content))
+    assert load_damage(tmp_path).inputs == replace(INPUTS, date="2024-07-26")
