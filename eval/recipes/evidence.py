@@ -1,6 +1,7 @@
 """What a judged run says about the claims of a recipe."""
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def separations(results: Results) -> dict[int, Interval | None]:
     statistics = results.analysis.get("held_out") or results.analysis
     values, ends = statistics.get("cohens_d") or (), statistics.get("cohens_d_interval") or ()
     n = int(statistics.get("n_harmful") or statistics.get("n_pairs") or 0)
-    rows = enumerate(zip(values, ends, strict=True))
+    rows = enumerate(zip_longest(values, ends[: len(values)]))  # of a record without intervals, or of fewer layers
     return {layer: Interval(d, *pair, n, "bootstrap") if d is not None and pair else None for layer, (d, pair) in rows}
 
 

@@ -130,9 +130,7 @@ class Study:
 
         def keep(found: Sequence[Any]) -> None:
             rows = [vars(finding) for finding in findings_of(found[0], self.recipe)]
-            text = json.dumps(
-                {"recipe": self.name, "left_out": left_out, "findings": rows}, indent=1, ensure_ascii=False
-            )
+            text = json.dumps({"recipe": self.name, "left_out": left_out, "findings": rows}, indent=1)
             with replacing(self.place.folder / FINDINGS, force=True) as part:
                 part.write_text(text + "\n", encoding="utf-8")
 

@@ -167,7 +167,8 @@ def _write_readme(job: _Job, folder: Path, record: dict[str, Any]) -> None:
     path = job.folder / "README.md"
     card = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
     front, body = split_front_matter(card)
-    text = f"{front}{_notice(job, record)}" + (f"\n---\n\nThe card of the source follows.\n\n{body}" if body else "")
+    notice = _notice(job, record).encode(errors="backslashreplace").decode()  # paths and names may be no text of UTF-8
+    text = f"{front}{notice}" + (f"\n---\n\nThe card of the source follows.\n\n{body}" if body else "")
     (folder / "README.md").write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
@@ -204,4 +205,4 @@ while a rendered template is read with them (pass `split_special_tokens=True` to
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -35,4 +35,4 @@ def _is_export(folder: Path) -> bool:
 
 
 def _jsonl(items: Iterable[Pair | Prompt]) -> str:
-    return "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+    return "".join(json.dumps(asdict(item)) + "\n" for item in items)

@@ -1,6 +1,7 @@
 """Qwen v1 rewritten as Qwen2: the same logits, the same bytes, and one line for everything that cannot be rewritten."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -226,6 +227,17 @@ def test_the_readme_keeps_the_licence_and_names_the_source(converted, source):
     assert card.startswith("---\nlicense: other\nlicense_name: tongyi-qianwen-research\n---\n# tiny-qwen, rewritten")
     assert str(source) in card and "64 tokens" in card and card.endswith("# Tiny Qwen\n\nIts card.\n")
     assert (converted / "LICENSE").read_text() == "Terms.\n"
+
+
+def test_text_that_utf8_cannot_hold_is_written_as_its_escape_and_the_card_byte_for_byte(copy, tmp_path):
+    folder = copy.rename(tmp_path / os.fsdecode(b"mod\xffel"))
+    (folder / "README.md").write_bytes(b"---\nlicense: other\n---\nCard \xfe.\n")
+    change_json(folder / "generation_config.json", **{"note\ud800": 1})
+    convert(folder, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / FILE).read_text(encoding="utf-8"))
+    assert record["source"]["model"] == str(folder) and "note\ud800" in record["settings_dropped"]
+    card = (tmp_path / "out/README.md").read_bytes()
+    assert b"`note\\ud800`" in card and b"mod\\udcffel" in card and card.endswith(b"Card \xfe.\n")
 
 
 def test_code_of_the_model_and_its_old_vocabulary_stay_behind(converted):

@@ -18,6 +18,7 @@ from surgery.prompts import load_pairs, load_prompts, load_set
 from surgery.prompts.builtin import FOLDER
 from surgery.prompts.export import export_builtin
 from surgery.prompts.inspection import inspect_set, overlap
+from surgery.prompts.prompt_set import Prompt
 from surgery.vectors import RefusalVectors
 from vllm_refusal.engine import EngineOptions, Sampling
 
@@ -144,3 +145,11 @@ def test_a_run_records_where_its_prompts_came_from():
     recorded = make_manifest(info, plan, files, sets, Sampling(), EngineOptions())["prompt_sets"]
     assert recorded["harmful"]["layout"] == "built-in, evaluation split" and recorded["harmful"]["n"] == 3
     assert "layout" not in recorded["safe"] and recorded["safe"]["path"] == "safe.csv"  # a plain list has no origin
+
+
+def test_any_text_a_prompt_can_hold_is_written_whole_and_read_back(tmp_path, monkeypatch):
+    odd = Prompt("a", "Half a pair \ud83d and \u2028 a line", "caf\xe9")
+    monkeypatch.setattr("surgery.prompts.export.load_prompts", lambda *_: [odd])
+    export_builtin(tmp_path / "out")
+    (found,) = load_prompts(tmp_path / "out" / "prompts.jsonl")
+    assert found == odd

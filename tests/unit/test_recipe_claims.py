@@ -142,3 +142,14 @@ def test_evidence_of_a_run_without_the_conditions_is_missing_and_not_zero(tmp_pa
     found = evidence_of(tmp_path, RunMaker(tmp_path / "run", n_layers=LAYERS).add(rv(1), 0.2))
     missing = (found.subspace_gain, found.wider_gain, found.tag_change, found.strength_gain, found.strength_cost)
     assert missing == (None,) * 5 and not found.cohens_d
+
+
+@pytest.mark.parametrize("intervals", [None, [], [None] * 3, [[1.0, 3.0]] * 2])
+def test_separations_without_intervals_or_of_another_number_are_missing_and_not_a_fault(tmp_path, intervals):
+    maker = RunMaker(tmp_path / "run", n_layers=LAYERS).add(rv(1), 0.2)
+    statistics = {"n_pairs": 9, "cohens_d": [2.0, 2.0, 2.0]}
+    maker.manifest["analysis"] = statistics | ({} if intervals is None else {"cohens_d_interval": intervals})
+    found = evidence_of(tmp_path, maker)
+    assert sorted(found.cohens_d) == [0, 1, 2]
+    known = [layer for layer, d in found.cohens_d.items() if d]
+    assert known == [layer for layer, pair in enumerate(intervals or []) if pair]

@@ -1,6 +1,7 @@
 """Recipes: what is wrong with one is said in one line before anything runs; stages are redone only where they must."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -371,3 +372,15 @@ def test_the_report_of_a_study_shows_the_judge_that_the_study_asked_for(
     assert done.exit_code == 0, done.output
     told = (tmp_path / "out" / "report" / "report.md").read_text()
     assert f"Verdicts: {shown}" in told and "LLM judge another" not in told
+
+
+def test_findings_and_the_last_words_of_a_recipe_whose_name_is_no_text_of_utf8(recipe_file, tmp_path, monkeypatch):
+    def run(shell, stage, *words):
+        if stage == "sweep":
+            RunMaker(tmp_path / "out" / "run", judge=HeuristicJudge().judge_id).add(rv(1), 0.5).write()
+
+    monkeypatch.setattr(Shell, "run", run)
+    recipe = recipe_file().rename(tmp_path / os.fsdecode(b"st\xffudy.yaml"))
+    done = invoke(recipe, "-o", tmp_path / "out", *SKIP)
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out/findings.json").read_text(encoding="utf-8"))["recipe"] == str(recipe)
