@@ -71,13 +71,18 @@ def write_model_card(folder: Path, manifest: dict[str, Any]) -> None:
     path = folder / CARD
     card = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
     front, body = split_front_matter(card)
-    path.write_text(f"{front}{_notice(manifest)}\n{body}", encoding="utf-8", errors="surrogateescape")
+    path.write_text(f"{front}{_escaped(_notice(manifest))}\n{body}", encoding="utf-8", errors="surrogateescape")
 
 
 def write_adapter_card(folder: Path, manifest: dict[str, Any]) -> None:
     """Write README.md: the base model and PEFT as the hub reads them, and a notice of the edit for people."""
     front = f"---\nbase_model: {json.dumps(manifest['base_model']['model'])}\nlibrary_name: peft\ntags:\n- lora\n---\n"
-    (folder / CARD).write_text(front + _adapter_notice(manifest), encoding="utf-8")
+    (folder / CARD).write_text(front + _escaped(_adapter_notice(manifest)), encoding="utf-8")
+
+
+def _escaped(text: str) -> str:
+    """What UTF-8 cannot hold, bytes of a path for one, as escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def split_front_matter(card: str) -> tuple[str, str]:

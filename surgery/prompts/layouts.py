@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.errors import PromptFileError
-from surgery.prompts.prompt_set import Pair, Prompt
+from surgery.prompts.prompt_set import Item, Pair, Prompt
 from surgery.prompts.rows import Row
 
 HARMFUL, SAFE = "harmful", "safe"
@@ -113,7 +113,7 @@ def to_prompt(row: Row, layout: Layout, role: str | None) -> Prompt | None:
     context = row.fields.get(layout.context) if layout.context else None
     if context and str(context).strip():
         text = f"{context}\n\n---\n\n{text}"
-    return Prompt(_id(row, layout), text, _category(row, layout), _tier(row))
+    return _checked(row, Prompt(_id(row, layout), text, _category(row, layout), _tier(row)))
 
 
 def to_pair(row: Row, layout: Layout) -> Pair:
@@ -121,7 +121,18 @@ def to_pair(row: Row, layout: Layout) -> Pair:
     pair = Pair(_id(row, layout), _text(row, HARMFUL), _text(row, SAFE), _category(row, layout), _tier(row))
     if pair.harmful.strip() == pair.safe.strip():
         raise PromptFileError(f"{row.where}: the harmful and the safe text are the same; such a pair measures nothing")
-    return pair
+    return _checked(row, pair)
+
+
+def _checked(row: Row, item: Item) -> Item:
+    """The same. Raises: PromptFileError for what JSON can escape and no text holds, half of a surrogate pair."""
+    for name, value in vars(item).items():
+        if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise PromptFileError(
+                f"{row.where}: its {name} holds half of a surrogate pair, which no tokenizer takes and no text file "
+                "can hold; mend it"
+            )
+    return item
 
 
 def _text(row: Row, column: str) -> str:

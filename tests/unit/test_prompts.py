@@ -212,3 +212,12 @@ def test_a_pair_of_equal_texts_is_a_fault(write):
 def test_a_missing_file_and_a_folder_are_faults(tmp_path):
     assert "no such file" in fault(load_prompts, tmp_path / "none.csv")
     assert "is a folder" in fault(load_prompts, tmp_path)
+
+
+@pytest.mark.parametrize("column", ["id", "harmful", "safe", "category"])
+def test_half_of_a_surrogate_pair_is_refused_naming_the_line(write, column):
+    first = {"id": "a", "harmful": "Burn \U0001f600", "safe": "Cool \U0001f600", "category": "fire"}
+    second = {**first, "id": "b", column: "half \ud83d"}
+    name = write("pairs.jsonl", "".join(json.dumps(row) + "\n" for row in (first, second)))
+    assert f"line 2: its {column} holds half of a surrogate pair" in fault(load_pairs, name)
+    assert load_pairs(write("whole.jsonl", json.dumps(first)))[0].safe == "Cool \U0001f600"

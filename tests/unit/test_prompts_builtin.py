@@ -147,9 +147,9 @@ def test_a_run_records_where_its_prompts_came_from():
     assert "layout" not in recorded["safe"] and recorded["safe"]["path"] == "safe.csv"  # a plain list has no origin
 
 
-def test_any_text_a_prompt_can_hold_is_written_whole_and_read_back(tmp_path, monkeypatch):
-    odd = Prompt("a", "Half a pair \ud83d and \u2028 a line", "caf\xe9")
-    monkeypatch.setattr("surgery.prompts.export.load_prompts", lambda *_: [odd])
+@pytest.mark.parametrize("text", ["Half a pair \ud83d", "\u2028 a line", "caf\xe9 \U0001f600"])
+def test_any_text_a_prompt_can_hold_is_written_whole(tmp_path, monkeypatch, text):
+    monkeypatch.setattr("surgery.prompts.export.load_prompts", lambda *_: [Prompt("a", text)])
     export_builtin(tmp_path / "out")
-    (found,) = load_prompts(tmp_path / "out" / "prompts.jsonl")
-    assert found == odd
+    (line,) = (tmp_path / "out" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["prompt"] == text

@@ -1,6 +1,7 @@
 """LoRA adapters: what their files hold, and what is refused. Their effect is in test_surgery_equivalence."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -180,3 +181,9 @@ def test_an_adapter_says_that_a_draft_head_stays_as_it_was_where_there_is_one(tm
     manifest = write_adapter(describe_model(folder), BASIS, 1.0, tmp_path / "out")
     assert ["draft head" in note for note in manifest["notes"]] == [True] * len(drafts)
     assert ("draft head" in (tmp_path / "out" / "README.md").read_text()) is bool(drafts)
+
+
+def test_the_card_of_an_adapter_escapes_what_utf8_cannot_hold(tmp_path):
+    model = write_model(tmp_path / "m", "Qwen2ForCausalLM").rename(tmp_path / os.fsdecode(b"m\xff"))
+    write_adapter(describe_model(model), BASIS, 1.5, tmp_path / "out", "1", source={"sha256": "abc"})
+    assert "m\\udcff |" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
