@@ -163,6 +163,7 @@ class _Crew:
         with self._answerer(key, model, items) as answerer:
             ready = time.monotonic()
             try:
+                _check_dates(answerer.description, self.run.manifest.get("date"))
                 with sink.tally.running(lambda: getattr(answerer, "n_pending_tokens", 0)):
                     rendered = _rendered(model, items, answerer.max_model_len, self.run.manifest.get("date"))
                     _answer(answerer, items, rendered, self.plan, sampling, sink)
@@ -190,6 +191,16 @@ class _Crew:
         if key == RUNTIME:
             return (self.start or Engine)(model, self.plan.modules, self.options)
         return Engine(model, {}, self.options)
+
+
+def _check_dates(description: Mapping[str, Any], date: str | None) -> None:
+    """Raises: GenerationError when servers of a model whose chat template asks for the date tell it different ones."""
+    told = {server["date"]: server["url"] for server in description.get("servers", ()) if server.get("date")}
+    if date is not None and len(told) > 1:
+        (first, here), (other, there), *_ = told.items()
+        raise GenerationError(
+            f"{here} tells chat templates the date {first} and {there} tells them {other}; start all with one --date"
+        )
 
 
 @dataclass

@@ -130,7 +130,8 @@ class Replica:
 
     def to_json(self) -> dict[str, Any]:
         """What a run's manifest says of it."""
-        return {"url": self.url, "model": self.served.base, "ablations": sorted(self.served.ablations)}
+        date = {"date": self.served.date} if self.served.date else {}
+        return {"url": self.url, "model": self.served.base, "ablations": sorted(self.served.ablations), **date}
 
     async def _send(
         self, method: str, path: str, seconds: float, body: Mapping[str, Any] | None = None

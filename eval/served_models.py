@@ -50,12 +50,14 @@ class ServedModels:
         base: name of the unedited model.
         ablations: name -> what is removed there ("basis_sha256", "site" and more, as vllm_refusal.serving lists it).
         max_model_len: longest prompt and response together, in tokens; None where it does not say.
+        date: that it tells chat templates; None where it does not say. Prompts that come in token ids do not meet it.
     """
 
     url: str
     base: str
     ablations: Mapping[str, Mapping[str, Any]]
     max_model_len: int | None = None
+    date: str | None = None
 
     @classmethod
     def from_listing(cls, url: str, listing: Any, wanted: str | None = None) -> "ServedModels":
@@ -72,7 +74,7 @@ class ServedModels:
         ablations = {card["id"]: card["ablation"] for card in cards if isinstance(card.get("ablation"), Mapping)}
         unedited = {card["id"]: card for card in cards if not card.get("parent") and card["id"] not in ablations}
         base = _base(url, list(unedited), wanted)
-        return cls(url, base, ablations, unedited[base].get("max_model_len"))
+        return cls(url, base, ablations, unedited[base].get("max_model_len"), unedited[base].get("date"))
 
     def name_of(self, module: AblationModule) -> str | None:
         """The model name under which this server has a module: one with the same basis at the same site; else None."""

@@ -40,11 +40,12 @@ def prompt_token_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, **templa
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-class _Clock:
+class Clock:
     """What a chat template is told of the present: midnight of one day, whenever it asks."""
 
     def __init__(self, date: str):
-        self.date, self.n_asked = date, 0
+        """Args: date: YYYY-MM-DD. Raises: ModelError when it is none."""
+        self.date, self.n_asked = check_date(date), 0
 
     def __call__(self, format: str) -> str:
         self.n_asked += 1
@@ -75,7 +76,7 @@ def pin_date(tokenizer: "PreTrainedTokenizerBase", date: str | None = None) -> N
         date: YYYY-MM-DD; None for today's.
     Raises: ModelError when it is no date.
     """
-    tokenizer.clock = _Clock(check_date(date or today()))
+    tokenizer.clock = Clock(date or today())
     tokenizer.apply_chat_template = partial(
         type(tokenizer).apply_chat_template, tokenizer, strftime_now=tokenizer.clock
     )
@@ -94,7 +95,7 @@ def template_date(tokenizer: "PreTrainedTokenizerBase", options: Mapping[str, An
     return clock.date if clock.n_asked > n_before else None
 
 
-def _clock(tokenizer: "PreTrainedTokenizerBase") -> _Clock:
+def _clock(tokenizer: "PreTrainedTokenizerBase") -> Clock:
     if "clock" not in vars(tokenizer):
         pin_date(tokenizer)
     return tokenizer.clock

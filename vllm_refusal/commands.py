@@ -1,5 +1,7 @@
 """The commands of the run-time half: `serve` and `doctor`."""
 
+from datetime import datetime
+
 import click
 
 from vllm_refusal.body_limit import MAX_MIB
@@ -20,6 +22,11 @@ MOST_ABLATIONS = 16
 @click.option("--default-ablation", default="none", show_default=True, help="Applied to requests that name none.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--date",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Told to chat templates that ask for it, as long as the server runs. Default: today's.",
+)
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
 @click.option("--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape.")
 @click.option(
@@ -60,6 +67,7 @@ def serve(
     default_ablation: str,
     host: str,
     port: int,
+    date: datetime | None,
     revision: str | None,
     allow_other_model: bool,
     runtime_folder: str | None,
@@ -82,7 +90,9 @@ def serve(
     adds one, and {"name": NAME} to /v1/unload_ablation takes one away. Whoever has the server's --api-key may do that; it
     must be set.
     """
+    from surgery.chat import today
     from vllm_refusal.allowed_folder import AllowedFolder
+    from vllm_refusal.chat_date import tell, told
     from vllm_refusal.config import check_default
     from vllm_refusal.options import parse_ablation_options
     from vllm_refusal.server import check_modules, run_server, server_arguments
@@ -101,6 +111,8 @@ def serve(
         room.setdefault("max_modules", max(MOST_ABLATIONS, len(modules)))
     arguments = server_arguments(model, modules, default, flags, room)
     check_modules(model, revision, modules)
+    tell(date.date().isoformat() if date else today())
+    click.echo(f"chat templates that ask for the date are told {told()}")
     run_server(arguments, folder, max_body_mib * 2**20)
 
 

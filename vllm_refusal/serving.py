@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from surgery.errors import RefusalError
 from vllm_refusal.capture import resolve_capture
+from vllm_refusal.chat_date import told
 from vllm_refusal.config import AblationConfig, AblationModule
 from vllm_refusal.request import ALPHA, LAYERS, NAME, RequestError, UnknownAblationError, resolve
 
@@ -101,6 +102,8 @@ def _listing_ablations(original: Any) -> Any:
             card.ablation = module_details(module)
             listed.data.append(card)
         for card in listed.data:
+            if told() is not None and card.parent is None:
+                card.date = told()
             if card.root and os.path.isabs(card.root):  # where the operator keeps files is no client's business
                 card.root = os.path.basename(card.root.rstrip("/"))
         return listed

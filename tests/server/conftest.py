@@ -4,7 +4,7 @@ import shutil
 
 import httpx
 import pytest
-from served import KEY, running_server
+from served import DATE, KEY, running_server
 
 from surgery.subspace import Subspace, random_subspace
 from surgery.vectors import RefusalVectors
@@ -35,7 +35,7 @@ def server(rvs, folder, tmp_path_factory):
     options = ["--ablation", f"refusal={rvs},source_layer=4"]
     options += ["--ablation", f"late={rvs},source_layers=3-5,alpha=0.5,layers=2,4-6", "--enable-scale-out"]
     options += ["--allow-runtime-ablations", folder, "--max-ablations", 5, "--shutdown-timeout", 60]
-    options += ["--max-body-mib", 1]
+    options += ["--max-body-mib", 1, "--date", DATE, "--trust-request-chat-template"]
     with running_server(rvs.parent / "model", tmp_path_factory.mktemp("server") / "server.log", *options) as found:
         yield found
 

@@ -6,7 +6,7 @@ import sys
 import httpx
 import openai
 import pytest
-from served import HARMFUL, KEY, REFUSAL, ask, environment, refuses, text
+from served import DATE, HARMFUL, KEY, REFUSAL, ask, environment, refuses, root, text
 
 pytestmark = pytest.mark.server
 
@@ -173,3 +173,24 @@ def test_a_module_that_does_not_fit_stops_the_server_in_one_line(rvs):
     assert found.returncode == 1
     assert found.stderr.splitlines()[-1].startswith("Error: ablation 'bad': layer 99 is outside the model")
     assert "Traceback" not in found.stderr
+
+
+def test_chats_are_rendered_with_the_date_of_the_server(server, rvs):
+    from surgery.chat import pin_date
+    from surgery.models import describe_model, load_tokenizer
+
+    template = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}"
+    tokenizer = load_tokenizer(describe_model(rvs.parent / "model"))
+    tokenizer.chat_template = template
+
+    def expected(date):
+        pin_date(tokenizer, date)
+        text = tokenizer.apply_chat_template(HARMFUL, tokenize=False)
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    body = {"model": "base", "messages": HARMFUL, "chat_template": template}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    reply = httpx.post(f"{root(server)}/tokenize", json=body, headers=headers, timeout=60)
+    assert reply.json()["tokens"] == expected(DATE) != expected("1999-12-31")
+    cards = httpx.get(f"{server[0]}/models", headers=headers, timeout=60).json()["data"]
+    assert [card.get("date") for card in cards if card["parent"] is None] == [DATE]

@@ -1,0 +1,34 @@
+"""The date that a server's chat templates are told: one for as long as it runs, as `--date` says."""
+
+import functools
+from typing import Any
+
+from surgery.chat import Clock
+
+_told: list[str] = []
+
+
+def tell(date: str) -> None:
+    """Have every chat that this process renders see one date, whoever renders it and whatever a request says.
+
+    Set on the class, for vLLM renders with copies of its tokenizer. Its engine processes render nothing.
+    Raises: ModelError when it is no date.
+    """
+    from transformers import PreTrainedTokenizerBase
+
+    clock = Clock(date)
+    PreTrainedTokenizerBase.apply_chat_template = _telling(PreTrainedTokenizerBase.apply_chat_template, clock)
+    _told[:] = [clock.date]
+
+
+def told() -> str | None:
+    """The date that this process tells templates; None where each is told today's."""
+    return next(iter(_told), None)
+
+
+def _telling(original: Any, clock: Clock) -> Any:
+    @functools.wraps(original)
+    def apply_chat_template(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, *args, **{**kwargs, "strftime_now": clock})
+
+    return apply_chat_template
