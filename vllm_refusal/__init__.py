@@ -5,10 +5,10 @@ Imported in every vLLM process through the `vllm.general_plugins` entry point, s
 
 
 def register() -> None:
-    """Put our subclasses in front of the supported architectures and install admission. Idempotent."""
+    """Put our subclasses in front of the supported architectures and install admission and the proof. Idempotent."""
     from vllm.model_executor.models.registry import ModelRegistry
 
-    from vllm_refusal import admission
+    from vllm_refusal import admission, core_proof
     from vllm_refusal.architectures import ARCHITECTURES, record_base
 
     for name in ARCHITECTURES:
@@ -20,3 +20,4 @@ def register() -> None:
         record_base(name, module_name, registered.class_name)
         ModelRegistry.register_model(name, f"vllm_refusal.models:{name}")
     admission.install()
+    core_proof.install()

@@ -157,7 +157,8 @@ class Engine:
         except START_FAULTS as err:
             raise EngineError(start_fault(info.model, err)) from err
         try:
-            self._prove(modules, room)
+            if modules or room:
+                self._check_proven(modules)
         except BaseException:
             self.close()
             raise
@@ -171,12 +172,11 @@ class Engine:
         if options.vllm:
             self.description["arguments"] = dict(options.vllm)
 
-    def _prove(self, modules: Mapping[str, Any], room: Mapping[str, Any] | None) -> None:
-        """Raises: NoEffectError when vLLM does not do what the modules say."""
-        if modules or room:
-            from vllm_refusal.proof import prove_engine
+    def _check_proven(self, modules: Iterable[str]) -> None:
+        """Raises: NoEffectError when vLLM does not do what the modules say, or runs without the plugin."""
+        from vllm_refusal.core_proof import METHOD, check_proven
 
-            prove_engine(self._llm)
+        check_proven(list(modules), self._llm.collective_rpc(METHOD) if _has_plugin(self._llm) else [None])
 
     def __enter__(self) -> "Engine":
         return self
@@ -200,7 +200,7 @@ class Engine:
         Raises: RefusalError when one does not fit; ValueError while requests run.
         """
         replace_modules(self._llm, modules)
-        self._prove(modules, None)
+        self._check_proven(modules)
 
     @property
     def max_model_len(self) -> int:
@@ -271,6 +271,10 @@ class Engine:
         from vllm.lora.request import LoRARequest
 
         return LoRARequest(name, 1 + list(self._adapters).index(name), str(self._adapters[name]))
+
+
+def _has_plugin(llm: Any) -> bool:
+    return getattr(llm.llm_engine.input_processor, "ablation", None) is not None
 
 
 def _seeded(sampling: Mapping[str, Any], request: Request) -> Mapping[str, Any]:

@@ -49,10 +49,10 @@ def steps(modules: Sequence[AblationModule], dtype: str) -> Steps:
         else:
             is_clear = False
         if not is_clear and running[number] == running[0]:  # the stream says nothing, so the answer must
-            raise NoEffectError(f"{_named(module)} has no effect on the model's output; {_HINT}")
+            raise NoEffectError(f"{_named(module)} has no effect on the model's output; {HINT}")
 
 
-_HINT = "is the vllm-refusal plugin loaded in the engine's processes (VLLM_PLUGINS)?"
+HINT = "is the vllm-refusal plugin loaded in the engine's processes (VLLM_PLUGINS)?"
 
 
 def _check_left(module: AblationModule, rows: Sequence[Sequence[Any]], rounding: float) -> bool:
@@ -60,13 +60,13 @@ def _check_left(module: AblationModule, rows: Sequence[Sequence[Any]], rounding:
     measured = {row[2] for row in rows if row[1] == module.site}
     missing = sorted(set(module.layers) - measured)
     if missing:
-        raise NoEffectError(f"{_named(module)}: nothing was seen of it at layer {missing[0]}; {_HINT}")
+        raise NoEffectError(f"{_named(module)}: nothing was seen of it at layer {missing[0]}; {HINT}")
     clear = [row for row in rows if row[4] > CLEAR * rounding]
     for _, site, layer, left, control in clear:
         if left > rounding:
             raise NoEffectError(
                 f"{_named(module)} leaves {left:.2g} of the {site} in its subspace at layer {layer}, where {control:.2g} "
-                f"is without it and at most {rounding:.1g} may be; {_HINT}"
+                f"is without it and at most {rounding:.1g} may be; {HINT}"
             )
     return bool(clear)
 
@@ -77,7 +77,7 @@ def _check_same(
     """The engine as it runs, compiled or not, answers as the watched one did and not as the plain one."""
     noise, effect = _distance(running_plain, watched_plain), _distance(watched, watched_plain)
     if effect > 10 * noise and _distance(running, watched) > _distance(running, watched_plain) / 2:
-        raise NoEffectError(f"{_named(module)} has no effect on the compiled model's output; {_HINT}")
+        raise NoEffectError(f"{_named(module)} has no effect on the compiled model's output; {HINT}")
 
 
 def _distance(one: Logprobs, other: Logprobs) -> float:
@@ -100,37 +100,6 @@ def probe_params(name: str) -> Any:
 
     keys = {"ablation": name} if name == NONE else {"ablation": name, "ablation_alpha": 1.0}
     return SamplingParams(max_tokens=1, temperature=0, logprobs=5, detokenize=False, extra_args=keys)
-
-
-def prove_engine(llm: Any) -> None:
-    """Prove every module of a `vllm.LLM`.
-
-    Raises: NoEffectError, also where vLLM runs without the plugin: it would answer plainly.
-    """
-    config = getattr(llm.llm_engine.input_processor, "ablation", None)
-    if config is None:
-        raise NoEffectError(f"vLLM runs without ablation though it was asked for; {_HINT}")
-    if not config.modules:
-        return
-    model_config = llm.llm_engine.model_config
-    prompt = {"prompt_token_ids": probe_ids(model_config.get_vocab_size())}
-    names = [NONE, *config.modules]
-
-    def answers() -> list[Logprobs]:
-        params = [probe_params(name) for name in names]
-        return [_logprobs(output) for output in llm.generate([prompt] * len(names), params, use_tqdm=False)]
-
-    proof = steps(list(config.modules.values()), str(model_config.dtype))
-    asked = next(proof)
-    try:
-        while True:
-            asked = proof.send(answers() if asked == "answers" else llm.collective_rpc(asked))
-    except StopIteration:
-        return
-    except BaseException:
-        with suppress(Exception):
-            llm.collective_rpc("watched_ablations")  # no hook stays
-        raise
 
 
 async def prove_module(client: Any, module: AblationModule) -> None:

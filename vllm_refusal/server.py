@@ -11,8 +11,7 @@ from surgery.errors import RefusalError
 from surgery.models import describe_model
 from vllm_refusal.allowed_folder import AllowedFolder
 from vllm_refusal.body_limit import MAX_MIB
-from vllm_refusal.config import KEY, check_architecture, load_module
-from vllm_refusal.proof import prove_module
+from vllm_refusal.config import KEY, check_architecture, load_module, settings_of
 from vllm_refusal.startup import ending_on_signals
 
 GRACE_SECONDS = 5
@@ -133,7 +132,7 @@ async def _serve(args: Any, folder: AllowedFolder | None, max_body_bytes: int) -
         async with AsyncExitStack() as stack:
             with ending_on_signals():
                 client = await _started_engine(stack, build_async_engine_client(args), args.model)
-                await prove_ablations(client)
+                await check_effects(client)
                 await _observe(client, folder, max_body_bytes)
             shutdown = await build_and_serve(client, address, sock, args, timeout_graceful_shutdown=GRACE_SECONDS)
         await shutdown
@@ -150,14 +149,22 @@ async def _started_engine(stack: AsyncExitStack, engine: Any, model: str) -> Any
         raise ServerError(start_fault(model, err)) from err
 
 
-async def prove_ablations(client: Any) -> None:
-    """Show by effect that each module is on, one line each.
+async def check_effects(client: Any) -> None:
+    """Say of each module that every engine has proven it, one line each.
 
-    Raises: NoEffectError naming the module that has no effect.
+    Raises: NoEffectError naming a module that one of them has not.
     """
-    config = client.input_processor.ablation
-    for module in config.modules.values() if config is not None else ():
-        await prove_module(client, module)
+    from vllm_refusal.core_proof import METHOD, check_proven
+    from vllm_refusal.worker import ask_workers
+
+    if settings_of(client.vllm_config) is None:
+        return
+    config = _config_of(client)
+    if config is None:
+        check_proven([], [None])
+    for answers in await ask_workers(client, METHOD):
+        check_proven(list(config.modules), answers)
+    for module in config.modules.values():
         print(
             f"ablation {module.name}: rank {module.rank}, alpha {module.alpha:g}, site {module.site}, "
             f"sha256 {module.file_sha256}, effect proven",
@@ -170,7 +177,7 @@ async def _observe(client: Any, folder: AllowedFolder | None, max_body_bytes: in
     from vllm_refusal import endpoints
     from vllm_refusal.metrics import ServerMetrics
 
-    config = client.input_processor.ablation
+    config = _config_of(client)
     if config is None:
         return
     metrics = ServerMetrics(config)
@@ -184,6 +191,11 @@ async def _observe(client: Any, folder: AllowedFolder | None, max_body_bytes: in
             f"{config.room.rank}, site {' or '.join(config.room.sites)}",
             flush=True,
         )
+
+
+def _config_of(client: Any) -> Any:
+    """The front end's ablations; None without settings, and where vLLM does not load the plugin."""
+    return getattr(client.input_processor, "ablation", None)
 
 
 def _split_additional_config(flags: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

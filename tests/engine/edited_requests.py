@@ -57,7 +57,9 @@ class Reference:
 
     def _saved(self, folder, name, force=False):
         offset = {"offset": self.offset} if name == "affine" else {}
-        save_artifact(folder / f"{name}.safetensors", "subspace", {"basis": self.bases[name], **offset}, {}, force=force)
+        save_artifact(
+            folder / f"{name}.safetensors", "subspace", {"basis": self.bases[name], **offset}, {}, force=force
+        )
         return {"path": str(folder / f"{name}.safetensors"), "site": "writes" if name == "writes" else "stream"}
 
     def edited(self, intervention):

@@ -49,9 +49,16 @@ def answered(request, start_two):
     """(kind, output of each of MIXED, what each worker counted, the decoder blocks that each worker edits)."""
     llm = start_two(request.param)
     try:
-        yield request.param, answer(llm, MIXED), llm.collective_rpc("ablation_counters"), llm.collective_rpc(edited)
+        before = counted(llm)  # the proof's
+        answers = answer(llm, MIXED)
+        more = [now - then for now, then in zip(counted(llm), before, strict=True)]
+        yield request.param, answers, more, llm.collective_rpc(edited)
     finally:
         llm.llm_engine.engine_core.shutdown()
+
+
+def counted(llm):
+    return [counters["n_intervened_tokens"] for counters in llm.collective_rpc("ablation_counters")]
 
 
 def answer(llm, interventions):
@@ -82,10 +89,10 @@ def test_every_intervention_of_a_mixed_batch_equals_forward_hooks(reference, ans
 
 
 def test_every_worker_edits_its_own_blocks_and_counts_every_intervened_token(answered):
-    kind, _, counters, blocks = answered
+    kind, _, n_intervened, blocks = answered
     own = [list(range(N_LAYERS))] * 2 if kind == "tensor" else list(map(list, STAGES))
     assert blocks == own
-    assert [counted["n_intervened_tokens"] for counted in counters] == [N_INTERVENED] * 2
+    assert n_intervened == [N_INTERVENED] * 2
 
 
 @pytest.mark.slow
