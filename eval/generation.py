@@ -163,6 +163,8 @@ class _Crew:
         with self._answerer(key, model, items) as answerer:
             ready = time.monotonic()
             try:
+                if key == RUNTIME:
+                    self._check_dtype(answerer)
                 _check_dates(answerer.description, self.run.manifest.get("date"))
                 with sink.tally.running(lambda: getattr(answerer, "n_pending_tokens", 0)):
                     rendered = _rendered(model, items, answerer.max_model_len, self.run.manifest.get("date"))
@@ -170,6 +172,14 @@ class _Crew:
             finally:
                 if self.run.generated_ids():
                     self._record(key, answerer, {"start": ready - started, "generate": time.monotonic() - ready})
+
+    def _check_dtype(self, answerer: Answerer) -> None:
+        """Raises: GenerationError when the run's responses so far are from an engine in another dtype."""
+        before, now = ((of or {}).get("dtype") for of in (self.run.manifest.get("engine"), answerer.description))
+        if before and now and before != now:
+            raise GenerationError(
+                f"{self.run.path}: was begun in {before}, and would go on in {now}; give --dtype {before}, or another output"
+            )
 
     def _record(self, key: str, answerer: Answerer, seconds: Mapping[str, float]) -> None:
         """Write what answered and the times it took into the run's manifest."""

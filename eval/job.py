@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ from eval.records import Run
 from eval.redaction import Redaction, RedactionError
 from eval.replacement import replacing_run
 from eval.study_date import made_on, recorded_date, study_date
-from surgery.errors import MismatchError
+from surgery.command_options import said_engine_dtype
+from surgery.errors import ArtifactError, MismatchError
 from surgery.models import ModelInfo
 from surgery.prompts import PromptSet
 from vllm_refusal.engine import EngineOptions, Sampling
@@ -80,7 +81,7 @@ class Job:
         """
         with replacing_run(out, force):
             date = study_date(self.info, self.date, made_on(self.plan, self.rvs), recorded_date(out))
-            run = resume_or_create(out, self._manifest(date))
+            run = resume_or_create(out, self._begun(out, date))
             check_redaction(run, self.redact)
             with judging_beside(run, self.judge) as beside, shown_progress("generating", beside=beside.__str__) as show:
 
@@ -91,6 +92,30 @@ class Job:
                 asked = (run, self.info, self.plan, self.prompt_sets, self.sampling, self.engine, update)
                 how = {"servers": self.servers, "write": beside.write, "start": self.start}
                 return generate_run(*asked, samples=self.samples, **how)
+
+    def _begun(self, out: Path, date: str | None) -> dict[str, Any]:
+        """The manifest, as a run that is there says it: one begun with `auto` may go on with the dtype that it ran in.
+
+        Raises: MismatchError when nothing but the dtype is another.
+        """
+        manifest = self._manifest(date)
+        try:
+            begun = Run.open(out).manifest
+        except ArtifactError:
+            return manifest
+        ran_in = (begun.get("engine") or {}).get("dtype")
+        if self.servers is not None or ran_in is None or begun.get("plan_sha256") == manifest["plan_sha256"]:
+            return manifest
+        for dtype in ("auto", ran_in):
+            other = replace(self, engine=replace(self.engine, dtype=dtype))._manifest(date)
+            if other["plan_sha256"] == begun.get("plan_sha256"):
+                if ran_in == self.engine.dtype:
+                    return other
+                raise MismatchError(
+                    f"{out}: was begun in {ran_in}, and would go on in {_named(self.engine.dtype)}; give --dtype {ran_in}, "
+                    "or another output"
+                )
+        return manifest
 
     def _manifest(self, date: str | None) -> dict[str, Any]:
         redaction = {"redaction": Redaction.new(self.redact == PROMPTS).to_json()} if self.redact else {}
@@ -127,16 +152,22 @@ def make_job(
 
     sampling = Sampling(options["max_tokens"], options["temperature"], options["seed"])
     check_samples(options["samples"], sampling)
-    engine = _engine_options(options)
+    engine_arguments = _engine_arguments(options)
     judge = asked_judge({name: value for name, value in options.items() if name.startswith("judge_")})
     files, sets = _prompt_sets(options)
     info = describe_model(model, options["revision"])
+    dtype = options["dtype"] if options["base_urls"] else said_engine_dtype(info, options["dtype"])
+    engine = EngineOptions(dtype, options["eager"], options["max_num_seqs"], vllm=engine_arguments)
     plan = _plan(info, add_conditions, options)
     chat_template(load_tokenizer(info))
     servers = _servers(info, plan, options)
     redact = _redaction(options, judge)
     asked = (info, plan, files, sets, sampling, engine, options["samples"], servers, judge, rvs, tuple(arguments))
     return Job(*asked, redact, date=options["date"])
+
+
+def _named(dtype: str) -> str:
+    return "what vLLM chooses" if dtype == "auto" else dtype
 
 
 def check_redaction(run: Run, redact: str) -> None:
@@ -206,7 +237,7 @@ def _article(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
-def _engine_options(options: Mapping[str, Any]) -> EngineOptions:
+def _engine_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Raises: EngineArgumentError; click.UsageError for options of an engine where servers answer."""
     from eval.engine_arguments import parse_engine_arguments
 
@@ -219,7 +250,7 @@ def _engine_options(options: Mapping[str, Any]) -> EngineOptions:
         given = [name for name, value in chosen.items() if value is not None]
         if given:
             raise click.UsageError(f"{given[0]} is the server's where --base-url is given; set it there")
-    return EngineOptions(options["dtype"], options["eager"], options["max_num_seqs"], vllm=arguments)
+    return arguments
 
 
 def _servers(info: ModelInfo, plan: Plan, options: Mapping[str, Any]) -> Any:

@@ -60,10 +60,22 @@ def said_dtype(info: Any, dtype: str, device_map: str | None) -> str:
     """The type that a model is to run in, told where `auto` is not the stored one."""
     from surgery.dtypes import auto_dtype
 
+    return _said(info, auto_dtype(info.dtype, device_map)) if dtype == "auto" else dtype
+
+
+def said_engine_dtype(info: Any, dtype: str) -> str:
+    """The same of an engine of vLLM's, to which `auto` is left on a GPU and for quantized weights."""
+    from surgery.dtypes import engine_dtype
+    from surgery.model_config import read_config
+    from surgery.quantization import stated_method
+
     if dtype != "auto":
         return dtype
-    chosen = auto_dtype(info.dtype, device_map)
-    if chosen != info.dtype:
+    return _said(info, engine_dtype(info.dtype, stated_method(read_config(Path(info.path))) is not None))
+
+
+def _said(info: Any, chosen: str) -> str:
+    if chosen not in (info.dtype, "auto"):
         click.echo(
             f"running in {chosen}: this processor has no {info.dtype} units (--dtype {info.dtype}: as stored, but slower)",
             err=True,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 # The words of x86 and of Arm for arithmetic in the type; without it every product is converted to float32 and back.
+KNOWN = ("float32", "bfloat16", "float16")
 _UNITS = {
     "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
     "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
@@ -21,6 +22,21 @@ def auto_dtype(stored: str, device_map: str | None) -> str:
 
     on_cpu = device_map == "cpu" or not torch.cuda.is_available()
     return "float32" if on_cpu and not has_units(stored) else stored
+
+
+def engine_dtype(stored: str, quantized: bool) -> str:
+    """What a vLLM engine of ours is given for `auto`: without a GPU as `auto_dtype`, else "auto", vLLM's own choice.
+
+    vLLM's own is bfloat16 on every CPU, for weights in float32 too. To quantized weights it is left, and to types that
+    are none of ours.
+
+    Args:
+        stored: the type of most weights.
+    """
+    import torch
+
+    is_ours = not torch.cuda.is_available() and not quantized and stored in KNOWN
+    return auto_dtype(stored, "cpu") if is_ours else "auto"
 
 
 def has_units(dtype: str) -> bool:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from surgery.command_options import on_gpu_if_any
+from surgery.dtypes import KNOWN
 from surgery.errors import ModelError
 from surgery.models import ModelInfo
 from surgery.sources import ActivationSource
@@ -42,12 +43,12 @@ def opened_source(
     """Load the model in an engine, which is stopped at the end.
 
     Args:
-        dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
+        dtype: "auto" (as stored; of quantized weights vLLM's choice), "float32", "bfloat16" or "float16".
         device_map, batch_size: of transformers.
     Raises: RefusalError when the model cannot be loaded, or the engine does not know its architecture.
     """
     if engine == VLLM:
-        with _vllm_source()(info, info.dtype if dtype == "auto" else dtype) as source:
+        with _vllm_source()(info, info.dtype if dtype == "auto" and info.dtype in KNOWN else dtype) as source:
             yield source
         return
     from surgery.families import family_of

@@ -14,6 +14,7 @@ from surgery.command_options import (
     progress_bar,
     revision_option,
     said_dtype,
+    said_engine_dtype,
 )
 from surgery.prompt_commands import SOURCE_HELP, say_origin
 
@@ -108,7 +109,7 @@ def extract(
 
     from surgery.artifacts import check_output_file
     from surgery.chat import chat_template
-    from surgery.engines import check_engine, opened_source
+    from surgery.engines import VLLM, check_engine, opened_source
     from surgery.extraction import Plan, check_pairing, extract_from
     from surgery.families import family_of
     from surgery.models import describe_model, load_tokenizer
@@ -144,7 +145,7 @@ def extract(
     family_of(info.architecture)
     tokenizer = load_tokenizer(info, date)
     chat_template(tokenizer)  # before the weights are loaded
-    dtype = said_dtype(info, dtype, device_map)
+    dtype = said_engine_dtype(info, dtype) if engine == VLLM else said_dtype(info, dtype, device_map)
     with (
         opened_source(engine, info, dtype, device_map, plan.batch_size) as source,
         progress_bar("extracting", "prompt") as progress,

@@ -95,12 +95,14 @@ def serve(
     from vllm_refusal.chat_date import tell, told
     from vllm_refusal.config import check_default
     from vllm_refusal.options import parse_ablation_options
+    from vllm_refusal.served_dtype import dtype_flags
     from vllm_refusal.server import check_modules, run_server, server_arguments
 
     modules = parse_ablation_options(ablations, allow_other_model)
     default = check_default(default_ablation, modules)
     flags = ["--host", host, "--port", str(port), *(["--revision", revision] if revision else []), *ctx.args]
     folder = None if runtime_folder is None else AllowedFolder.at(runtime_folder, allow_other_model)
+    flags += dtype_flags(model, revision, ctx.args)
     room = {"max_modules": max_ablations, "max_rank": max_ablation_rank, "sites": list(sites)}
     room = {setting: value for setting, value in room.items() if value}
     if room and folder is None:

@@ -23,6 +23,7 @@ from eval.judge.options import choose_judge
 from eval.records import Run
 from eval.shell import Shell
 from surgery.artifacts import file_sha256, json_sha256, package_versions, replacing
+from surgery.command_options import said_engine_dtype
 from surgery.errors import ArtifactError, OutputExistsError
 from surgery.folders import check_folder, make_folder
 from surgery.models import ModelInfo, describe_model
@@ -113,6 +114,7 @@ def prepare(model: str, alphas: tuple[float, ...], options: Mapping[str, Any], a
     pairs = None if options["rvs"] else load_pairs(options["pairs"])
     info = describe_model(model, options["revision"])
     check_architecture(info.architecture, "an audit")
+    options = {**options, "dtype": said_engine_dtype(info, options["dtype"])}
     selection, measuring = halves(prompts, options["seed"])
     counts = len(selection), len(measuring), len(safe)
     size = Size(info.n_layers, options["max_rank"], alphas, *counts, options["weights"])
@@ -154,8 +156,12 @@ def begin(folder: Path, request: Request) -> None:
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raises: ArtifactError; what the first of them, of an older version, did not record cannot be compared."""
-    differing = [name for name in now if name in before and json_sha256(before[name]) != json_sha256(now[name])]
+    """Raises: ArtifactError; what the first of them, of an older version, did not record cannot be compared.
+
+    A dtype left to vLLM is compared by each run with the one that its engine ran in.
+    """
+    known = {name for name in now if name in before and not (name == "dtype" and before[name] == "auto")}
+    differing = [name for name in now if name in known and json_sha256(before[name]) != json_sha256(now[name])]
     if differing:
         raise ArtifactError(
             f"{folder}: holds another audit ({', '.join(differing)} differ); repeat its command to go on with it, choose "

@@ -125,6 +125,7 @@ def benchmark(
     if chat_template:
         check_template(load_tokenizer(info))
     edits = Edits(checkpoints, adapters, ablations, allow_other_model)
+    dtype = _dtype(info, dtype, chosen["backend"])
     variants, backend = _backend(info, edits, dtype, chosen)
     settings = Settings(limit, num_fewshot, chat_template, dtype, date)
     study = Benchmark(out, info, variants, settings, backend, made=edits.dates())
@@ -145,6 +146,18 @@ def _check_options(chosen: dict[str, Any], dtype: str) -> None:
         raise click.UsageError(f"{given[0]} {where}")
     if backend == "served" and not chosen["base_url"]:
         raise click.UsageError("--backend served needs --base-url")
+
+
+def _dtype(info: "ModelInfo", dtype: str, backend: str) -> str:
+    """--dtype as it is run and recorded; of quantized weights, and of a server, "auto" stays what it is."""
+    from surgery.command_options import said_dtype, said_engine_dtype
+    from surgery.dtypes import KNOWN
+
+    if backend == "served":
+        return dtype
+    if backend == "vllm":
+        return said_engine_dtype(info, dtype)
+    return said_dtype(info, dtype, None) if info.dtype in KNOWN else dtype
 
 
 def _backend(info: "ModelInfo", edits: "Edits", dtype: str, chosen: dict[str, Any]) -> "tuple[list[Variant], Backend]":

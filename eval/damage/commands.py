@@ -56,7 +56,7 @@ def damage(
     from eval.damage.study import measure_run, unmeasurable
     from eval.damage.texts import BUILT_IN, load_documents
     from eval.records import Run
-    from surgery.command_options import progress_bar
+    from surgery.command_options import progress_bar, said_engine_dtype
     from vllm_refusal.engine import EngineOptions
 
     run = Run.open(run_path)
@@ -74,7 +74,7 @@ def damage(
             info,
             harmless,
             str(text) if text else "built in",
-            EngineOptions(chosen, eager, max_num_seqs),
+            EngineOptions(said_engine_dtype(info, chosen), eager, max_num_seqs),
             _checkpoints(run, folders),
             progress,
             force,
