@@ -52,6 +52,7 @@ def _loading_settings(original: Any) -> Any:
         from vllm_refusal.config import load_config
 
         self.ablation, self.capture = load_config(vllm_config), load_capture(vllm_config)
+        _forget_what_the_core_refuses()
         if self.ablation is not None:
             _refuse_beam_search(self.ablation.default)
         if self.capture is not None:
@@ -200,8 +201,33 @@ def _loading_settings_in_core(original: Any) -> Any:
     return _initialize_kv_caches
 
 
+@functools.cache
+def _forget_what_the_core_refuses() -> None:
+    """Where the core is in the front end's process, nobody else ends a request that it refuses."""
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    LLMEngine.add_request = _forgetting_refused(LLMEngine.add_request)
+
+
+def _forgetting_refused(original: Any) -> Any:
+    @functools.wraps(original)
+    def add_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, *args, **kwargs)
+        except Exception:
+            core = getattr(self.engine_core, "engine_core", None)
+            if core is not None:
+                waiting = self.output_processor.request_states.items()
+                lost = [(name, state.parent_req) for name, state in waiting if name not in core.scheduler.requests]
+                names = {name if parent is None else parent.request_id for name, parent in lost}
+                self.abort_request(list(names), internal=True)
+            raise
+
+    return add_request
+
+
 def _admitting(original: Any) -> Any:
-    """An exception here ends this request alone, as vLLM's own of this step do."""
+    """An exception here ends this request alone: a core in a process of its own answers it with an error."""
 
     @functools.wraps(original)
     def preprocess_add_request(self: Any, request: Any) -> Any:

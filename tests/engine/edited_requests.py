@@ -121,3 +121,15 @@ def sampling(intervention=None, **arguments):
 
 def run(llm, prompts, params):
     return llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+
+
+def raw_request(name, token_ids, extra_args):
+    """What the engine core is sent by a front end that knows nothing of ablations."""
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+
+    params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, extra_args=extra_args)
+    empty = dict.fromkeys(("mm_features", "pooling_params", "lora_request", "cache_salt", "data_parallel_rank"))
+    return EngineCoreRequest(
+        request_id=name, prompt_token_ids=token_ids, sampling_params=params, arrival_time=0.0, **empty
+    )

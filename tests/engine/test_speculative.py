@@ -4,7 +4,17 @@ Engines run in processes of their own: stock vLLM's CPU engine starts no second 
 """
 
 import pytest
-from edited_requests import EFFECT, INTERVENTIONS, LOGPROB_TOLERANCE, Reference, prompt, run, sampling, start_llm
+from edited_requests import (
+    EFFECT,
+    INTERVENTIONS,
+    LOGPROB_TOLERANCE,
+    Reference,
+    prompt,
+    raw_request,
+    run,
+    sampling,
+    start_llm,
+)
 from tiny_models import servable_model
 
 pytestmark = pytest.mark.engine
@@ -76,10 +86,9 @@ def test_a_request_is_answered_alone_as_in_the_batch(answered):
     assert any(output.num_cached_tokens for output in alone)  # cached blocks came only from equal interventions
 
 
+@pytest.mark.parametrize("answered", ["draft_model"], indirect=True)  # n-grams are drafted from the prompt, by no model
 def test_the_draft_model_runs_unedited(answered):
-    kind, *_, llm = answered
-    if kind == "ngram":
-        pytest.skip("drafts come from the prompt, there is no draft model")
+    llm = answered[-1]
     everything = ("four", 1.0, "all")
     before = drafted(llm)
     answer(llm, [prompt(41, 9)], [everything])
@@ -92,18 +101,6 @@ def test_the_draft_model_runs_unedited(answered):
 def rate(before, after):
     """The part of the drafted tokens between two counts that was accepted."""
     return (after[1] - before[1]) / (after[0] - before[0])
-
-
-def raw_request(name, token_ids, extra_args):
-    """What the engine core is sent by a front end that knows nothing of ablations."""
-    from vllm import SamplingParams
-    from vllm.v1.engine import EngineCoreRequest
-
-    params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, extra_args=extra_args)
-    empty = dict.fromkeys(("mm_features", "pooling_params", "lora_request", "cache_salt", "data_parallel_rank"))
-    return EngineCoreRequest(
-        request_id=name, prompt_token_ids=token_ids, sampling_params=params, arrival_time=0.0, **empty
-    )
 
 
 def test_what_no_front_end_of_ours_has_seen_is_edited_or_ends_alone(reference, answered):

@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
-from edited_requests import Reference, run, sampling, start_llm
+from edited_requests import LOGPROB_TOLERANCE, Reference, raw_request, run, sampling, start_llm
 from tiny_models import D_MODEL, save_servable_model
 
 from surgery.subspace import random_subspace
 from vllm_refusal.proof import NoEffectError
+from vllm_refusal.request import UnknownAblationError
 
 pytestmark = pytest.mark.engine
 
@@ -39,24 +41,48 @@ def test_an_engine_of_vllms_own_is_proven_as_it_starts(reference, monkeypatch):
         start_llm(reference, skip_tokenizer_init=True, max_num_seqs=4)
 
 
-def test_the_proof_is_in_no_count_and_holds_whatever_strength_is_admitted(reference):
-    """The engine answers nobody while it proves, and its own bound of strength does not stop it."""
+@pytest.fixture(scope="module")
+def llm(reference):
+    """In this process, with a bound of strength below the proof's."""
     settings = {"modules": {"four": {**reference.modules["four"], "alpha": 0.25}}, "max_alpha": 0.5}
-    llm = start_llm(
-        reference,
-        skip_tokenizer_init=True,
-        max_num_seqs=4,
-        disable_log_stats=False,
-        additional_config={"ablation": settings},
-    )
+    arguments = {"additional_config": {"ablation": settings}, "disable_log_stats": False}
+    llm = start_llm(reference, skip_tokenizer_init=True, max_num_seqs=4, **arguments)
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+def assert_answers(reference, llm):
+    intervention = ("four", 0.5, "all")
+    (answer,) = run(llm, [[5, 6, 7]], sampling(intervention, max_tokens=1, detokenize=False))
+    assert reference.distance(answer, answer.outputs[0], intervention) < LOGPROB_TOLERANCE
+
+
+def test_the_proof_is_in_no_count_and_holds_whatever_strength_is_admitted(reference, llm):
+    """The engine answers nobody while it proves, and its own bound of strength does not stop it."""
+    (counted,) = [metric.value for metric in llm.get_metrics() if metric.name == "vllm:prompt_tokens"]
+    assert counted == 0
+    assert_answers(reference, llm)
+    assert llm.collective_rpc("prove_ablations") == [{"proven": ["four"], "fault": None}]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_request_that_the_core_refuses_raises_and_nobody_waits_for_it(reference, llm, n):
+    """An engine core of this process has nobody who would end the request instead."""
+    request = raw_request("unknown", [5, 6, 7], {"ablation": "x"})
+    request.sampling_params.n = n
+    signal.signal(signal.SIGALRM, hung)
+    signal.alarm(60)
     try:
-        (counted,) = [metric.value for metric in llm.get_metrics() if metric.name == "vllm:prompt_tokens"]
-        assert counted == 0
-        (answer,) = run(llm, [[5, 6, 7]], sampling(("four", 0.5, "all"), max_tokens=1, detokenize=False))
-        assert reference.distance(answer, answer.outputs[0], ("four", 0.5, "all")) < 1e-4
-        assert llm.collective_rpc("prove_ablations") == [{"proven": ["four"], "fault": None}]
+        with pytest.raises(UnknownAblationError, match="'x' is not loaded"):
+            llm.llm_engine.add_request("unknown", request, request.sampling_params)
+        assert not llm.llm_engine.has_unfinished_requests()
+        assert_answers(reference, llm)
     finally:
-        llm.llm_engine.engine_core.shutdown()
+        signal.alarm(0)
+
+
+def hung(*_):
+    raise TimeoutError("nobody ends the request that was refused")
 
 
 @pytest.fixture
