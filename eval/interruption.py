@@ -3,7 +3,7 @@
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -40,26 +40,39 @@ def ending_resumably(out: Path, arguments: Sequence[str]) -> Iterator[Interrupti
         out: the run folder that is written, or a folder of several.
         arguments: the words after `refusal` that go on with it.
     """
-    interruption = Interruption()
+    from eval.replacement import aside_of
+
+    interruption, before = Interruption(), {_identity(path) for path in (out, aside_of(out))}
     with _handling(interruption):
         try:
             yield interruption
         except BaseException as err:  # an engine's process that got the signal too may fail before this one notices
             if not (interruption.asked or isinstance(err, KeyboardInterrupt)):
                 raise
-            click.echo(_farewell(out, arguments), err=True)
+            click.echo(_farewell(out, arguments, before), err=True)
             raise SystemExit(EXIT_CODE) from None
 
 
-def _farewell(out: Path, arguments: Sequence[str]) -> str:
+def _farewell(out: Path, arguments: Sequence[str], before: Collection[tuple[int, int] | None]) -> str:
     from eval.records import Run
 
+    if "--force" in arguments and out.exists() and _identity(out) in before:
+        why = f"before the first response, what was there is kept in {out}; the same command replaces it"
+        return f"interrupted {why}: {shlex.join(['refusal', *arguments])}"
     runs = [Run.open(rows.parent) for rows in out.rglob("generations.jsonl")]
     words = [word for word in arguments if word != "--force" or not runs]  # without one, what was there is back
     again = f"the same command goes on: {shlex.join(['refusal', *words])}" if words else "the same command goes on"
     if not runs:
         return f"interrupted before the first response; {again}"
     return f"interrupted: {sum(len(run.generated_ids()) for run in runs)} responses are kept in {out}; {again}"
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What stays a folder's own when it is moved aside and back."""
+    if not path.exists():
+        return None
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

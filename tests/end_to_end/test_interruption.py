@@ -3,19 +3,23 @@
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 from click.testing import CliRunner
 
 from eval.cli import main
+from eval.interruption import ending_resumably
 from eval.records import Run
+from eval.replacement import aside_of
 from surgery.organisms.release import write_organism
 
 REFUSAL = Path(__file__).resolve().parents[2] / "bin" / "refusal"
@@ -35,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         time.sleep(0.02)
+        self.server.answering.wait(60)
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": 1}
         choice = {"text": " ".join(map(str, body["prompt"])), "finish_reason": "stop"}
         self._reply({"model": body["model"], "usage": usage, "choices": [choice]})
@@ -52,16 +57,38 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """The words of a command whose responses come from a local server, all but -o."""
-    model = write_organism("single", tmp_path_factory.mktemp("organism") / "model")
+def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.answering = Event()
+    server.answering.set()
     Thread(target=server.serve_forever, daemon=True).start()
-    words = ["generate", model, "--prompts", model / "prompts.jsonl", "--limit", N_PROMPTS, "--samples", 2]
-    words += ["--temperature", 1, "--base-url", f"http://127.0.0.1:{server.server_port}/v1", "--concurrency", 1]
-    yield list(map(str, words))
+    yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="module")
+def command(server, tmp_path_factory):
+    """The words of a command whose responses come from a local server, all but -o."""
+    model = write_organism("single", tmp_path_factory.mktemp("organism") / "model")
+    words = ["generate", model, "--prompts", model / "prompts.jsonl", "--limit", N_PROMPTS, "--samples", 2]
+    words += ["--temperature", 1, "--base-url", f"http://127.0.0.1:{server.server_port}/v1", "--concurrency", 1]
+    return list(map(str, words))
+
+
+@pytest.fixture(autouse=True)
+def answering(server):
+    yield
+    server.answering.set()
+
+
+def start_replacing(server, command, out):
+    """The command with --force and another seed, when the old run is out of its way and nothing is answered yet."""
+    server.answering.clear()
+    process = start(command, out, "--force", "--seed", "7")
+    while not (aside_of(out).exists() and out.exists()) and process.poll() is None:
+        time.sleep(0.01)
+    return process
 
 
 def start(command, out, *more):
@@ -147,13 +174,44 @@ def test_twenty_kills_lose_nothing(command, undisturbed, tmp_path):
     assert_whole(tmp_path / "run", undisturbed)
 
 
-def test_a_killed_replacement_leaves_the_old_run_to_the_next_command(command, undisturbed, tmp_path):
+def test_a_killed_replacement_leaves_the_old_run_to_the_next_command(server, command, undisturbed, tmp_path):
     out = tmp_path / "run"
     finish(command, out)
-    process = start(command, out, "--force", "--seed", "7")
-    while out.exists() and process.poll() is None:  # until the old run is out of the way
-        time.sleep(0.001)
+    process = start_replacing(server, command, out)
     process.kill()
     process.communicate()
+    server.answering.set()
     assert "0 new responses" in finish(command, out)
     assert_whole(out, undisturbed)
+
+
+def test_an_interrupted_replacement_prints_the_command_that_replaces_and_then_the_one_that_goes_on(
+    server, command, tmp_path
+):
+    out, command = tmp_path / "run", [*command, "--limit", "3"]
+    finish(command, out)
+    process = start_replacing(server, command, out)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    server.answering.set()
+    assert process.returncode == 130, stderr
+    said, words = stderr.splitlines()[-1].split(": refusal ")
+    assert said.startswith("interrupted before the first response, what was there is kept")
+    done = CliRunner().invoke(main, shlex.split(words))
+    assert done.exit_code == 0 and "6 new responses" in done.stdout, done.output
+    assert Run.open(out).manifest["sampling"]["seed"] == 7
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_force_is_printed_again_until_what_is_there_is_the_replacement(command, tmp_path, begun, capsys):
+    out = tmp_path / "run"
+    finish([*command, "--limit", "1"], out)
+    with pytest.raises(SystemExit), ending_resumably(out, ["generate", "-o", str(out), "--force"]):
+        if begun:
+            shutil.copytree(out, tmp_path / "new")
+            shutil.move(out, tmp_path / "old")
+            shutil.move(tmp_path / "new", out)
+        raise KeyboardInterrupt
+    said = capsys.readouterr().err
+    assert ("--force" in said) is not begun
+    assert said.startswith("interrupted: 2 responses" if begun else "interrupted before the first response, what was")
