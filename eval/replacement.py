@@ -62,7 +62,7 @@ def settle(path: Path, kind: "Kind | None" = None) -> None:
     aside, kind = aside_of(path), kind or RUN
     if not aside.exists():
         return
-    if path.exists():
+    if path.exists() and not _is_bare(path):
         kind.check(path)
     if kind.is_finished(path):
         shutil.rmtree(aside)
@@ -70,6 +70,11 @@ def settle(path: Path, kind: "Kind | None" = None) -> None:
         if path.exists():
             shutil.rmtree(path)
         aside.rename(path)
+
+
+def _is_bare(path: Path) -> bool:
+    """Whether a folder holds nothing yet but files under construction: its writer was killed at once."""
+    return path.is_dir() and all(found.name.startswith(".") for found in path.iterdir())
 
 
 def aside_of(path: Path) -> Path:

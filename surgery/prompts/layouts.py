@@ -151,6 +151,8 @@ def _role(row: Row, layout: Layout) -> str:
 
 def _id(row: Row, layout: Layout) -> str:
     value = row.fields.get(layout.id)
+    if isinstance(value, (dict, list, bool)):
+        raise PromptFileError(f"{row.where}: {layout.id} must be text or a number, found {value!r}")
     name = str(row.number if value is None or value == "" else value)
     return f"{row.split}:{name}" if row.split else name
 

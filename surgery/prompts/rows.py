@@ -13,6 +13,7 @@ from surgery.errors import PromptFileError
 DELIMITERS = (",", ";", "\t", "|")
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 _PROSE_WORDS = 4  # a cell of so many words is a prompt, not the name of a column
+_BEYOND = "its JSON is nested too deeply or holds a number too long to be read; expected texts"
 IsHeader = Callable[[Sequence[str]], bool]
 
 
@@ -85,6 +86,8 @@ def _jsonl_rows(path: Path, text: str, _: IsHeader) -> Iterator[Row]:
             record = json.loads(line)
         except json.JSONDecodeError as err:
             raise PromptFileError(f"{path}, line {number}: not JSON ({err.msg} at column {err.colno})") from err
+        except (ValueError, RecursionError) as err:
+            raise PromptFileError(f"{path}, line {number}: {_BEYOND}") from err
         yield _json_row(record, f"{path}, line {number}", number)
 
 
@@ -93,6 +96,8 @@ def _json_rows(path: Path, text: str, _: IsHeader) -> Iterator[Row]:
         records = json.loads(text)
     except json.JSONDecodeError as err:
         raise PromptFileError(f"{path}, line {err.lineno}: not JSON ({err.msg} at column {err.colno})") from err
+    except (ValueError, RecursionError) as err:
+        raise PromptFileError(f"{path}: {_BEYOND}") from err
     for number, record in enumerate(records, start=1):
         yield _json_row(record, f"{path}, record {number}", number)
 

@@ -215,3 +215,15 @@ def test_force_is_printed_again_until_what_is_there_is_the_replacement(command, 
     said = capsys.readouterr().err
     assert ("--force" in said) is not begun
     assert said.startswith("interrupted: 2 responses" if begun else "interrupted before the first response, what was")
+
+
+@pytest.mark.parametrize("left", [(), (".lock", ".run.json.1.part")])
+def test_a_replacement_killed_before_its_record_gives_the_place_back(command, tmp_path, left):
+    out, command = tmp_path / "run", [*command, "--limit", "1"]
+    finish(command, out)
+    out.rename(aside_of(out))
+    out.mkdir()
+    for name in left:
+        (out / name).touch()
+    assert "0 new responses" in finish(command, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"] and n_lines(out) == 2

@@ -221,3 +221,17 @@ def test_half_of_a_surrogate_pair_is_refused_naming_the_line(write, column):
     name = write("pairs.jsonl", "".join(json.dumps(row) + "\n" for row in (first, second)))
     assert f"line 2: its {column} holds half of a surrogate pair" in fault(load_pairs, name)
     assert load_pairs(write("whole.jsonl", json.dumps(first)))[0].safe == "Cool \U0001f600"
+
+
+@pytest.mark.parametrize("ending", ["", "l"])
+@pytest.mark.parametrize("content", ["[" * 100_000, '[{"prompt": "a", "id": ' + "9" * 5000 + "}]"])
+def test_json_that_cannot_be_held_is_one_line(write, ending, content):
+    message = fault(load_prompts, write(f"p.json{ending}", content))
+    assert "nested too deeply or holds a number too long" in message and len(message) < 300
+
+
+@pytest.mark.parametrize("name", [{"a": 1}, [1], True])
+def test_an_id_that_is_neither_text_nor_number_is_refused(write, name):
+    assert "line 1: id must be text or a number" in fault(
+        load_prompts, write("p.jsonl", json.dumps({"id": name, "prompt": "What?"}))
+    )
