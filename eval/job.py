@@ -18,7 +18,7 @@ from eval.records import Run
 from eval.redaction import Redaction, RedactionError
 from eval.replacement import replacing_run
 from eval.study_date import made_on, recorded_date, study_date
-from surgery.command_options import said_engine_dtype
+from surgery.command_options import given, said_engine_dtype
 from surgery.errors import ArtifactError, MismatchError
 from surgery.models import ModelInfo
 from surgery.prompts import PromptSet
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 HARMFUL, SAFE, OVER_REFUSAL = "harmful", "safe", "overrefusal"
 RESPONSES, PROMPTS = "responses", "prompts"
+_OF_SERVERS = {"served_model": None, "api_key_env": DEFAULT_KEY_ENV, "concurrency": DEFAULT_CONCURRENCY}
+_OF_ENGINES = {"eager": None, "max_num_seqs": None, "tensor_parallel_size": None, "pipeline_parallel_size": None}
+_OF_ENGINES |= {"engine_args": (), "dtype": "auto"}
 
 
 @dataclass(frozen=True)
@@ -244,22 +247,17 @@ def _engine_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     sizes = {name: options[name] for name in ("tensor_parallel_size", "pipeline_parallel_size")}
     arguments = parse_engine_arguments(options["engine_args"], sizes)
     if options["base_urls"]:
-        chosen = {"--eager": options["eager"], "--max-num-seqs": options["max_num_seqs"]}
-        chosen |= {f"--{name.replace('_', '-')}": size for name, size in sizes.items()}
-        chosen |= {"--engine-arg": options["engine_args"] or None, "--dtype": None if options["dtype"] == "auto" else 1}
-        given = [name for name, value in chosen.items() if value is not None]
-        if given:
-            raise click.UsageError(f"{given[0]} is the server's where --base-url is given; set it there")
+        for name in given(options, _OF_ENGINES):
+            option = "engine-arg" if name == "engine_args" else name.replace("_", "-")
+            raise click.UsageError(f"--{option} is the server's where --base-url is given; set it there")
     return arguments
 
 
 def _servers(info: ModelInfo, plan: Plan, options: Mapping[str, Any]) -> Any:
     """The servers of --base-url, or None."""
     if not options["base_urls"]:
-        usual = {"served_model": None, "api_key_env": DEFAULT_KEY_ENV, "concurrency": DEFAULT_CONCURRENCY}
-        given = [name for name, value in usual.items() if options[name] != value]
-        if given:
-            raise click.UsageError(f"--{given[0].replace('_', '-')} needs --base-url")
+        for name in given(options, _OF_SERVERS):
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --base-url")
         return None
     from eval.served_models import Needs, ServersError
     from eval.servers import Servers

@@ -1,11 +1,12 @@
 """What several offline commands share: options, the progress bar, and the check that a model and a basis belong together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 PATH = click.Path(path_type=Path)
 SITES = ("resid_pre", "resid_mid", "resid_post")
@@ -30,6 +31,25 @@ date_option = click.option(
 source_layers_option = click.option(
     "--source-layer", "--source-layers", "source_layers", help="For refusal vectors: 9, or several (QR): 7-10."
 )
+
+
+def given(values: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """Which options are chosen: not as usual, or written on the command line all the same.
+
+    Args:
+        values: parameter -> value, in the command that runs.
+        usual: parameter -> its default, of the options in question.
+    """
+    context = click.get_current_context(silent=True)
+
+    def is_written(name: str) -> bool:
+        source = context.get_parameter_source(name) if context else None
+        return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, list | tuple) else value
+
+    return [name for name, value in usual.items() if plain(values[name]) != plain(value) or is_written(name)]
 
 
 def model_and_basis(

@@ -4,6 +4,7 @@ from datetime import datetime
 
 import click
 
+from surgery.command_options import given
 from vllm_refusal.body_limit import MAX_MIB
 
 MOST_ABLATIONS = 16
@@ -83,6 +84,8 @@ def serve(
       refusal serve MODEL --ablation refusal=rvs.safetensors,source_layer=9 \\
           --ablation tier2=sub.safetensors,alpha=1.5,layers=7-10 --port 8000 --max-model-len 4096
 
+    The model itself is listed under its hub id or its folder's name, unless --served-model-name says another.
+
     A client picks one by model="refusal", or per request by
     vllm_xargs={"ablation": "refusal", "ablation_alpha": 0.5, "ablation_layers": "7-10"}; "none" bypasses a default.
 
@@ -142,6 +145,8 @@ def doctor(model: str | None, revision: str | None, url: str | None, api_key_env
 
     if url and (model or revision):
         raise click.UsageError("give MODEL to start an engine on, or --url of a running server, not both")
+    if not url and given({"api_key_env": api_key_env}, {"api_key_env": "OPENAI_API_KEY"}):
+        raise click.UsageError("--api-key-env is of a running server; it goes with --url")
     if url and not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url {url}: expected an address such as http://127.0.0.1:8000/v1")
     from vllm_refusal.doctor import check_engine, check_server

@@ -23,7 +23,7 @@ from eval.judge.options import choose_judge
 from eval.records import Run
 from eval.shell import Shell
 from surgery.artifacts import file_sha256, json_sha256, package_versions, replacing
-from surgery.command_options import said_engine_dtype
+from surgery.command_options import given, said_engine_dtype
 from surgery.errors import ArtifactError, OutputExistsError
 from surgery.folders import check_folder, make_folder
 from surgery.models import ModelInfo, describe_model
@@ -59,7 +59,15 @@ class Request:
     @property
     def identity(self) -> dict[str, Any]:
         """What an audit that is gone on with must share, as JSON."""
-        chosen = ("max_tokens", "seed", "dtype", "eager", "pairs", "tasks", "task_limit")
+        chosen = [
+            "max_tokens",
+            "seed",
+            "dtype",
+            "eager",
+            "tasks",
+            "task_limit",
+            *([] if self.options["rvs"] else ["pairs"]),
+        ]
         return {
             "model": self.info.to_json(),
             "size": asdict(self.size) | {"alphas": list(self.size.alphas)},
@@ -107,8 +115,10 @@ class Request:
 def prepare(model: str, alphas: tuple[float, ...], options: Mapping[str, Any], arguments: Sequence[str]) -> Request:
     """Read and check what the command names.
 
-    Raises: RefusalError (prompts, model, architecture, too few prompts, tasks), click.UsageError (judge).
+    Raises: RefusalError (prompts, model, architecture, too few prompts, tasks), click.UsageError (judge, pairs beside vectors).
     """
+    if options["rvs"] and given(options, {"pairs": "builtin"}):
+        raise click.UsageError("--pairs are to extract from; --rvs gives what was extracted: leave one of them out")
     prompts = say_origin(load_prompts(options["prompts"], "harmful"))[: options["limit"]]
     safe = say_origin(load_prompts(options["safe_prompts"], "safe"))[: options["limit"]]
     pairs = None if options["rvs"] else load_pairs(options["pairs"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.generation_options import DEFAULT_KEY_ENV
-from surgery.command_options import date_option
+from surgery.command_options import date_option, given
 
 if TYPE_CHECKING:
     from eval.benchmark.backends import Edits
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from surgery.models import ModelInfo
 
 PATH = click.Path(path_type=Path)
+_OF_ENGINES = {"eager": None, "engine_args": ()}
+_OF_SERVERS = {"base_url": None, "served_model": None, "api_key_env": DEFAULT_KEY_ENV}
 
 
 @click.command()
@@ -119,12 +121,14 @@ def benchmark(
 
     if date and not chat_template:
         raise click.UsageError("--date goes with a chat template, which --no-chat-template leaves out")
+    edits = Edits(checkpoints, adapters, ablations, allow_other_model)
+    if allow_other_model and not edits.modules():
+        raise click.UsageError("--allow-other-model is of vectors; it goes with --ablation NAME=FILE")
     _check_options(chosen, dtype)
     info = describe_model(model, revision)
     asked = tasks_for(info, tasks)
     if chat_template:
         check_template(load_tokenizer(info))
-    edits = Edits(checkpoints, adapters, ablations, allow_other_model)
     dtype = _dtype(info, dtype, chosen["backend"])
     variants, backend = _backend(info, edits, dtype, chosen)
     settings = Settings(limit, num_fewshot, chat_template, dtype, date)
@@ -136,14 +140,11 @@ def benchmark(
 def _check_options(chosen: dict[str, Any], dtype: str) -> None:
     """Raises: click.UsageError for an option that the backend does not have."""
     backend = chosen["backend"]
-    engine = {"--eager/--compile": chosen["eager"] is not None, "--engine-arg": bool(chosen["engine_args"])}
-    server = {name: bool(chosen[name[2:].replace("-", "_")]) for name in ("--base-url", "--served-model")}
-    server["--api-key-env"] = chosen["api_key_env"] != DEFAULT_KEY_ENV
-    wrong = {"hf": engine | server, "vllm": server, "served": engine | {"--dtype": dtype != "auto"}}[backend]
-    given = [name for name, is_given in wrong.items() if is_given]
-    if given:
+    others = {"hf": _OF_ENGINES | _OF_SERVERS, "vllm": _OF_SERVERS, "served": _OF_ENGINES | {"dtype": "auto"}}[backend]
+    for name in given({**chosen, "dtype": dtype}, others):
+        option = {"engine_args": "engine-arg", "eager": "eager/--compile"}.get(name, name.replace("_", "-"))
         where = "is the server's; set it there" if backend == "served" else f"does not go with --backend {backend}"
-        raise click.UsageError(f"{given[0]} {where}")
+        raise click.UsageError(f"--{option} {where}")
     if backend == "served" and not chosen["base_url"]:
         raise click.UsageError("--backend served needs --base-url")
 

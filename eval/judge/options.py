@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from surgery.command_options import given
+
 if TYPE_CHECKING:
     from eval.judge.client import JudgeClient
     from eval.judge.endpoint_judge import EndpointJudge
@@ -197,9 +199,8 @@ class JudgeChoice:
 
     @property
     def given(self) -> list[str]:
-        """Options that are not as by default."""
-        unused = JudgeChoice()
-        return [name for name, value in vars(self).items() if value not in (getattr(unused, name), [])]
+        """Options that are not as by default, or given all the same."""
+        return given(vars(self), vars(JudgeChoice()))
 
     def refuse(self, names: Sequence[str], why: str) -> None:
         """Raises: click.UsageError for the first of these options that is given."""

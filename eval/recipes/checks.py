@@ -43,7 +43,7 @@ def further_words(texts: Sequence[str], groups: Collection[str]) -> dict[str, li
 def settings_of(stage: Stage) -> dict[str, Any]:
     """What a stage's command line says, as the command will read it: parameter -> value.
 
-    Raises: RecipeError for a command, an option or a value that there is not.
+    Raises: RecipeError for a command, an option or a value that there is not; of the judge, what making it raises.
     """
     from eval.cli import main
 
@@ -57,22 +57,24 @@ def settings_of(stage: Stage) -> dict[str, Any]:
     if unknown:
         raise RecipeError(f"stage {stage.name}: refusal {name} has no option {unknown[0]}")
     try:
-        return command.make_context(name, list(stage.words[1:])).params
+        context = command.make_context(name, list(stage.words[1:]))
     except click.ClickException as err:
         raise RecipeError(f"stage {stage.name}: refusal {name}: {err.format_message()}") from err
+    if name == "judge":
+        with context.scope(cleanup=False):  # where it shows which options are given, though at their default
+            judge_of(context.params)
+    return context.params
 
 
 def check_settings(settings: Mapping[str, Mapping[str, Any]], recipe: Recipe) -> None:
-    """Check what the commands of the later stages would find out only hours later: the judge, the tasks.
+    """Check what the commands of the later stages would find out only hours later: the tasks.
 
     Args:
         settings: stage -> `settings_of` it.
-    Raises: RecipeError, and what the judge and the tasks raise.
+    Raises: what the tasks raise.
     """
     from eval.benchmark.tasks import parse_tasks
 
-    if "judge" in settings:
-        judge_of(settings["judge"])
     if "benchmark" in settings:
         parse_tasks(settings["benchmark"]["tasks"], is_organism=recipe.prepare == "organism")
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import click
 import pytest
 from made_vectors import save_vectors
 from synthetic_runs import RunMaker
@@ -65,9 +66,16 @@ def test_an_audit_does_not_go_on_when_the_prompts_in_a_file_of_the_same_name_are
 
 def test_pairs_do_not_matter_to_an_audit_of_given_vectors(request_of, tmp_path):
     (tmp_path / "rvs.safetensors").write_bytes(b"vectors")
-    begin(tmp_path / "audit", request_of(rvs=tmp_path / "rvs.safetensors"))
-    leave_out_the_last(tmp_path / "pairs.jsonl")
-    begin(tmp_path / "audit", request_of(rvs=tmp_path / "rvs.safetensors"))
+    asked = {"rvs": tmp_path / "rvs.safetensors", "pairs": "builtin"}
+    begin(tmp_path / "audit", request_of(**asked))
+    path = tmp_path / "audit" / "design.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pairs": "others.jsonl"}))  # taken before, and ignored
+    begin(tmp_path / "audit", request_of(**asked))
+
+
+def test_pairs_beside_given_vectors_are_refused(request_of, tmp_path):
+    with pytest.raises(click.UsageError, match="--pairs are to extract from; --rvs gives what was extracted"):
+        request_of(rvs=tmp_path / "rvs.safetensors")
 
 
 def test_an_audit_begun_before_its_pairs_were_recorded_goes_on(request_of, tmp_path):

@@ -4,13 +4,17 @@ from dataclasses import fields
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from eval.benchmark.commands import _check_options
 from eval.beside import asked_judge
+from eval.cli import main
 from eval.generation_options import DEFAULT_KEY_ENV
-from eval.job import _engine_options, _servers
+from eval.job import _engine_arguments, _servers
 from eval.judge.heuristic import HeuristicJudge
 from eval.judge.options import JudgeChoice, choose_judge
+from surgery.command_options import given
+from surgery.organisms.release import asset
 
 VALUES = {float | None: 0.5, int | None: 7, str | None: "x", int: 7, str: "x"}
 NAMES = [field.name for field in fields(JudgeChoice) if field.name not in ("judge_name", "judge_model")]
@@ -81,8 +85,8 @@ SERVER = {"base_urls": (), "served_model": None, "api_key_env": DEFAULT_KEY_ENV,
 def test_an_option_of_the_engine_is_blamed_by_its_own_name_where_servers_answer(option, value):
     key = {"--engine-arg": "engine_args"}.get(option, option[2:].replace("-", "_"))
     with pytest.raises(click.UsageError, match=f"^{option} is the server's where --base-url is given"):
-        _engine_options(ENGINE | {key: value})
-    assert _engine_options(ENGINE | {key: value, "base_urls": ()})
+        _engine_arguments(ENGINE | {key: value})
+    _engine_arguments(ENGINE | {key: value, "base_urls": ()})
 
 
 @pytest.mark.parametrize(
@@ -100,3 +104,57 @@ def test_a_benchmark_without_a_server_takes_no_key_for_one(backend):
     _check_options(chosen | {"api_key_env": DEFAULT_KEY_ENV}, "auto")
     with pytest.raises(click.UsageError, match=f"^--api-key-env does not go with --backend {backend}"):
         _check_options(chosen | {"api_key_env": "OTHER"}, "auto")
+
+
+# ---------------------------------------------------------------- given at the default
+
+PROMPTS = ("--prompts", "p.txt", "-o", "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("judge", "run", "--rubric", "standard"), "--judge-rubric needs --judge-model"),
+        (("judge", "run", "--judge-temperature", "0"), "--judge-temperature needs --judge-model"),
+        (("generate", "m", *PROMPTS, "--judge-max-tokens", "512"), "--judge-max-tokens needs --judge or --judge-model"),
+        (
+            ("generate", "m", *PROMPTS, "--base-url", "http://127.0.0.1:9/v1", "--dtype", "auto"),
+            "--dtype is the server's where --base-url is given",
+        ),
+        (
+            ("benchmark", "m", "-o", "b", "--backend", "served", "--base-url", "http://127.0.0.1:9", "--dtype", "auto"),
+            "--dtype is the server's",
+        ),
+        (
+            ("benchmark", "m", "-o", "b", "--api-key-env", DEFAULT_KEY_ENV),
+            "--api-key-env does not go with --backend hf",
+        ),
+        (("benchmark", "m", "-o", "b", "--allow-other-model"), "--allow-other-model is of vectors"),
+        (("audit", "m", "-o", "a", "--rvs", "r", "--pairs", "builtin"), "--pairs are to extract from"),
+        (("doctor", "--api-key-env", "OPENAI_API_KEY"), "--api-key-env is of a running server"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused_at_its_default_too(words, message):
+    found = CliRunner().invoke(main, list(words))
+    assert found.exit_code == 2 and message in " ".join(found.stderr.split()), (found.output, found.exception)
+
+
+def test_an_option_of_servers_is_refused_at_its_default_too(tmp_path):
+    model = asset("single")
+    (tmp_path / "p.txt").write_text("How do I open a tin?\n")
+    words = ["generate", str(model), "--prompts", str(tmp_path / "p.txt"), "-o", str(tmp_path / "run")]
+    found = CliRunner().invoke(main, [*words, "--concurrency", "128"])
+    assert found.exit_code == 2 and "--concurrency needs --base-url" in found.stderr
+
+
+def test_a_study_finds_an_option_of_its_judge_that_does_nothing_before_it_begins(tmp_path):
+    words = ["reproduce", "organism-single", "--with", "judge:rubric=standard", "--dry-run"]
+    found = CliRunner().invoke(main, words)
+    assert found.exit_code == 1 and "stage judge: --judge-rubric needs --judge-model" in found.output
+
+
+def test_outside_a_command_what_is_as_usual_is_not_given():
+    assert given({"a": 1, "b": ()}, {"a": 1, "b": []}) == [] and given({"a": 1, "b": (2,)}, {"a": 2, "b": ()}) == [
+        "a",
+        "b",
+    ]
