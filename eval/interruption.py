@@ -53,6 +53,27 @@ def ending_resumably(out: Path, arguments: Sequence[str]) -> Iterator[Interrupti
             raise SystemExit(EXIT_CODE) from None
 
 
+@contextmanager
+def naming_the_whole(arguments: Sequence[str], goes_on: bool) -> Iterator[None]:
+    """For a command that runs others: an interruption of one of them ends it too, with a line that names the whole.
+
+    Args:
+        arguments: the words after `refusal` of the whole.
+        goes_on: whether these go on where it was, rather than begin anew.
+    """
+    interruption = Interruption()
+    with _handling(interruption):
+        try:
+            yield
+        except (KeyboardInterrupt, click.Abort, SystemExit) as err:
+            if isinstance(err, SystemExit) and err.code != EXIT_CODE:
+                raise
+            then = "goes on after the last finished stage" if goes_on else "runs every stage anew"
+            again = f": {shlex.join(['refusal', *arguments])}" if arguments else ""
+            click.echo(f"interrupted; the same command {then}{again}", err=True)
+            raise SystemExit(EXIT_CODE) from None
+
+
 def _farewell(out: Path, arguments: Sequence[str], before: Collection[tuple[int, int] | None]) -> str:
     from eval.records import Run
 

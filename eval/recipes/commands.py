@@ -54,13 +54,16 @@ def reproduce(recipe: str | None, out: Path | None, force: bool, dry_run: bool, 
         raise click.UsageError("name a RECIPE, or print them with --list")
     if out is None and not dry_run:
         raise click.UsageError("-o says where the artifacts go")
+    from eval.commands import command_words
+    from eval.interruption import naming_the_whole
     from eval.recipes.study import make_study
 
     study = make_study(recipe, out or Path(_name_of(recipe)), options)
     if dry_run:
         click.echo("\n".join(study.forecast()))
         return
-    click.echo(study.run(force))
+    with naming_the_whole(command_words(), goes_on=not force):
+        click.echo(study.run(force))
 
 
 def _name_of(recipe: str) -> str:

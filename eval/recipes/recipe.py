@@ -164,6 +164,8 @@ def _read(name: str, text: str) -> Recipe:
         return Recipe.model_validate(content)
     except yaml.YAMLError as err:
         raise RecipeError(f"{name}: not YAML ({' '.join(str(err).split())})") from err
+    except RecursionError as err:
+        raise RecipeError(f"{name}: is nested too deeply to be read") from err
     except ValidationError as err:
         raise RecipeError(f"{name}: {'; '.join(map(_fault, err.errors()))}") from err
 

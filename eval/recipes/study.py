@@ -78,6 +78,8 @@ class Study:
         from eval.shell import Shell
 
         folder = self.place.folder
+        if folder.exists() and not folder.is_dir():
+            raise RecipeError(f"{folder}: is a file; choose a folder")
         if folder.exists() and any(folder.iterdir()) and not (folder / STATE).exists():
             raise RecipeError(f"{folder}: exists and holds no reproduction; choose another folder")
         state, shell = State(folder), Shell(force=False)
@@ -157,6 +159,8 @@ def make_study(name: str, out: Path, options: Mapping[str, Any]) -> Study:
     """
     recipe = load_recipe(name)
     given = {key: options[key] for key in ("model", "limit", "max_tokens", "dtype") if options[key] is not None}
+    if options["model"] and recipe.prepare == "organism":
+        raise RecipeError(f"recipe {name} is about the organism {recipe.model!r} that it makes; leave --model out")
     recipe = recipe.model_copy(update=given)
     if not recipe.model:
         raise RecipeError(f"recipe {name} names no model; give one with --model")

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from synthetic_runs import RunMaker, rv
@@ -119,6 +121,7 @@ def test_a_fault_is_one_line_before_anything_runs(recipe_file, tmp_path, extra, 
         ("title: [a\n", "study.yaml: not YAML"),
         ("title: a study\n", "model: Field required"),
         ("\x00", "study.yaml: not YAML"),
+        ("[" * 20_000, "study.yaml: is nested too deeply"),
         (None, "study.yaml: cannot be read"),
     ],
 )
@@ -327,6 +330,31 @@ def test_force_runs_every_stage_anew(recipe_file, tmp_path, pretended):
     ran.clear()
     assert invoke(recipe_file(), "-o", tmp_path / "out", "--force").exit_code == 0
     assert ran == first
+
+
+@pytest.mark.parametrize("broken_by", [KeyboardInterrupt, click.Abort, SystemExit(130)])
+@pytest.mark.parametrize(
+    ("more", "words"), [([], "goes on after"), (["--force"], "runs every stage anew: refusal reproduce")]
+)
+def test_an_interrupted_study_ends_with_its_own_command(recipe_file, tmp_path, monkeypatch, broken_by, more, words):
+    def run(shell, stage, *_):
+        raise broken_by
+
+    monkeypatch.setattr(Shell, "run", run)
+    found = invoke(recipe_file(), "-o", tmp_path / "out", *more)
+    assert found.exit_code == 130 and words in found.output, found.output
+    again = shlex.join(["refusal", "reproduce", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out"), *more])
+    assert found.output.splitlines()[-1].endswith(again)
+
+
+def test_a_place_or_a_model_that_cannot_be_is_one_line(recipe_file, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for words, said in (
+        ([recipe_file(), "-o", tmp_path / "file"], "is a file; choose a folder"),
+        (["organism-single", "-o", tmp_path / "out", "--model", "m"], "that it makes; leave --model out"),
+    ):
+        found = invoke(*words)
+        assert found.exit_code == 1 and said in found.output and found.output.strip().count("\n") == 0
 
 
 def test_what_is_left_out_is_said(recipe_file, tmp_path):
