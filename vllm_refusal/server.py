@@ -1,6 +1,7 @@
 """The OpenAI-compatible server: stock vLLM, with named ablations, proven by effect before it listens."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
@@ -83,6 +84,7 @@ def run_server(
         vars(args).update(cpu_cache_argument())
     if (args.api_server_count or 1) > 1:
         raise ServerError("named ablations are served by one API process; remove --api-server-count")
+    args.served_model_name = args.served_model_name or [default_name(args.model)]
     _check_names(args)
     if folder is not None:
         _check_key(args)
@@ -90,12 +92,16 @@ def run_server(
     uvloop.run(_serve(args, folder, max_body_bytes))
 
 
+def default_name(model: str) -> str:
+    """What clients call the model where the operator does not say: a hub id as it is, a folder by its last name."""
+    return os.path.basename(os.path.abspath(model)) if os.path.exists(model) else model
+
+
 def _check_names(args: Any) -> None:
     """Raises: ServerError when an ablation has the name of the model or of an adapter, or when any name is accepted."""
     from vllm import envs
 
-    models = args.served_model_name or [args.model]
-    taken = {*([models] if isinstance(models, str) else models), *(lora.name for lora in args.lora_modules or ())}
+    taken = {*args.served_model_name, *(lora.name for lora in args.lora_modules or ())}
     settings = (args.additional_config or {}).get(KEY)
     if settings is not None and envs.VLLM_SKIP_MODEL_NAME_VALIDATION:
         raise ServerError(

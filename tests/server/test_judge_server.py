@@ -53,10 +53,10 @@ def write_verdict_writer(folder):
 
 @pytest.fixture(scope="module")
 def judge_server(tmp_path_factory):
-    """(address, process, log) of a vLLM server that serves the model as "judge"."""
-    model, port = write_verdict_writer(tmp_path_factory.mktemp("judge") / "model"), free_port()
+    """(address, process, log) of a vLLM server that serves the model as "judge", its folder's name."""
+    model, port = write_verdict_writer(tmp_path_factory.mktemp("folder") / "judge"), free_port()
     log = tmp_path_factory.mktemp("server") / "server.log"
-    command = [sys.executable, REFUSAL, "serve", model, "--port", port, "--served-model-name", "judge"]
+    command = [sys.executable, REFUSAL, "serve", model, "--port", port]
     command += ["--enforce-eager", "--max-model-len", LONGEST, "--dtype", "float32", "--max-num-seqs", 8]
     with running(command, port, log) as process:
         yield f"http://127.0.0.1:{port}/v1", process, log
@@ -124,6 +124,15 @@ def test_nothing_can_be_loaded_or_unloaded_unless_the_operator_has_named_a_folde
     for verb, body in (("load", {"name": "x", "path": str(rvs), "source_layer": 4}), ("unload", {"name": "late"})):
         assert httpx.post(f"{judge_url}/{verb}_ablation", json=body, timeout=60).status_code == 404
     assert models() == ["judge"]
+
+
+def test_a_model_that_is_not_served_is_answered_with_names_and_no_path(judge_url):
+    asked = {"model": "no-such", "prompt": "x"}
+    found = httpx.post(f"{judge_url}/completions", json=asked, timeout=60)
+    assert found.status_code == 404
+    assert found.json()["error"]["message"] == "The model `no-such` does not exist. Valid names: judge."
+    listed = httpx.get(f"{judge_url}/models", timeout=60).json()["data"]
+    assert [(card["id"], card["root"]) for card in listed] == [("judge", "judge")]
 
 
 def test_zz_sigterm_stops_a_server_and_its_processes_with_a_request_in_flight(judge_server):

@@ -457,10 +457,10 @@ def test_an_ablation_cannot_have_the_name_of_the_model_or_of_an_adapter():
         given = {"served_model_name": ["base", "alias"], "lora_modules": [SimpleNamespace(name="adapter")], **given}
         return SimpleNamespace(model="org/model", additional_config={"ablation": {"modules": {name: {}}}}, **given)
 
-    for taken in (arguments("alias"), arguments("adapter"), arguments("org/model", served_model_name=None)):
+    for taken in (arguments("alias"), arguments("adapter"), arguments("org/model", served_model_name=["org/model"])):
         with pytest.raises(ServerError, match="has that name"):
             _check_names(taken)
-    for free in (arguments("refusal"), arguments("org/model"), arguments("b", served_model_name="base")):
+    for free in (arguments("refusal"), arguments("org/model"), arguments("b", served_model_name=["base"])):
         _check_names(free)
 
 

@@ -8,7 +8,7 @@ import pytest
 from surgery.subspace import random_subspace
 from vllm_refusal import serving
 from vllm_refusal.config import AblationConfig, AblationModule
-from vllm_refusal.server import ServerError, _check_names
+from vllm_refusal.server import ServerError, _check_names, default_name
 
 D_MODEL, N_LAYERS = 16, 3
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -116,13 +116,21 @@ def test_requests_that_ask_for_nothing_and_those_of_no_client_pass(base_serving)
 def test_a_server_with_ablations_does_not_start_where_any_model_name_is_accepted(monkeypatch):
     def arguments(ablation):
         settings = {"ablation": {"modules": ablation}} if ablation else {}
-        return SimpleNamespace(model="m", served_model_name=None, lora_modules=None, additional_config=settings)
+        return SimpleNamespace(model="m", served_model_name=["m"], lora_modules=None, additional_config=settings)
 
     _check_names(arguments({"one": {}}))
     monkeypatch.setenv("VLLM_SKIP_MODEL_NAME_VALIDATION", "1")
     _check_names(arguments({}))
     with pytest.raises(ServerError, match="VLLM_SKIP_MODEL_NAME_VALIDATION"):
         _check_names(arguments({"one": {}}))
+
+
+def test_a_model_is_served_under_its_hub_id_or_its_folders_last_name(tmp_path, monkeypatch):
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "models" / "tiny")
+    folder = str(tmp_path / "models" / "tiny")
+    assert {default_name(model) for model in (folder, f"{folder}/", ".", "../tiny")} == {"tiny"}
+    assert default_name("org/tiny") == "org/tiny"
 
 
 @pytest.mark.parametrize(
