@@ -211,7 +211,7 @@ def _plan(
     info: ModelInfo, add_conditions: Callable[[PlanBuilder, ModelInfo], None], options: Mapping[str, Any]
 ) -> Plan:
     from surgery.manifest import ADAPTER_KIND, read_manifest
-    from vllm_refusal.config import check_architecture
+    from vllm_refusal.settings.module_files import check_architecture
 
     builder = PlanBuilder(info.n_layers, info.d_model)
     add_conditions(builder, info)
@@ -261,7 +261,7 @@ def _servers(info: ModelInfo, plan: Plan, options: Mapping[str, Any]) -> Any:
         return None
     from eval.served_models import Needs, ServersError
     from eval.servers import Servers
-    from vllm_refusal.config import load_module
+    from vllm_refusal.settings.module_files import load_module
 
     elsewhere = [*plan.checkpoints, *plan.adapters]
     if elsewhere:

@@ -7,8 +7,8 @@ from typing import Any
 
 from surgery.errors import RefusalError
 from surgery.layers import format_layers
-from vllm_refusal.config import NONE, AblationModule
-from vllm_refusal.request import ALPHA, LAYERS, NAME
+from vllm_refusal.settings.modules import NONE, AblationModule
+from vllm_refusal.settings.request import ALPHA, LAYERS, NAME
 
 
 class ServersError(RefusalError):

@@ -8,8 +8,8 @@ from surgery.hooks import RESID_POST
 from surgery.models import ModelInfo
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.capture import LAYERS, SITES
-from vllm_refusal.config import check_architecture
 from vllm_refusal.engine import Engine, EngineError, EngineOptions, Request, Sampling
+from vllm_refusal.settings.module_files import check_architecture
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ from typing import Any
 
 from vllm_refusal.capture import RESOLVED as CAPTURE_RESOLVED
 from vllm_refusal.capture import asks_for_capture, resolve_capture
-from vllm_refusal.config import NONE, AblationConfig
 from vllm_refusal.proof import proving
-from vllm_refusal.request import (
+from vllm_refusal.settings.modules import NONE, AblationConfig
+from vllm_refusal.settings.request import (
     NAME,
     RESOLVED,
     Intervention,
@@ -49,7 +49,7 @@ def _loading_settings(original: Any) -> Any:
     @functools.wraps(original)
     def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         from vllm_refusal.capture import load_capture
-        from vllm_refusal.config import load_config
+        from vllm_refusal.settings.loading import load_config
 
         self.ablation, self.capture = load_config(vllm_config), load_capture(vllm_config)
         _forget_what_the_core_refuses()
@@ -149,7 +149,7 @@ def _resolve_or_refuse(request_id: str, params: Any, ablation: Any, capture: Any
     from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 
     from surgery.errors import RefusalError
-    from vllm_refusal.request import UnknownAblationError
+    from vllm_refusal.settings.request import UnknownAblationError
 
     if not hasattr(params, "extra_args"):  # pooling requests; an engine for them does not start with these settings
         return {}
@@ -172,7 +172,7 @@ def refuse_unloaded(request: Any, config: AblationConfig) -> None:
     """
     from vllm.exceptions import VLLMNotFoundError
 
-    from vllm_refusal.request import UnknownAblationError
+    from vllm_refusal.settings.request import UnknownAblationError
 
     name = ablation_of(request)
     if name == NONE:
@@ -193,7 +193,7 @@ def _loading_settings_in_core(original: Any) -> Any:
 
     @functools.wraps(original)
     def _initialize_kv_caches(self: Any, vllm_config: Any) -> Any:
-        from vllm_refusal.config import load_config
+        from vllm_refusal.settings.loading import load_config
 
         self.ablation = load_config(vllm_config)
         return original(self, vllm_config)
@@ -278,7 +278,7 @@ def _following_modules(original: Any) -> Any:
 
     @functools.wraps(original)
     def collective_rpc(self: Any, method: Any, timeout: Any = None, args: tuple = (), kwargs: Any = None) -> Any:
-        from vllm_refusal.config import load_another
+        from vllm_refusal.settings.loading import load_another
 
         answers = original(self, method, timeout, args, kwargs)
         if method == "load_ablation" and not any(answer["fault"] for answer in answers):

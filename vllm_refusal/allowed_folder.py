@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from surgery.errors import RefusalError
-from vllm_refusal.config import NONE
+from vllm_refusal.settings.modules import NONE
 
 MAX_BYTES = 64 * 2**20
 """Size limit of a file: 64 MiB holds the RVs of 126 layers at d_model 16,384 eight times."""

@@ -13,7 +13,8 @@ from surgery.errors import RefusalError
 from surgery.hooks import RESID_POST, RESID_SITES
 from surgery.layers import parse_layers
 from vllm_refusal.architectures import ARCHITECTURES
-from vllm_refusal.config import ConfigError, check_engine, check_keys
+from vllm_refusal.settings.loading import check_engine
+from vllm_refusal.settings.modules import ConfigError, check_keys
 
 KEY = "capture"
 LAYERS, SITES = "capture_layers", "capture_sites"

@@ -96,10 +96,10 @@ def serve(
     from surgery.chat import today
     from vllm_refusal.allowed_folder import AllowedFolder
     from vllm_refusal.chat_date import tell, told
-    from vllm_refusal.config import check_default
     from vllm_refusal.options import parse_ablation_options
     from vllm_refusal.served_dtype import dtype_flags
     from vllm_refusal.server import check_modules, run_server, server_arguments
+    from vllm_refusal.settings.modules import check_default
 
     modules = parse_ablation_options(ablations, allow_other_model)
     default = check_default(default_ablation, modules)

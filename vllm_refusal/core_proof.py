@@ -11,8 +11,8 @@ from typing import Any
 
 from surgery.errors import RefusalError
 from vllm_refusal.admission import admit
-from vllm_refusal.config import NONE
 from vllm_refusal.proof import HINT, Logprobs, NoEffectError, probe_ids, probe_params, steps
+from vllm_refusal.settings.modules import NONE
 
 METHOD = "prove_ablations"
 """Asked of an engine core by `collective_rpc`: {"proven": names, "fault": one line or None}."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.models import ModelInfo, describe_model
 from surgery.subspace import Subspace, random_subspace
-from vllm_refusal.config import check_architecture
 from vllm_refusal.engine import Engine, EngineOptions, Request, Response, Sampling
+from vllm_refusal.settings.module_files import check_architecture
 
 if TYPE_CHECKING:
     import torch

@@ -11,12 +11,12 @@ from typing import Any
 from surgery.errors import RefusalError
 from vllm_refusal.allowed_folder import AllowedFolder
 from vllm_refusal.body_limit import MAX_MIB, BodyLimit
-from vllm_refusal.config import NONE, AblationConfig, NoRoomError
 from vllm_refusal.invocations import NamedInvocations
 from vllm_refusal.metrics import ServerMetrics
-from vllm_refusal.request import RequestError, UnknownAblationError
 from vllm_refusal.runtime_ablations import ConflictError, RuntimeAblations
 from vllm_refusal.serving import module_details
+from vllm_refusal.settings.modules import NONE, AblationConfig, NoRoomError
+from vllm_refusal.settings.request import RequestError, UnknownAblationError
 from vllm_refusal.worker import WorkerError
 
 

@@ -15,9 +15,9 @@ from surgery.hooks import RESID_SITES
 from surgery.models import ModelInfo
 from vllm_refusal.capture import MAX_BYTES, CaptureConfig, CaptureRequest, capture_arguments
 from vllm_refusal.captured import Captured, take_captured
-from vllm_refusal.config import LARGEST_ALPHA
 from vllm_refusal.engine_modules import replace_modules
 from vllm_refusal.lora import lora_arguments
+from vllm_refusal.settings.loading import LARGEST_ALPHA
 
 _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_refusal.config import AblationModule, load_another
+from vllm_refusal.settings.loading import load_another
+from vllm_refusal.settings.modules import AblationModule
 from vllm_refusal.worker import check_loaded, digests_of
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vllm_refusal.config import KEY, ConfigError
+from vllm_refusal.settings.modules import KEY, ConfigError
 
 _WEIGHTS_ALONE = {
     None,

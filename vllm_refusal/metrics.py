@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import AlphaError, LayerRangeError
 from vllm_refusal.capture import CaptureError
-from vllm_refusal.config import NONE, AblationConfig, AblationModule
 from vllm_refusal.proof import proving
-from vllm_refusal.request import RequestError, UnknownAblationError, ablation_of
+from vllm_refusal.settings.modules import NONE, AblationConfig, AblationModule
+from vllm_refusal.settings.request import RequestError, UnknownAblationError, ablation_of
 from vllm_refusal.worker import ask_workers
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from surgery.gains import removal
-from vllm_refusal.config import WRITES, AblationConfig, AblationModule
+from vllm_refusal.settings.modules import WRITES, AblationConfig, AblationModule
 
 
 class PostNormBases:

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from surgery.errors import RefusalError
-from vllm_refusal.config import NONE, AblationConfig, AblationModule
+from vllm_refusal.settings.modules import NONE, AblationConfig, AblationModule
 
 proving: ContextVar[AblationConfig | None] = ContextVar("vllm_refusal_proving", default=None)
 """Set while a module is proven that no client can ask for yet: requests of this context are admitted under it."""

@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 from vllm_refusal.capture import RESOLVED, CaptureRequest
-from vllm_refusal.config import settings_of
+from vllm_refusal.settings.loading import settings_of
 from vllm_refusal.tables import SlotTables
 
 _installed = False

@@ -14,10 +14,11 @@ from typing import Any
 from surgery.errors import RefusalError
 from vllm_refusal.admission import refuse_unloaded
 from vllm_refusal.allowed_folder import AllowedFolder, check_name
-from vllm_refusal.config import AblationConfig, AblationModule, load_another
 from vllm_refusal.metrics import ServerMetrics
 from vllm_refusal.proof import prove_module, proving
-from vllm_refusal.request import RequestError, UnknownAblationError
+from vllm_refusal.settings.loading import load_another
+from vllm_refusal.settings.modules import AblationConfig, AblationModule
+from vllm_refusal.settings.request import RequestError, UnknownAblationError
 from vllm_refusal.worker import ask_workers, check_loaded, digests_of
 
 DRAIN_SECONDS = 2.0

@@ -12,7 +12,9 @@ from surgery.errors import RefusalError
 from surgery.models import describe_model
 from vllm_refusal.allowed_folder import AllowedFolder
 from vllm_refusal.body_limit import MAX_MIB
-from vllm_refusal.config import KEY, check_architecture, load_module, settings_of
+from vllm_refusal.settings.loading import settings_of
+from vllm_refusal.settings.module_files import check_architecture, load_module
+from vllm_refusal.settings.modules import KEY
 from vllm_refusal.startup import ending_on_signals
 
 GRACE_SECONDS = 5

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from surgery.errors import RefusalError
 from vllm_refusal.capture import resolve_capture
 from vllm_refusal.chat_date import told
-from vllm_refusal.config import AblationConfig, AblationModule
-from vllm_refusal.request import ALPHA, LAYERS, NAME, RequestError, UnknownAblationError, resolve
+from vllm_refusal.settings.modules import AblationConfig, AblationModule
+from vllm_refusal.settings.request import ALPHA, LAYERS, NAME, RequestError, UnknownAblationError, resolve
 
 
 class SelectionError(RequestError):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vllm_refusal.config import KEY, ConfigError
+from vllm_refusal.settings.modules import KEY, ConfigError
 
 METHODS = ("ngram", "draft_model")
 """They only propose tokens. The served model runs over them under the request's edit and keeps those it would choose."""

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vllm_refusal.config import WRITES, AblationConfig, AblationModule
 from vllm_refusal.edit import ResidualEdit
 from vllm_refusal.post_norms import PostNormBases
-from vllm_refusal.request import NAME, RESOLVED, Intervention, digest_of, make_intervention
+from vllm_refusal.settings.modules import WRITES, AblationConfig, AblationModule
+from vllm_refusal.settings.request import NAME, RESOLVED, Intervention, digest_of, make_intervention
 from vllm_refusal.staging import StagedTensor
 
 
@@ -154,7 +154,7 @@ class SlotTables:
 
     def _check_unresolved(self, request_id: str, extra_args: Mapping[str, Any]) -> None:
         """A request that names an ablation must have been resolved at admission, unless it amounts to none."""
-        from vllm_refusal.request import resolve
+        from vllm_refusal.settings.request import resolve
 
         if resolve(extra_args, self.config) is not None:
             raise RuntimeError(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vllm_refusal.architectures import SUM, Architecture
-from vllm_refusal.config import STREAM, WRITES
+from vllm_refusal.settings.modules import STREAM, WRITES
 from vllm_refusal.tables import SlotTables
 
 

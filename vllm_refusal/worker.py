@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surgery.errors import MismatchError, RefusalError
-from vllm_refusal.config import AblationModule, load_another
+from vllm_refusal.settings.loading import load_another
+from vllm_refusal.settings.modules import AblationModule
 
 
 class WorkerError(RefusalError):

@@ -11,8 +11,9 @@ from torch import nn
 from vllm_refusal import lora_layers, worker
 from vllm_refusal.architectures import SINGLE, STALE_RESIDUAL, SUM, Architecture
 from vllm_refusal.capture import load_capture
-from vllm_refusal.config import STREAM, WRITES, load_config, settings_of
 from vllm_refusal.edit import ResidualEdit
+from vllm_refusal.settings.loading import load_config, settings_of
+from vllm_refusal.settings.modules import STREAM, WRITES
 from vllm_refusal.speculation import is_draft
 from vllm_refusal.stream_reader import CaptureStore, StreamReader, install_readers
 from vllm_refusal.tables import SlotTables

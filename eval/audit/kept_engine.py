@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from surgery.models import ModelInfo
-from vllm_refusal.config import MAX_MODULES, load_module
 from vllm_refusal.engine import Engine, EngineOptions
+from vllm_refusal.settings.module_files import load_module
+from vllm_refusal.settings.modules import MAX_MODULES
 
 ROOM_AHEAD = 2
 """Room for subspaces of so many times the rank asked for: every token pays for it, every rank beyond it for a start."""

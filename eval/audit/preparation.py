@@ -29,8 +29,8 @@ from surgery.folders import check_folder, make_folder
 from surgery.models import ModelInfo, describe_model
 from surgery.prompt_commands import say_origin
 from surgery.prompts import PromptSet, load_pairs, load_prompts
-from vllm_refusal.config import check_architecture
 from vllm_refusal.engine import EngineOptions, Sampling
+from vllm_refusal.settings.module_files import check_architecture
 
 DESIGN = "design.json"
 

@@ -12,8 +12,8 @@ from eval.replicas import NEUTRAL, checked_url
 from eval.served_models import Needs, ServedModels, ServersError
 from surgery.layers import format_layers
 from surgery.models import ModelInfo, load_tokenizer
-from vllm_refusal.config import AblationModule
-from vllm_refusal.request import ALPHA, LAYERS, NAME
+from vllm_refusal.settings.modules import AblationModule
+from vllm_refusal.settings.request import ALPHA, LAYERS, NAME
 
 if TYPE_CHECKING:
     import numpy as np

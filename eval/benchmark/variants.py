@@ -9,7 +9,7 @@ from eval.benchmark.tasks import BenchmarkError
 from surgery.models import ModelInfo
 
 if TYPE_CHECKING:
-    from vllm_refusal.config import AblationModule
+    from vllm_refusal.settings.modules import AblationModule
 
 BASELINE, OWN_WEIGHTS = "baseline", ("checkpoint", "adapter")
 
@@ -42,7 +42,7 @@ def make_variants(
         ablations: name -> settings, as `vllm_refusal.options.parse_ablation_options` reads them.
     Raises: BenchmarkError (two of one name), MismatchError, ArtifactError and what reading the files raises.
     """
-    from vllm_refusal.config import load_module
+    from vllm_refusal.settings.module_files import load_module
 
     found = [Variant(BASELINE, "baseline", Path(info.path), info.fingerprint)]
     found += [_edited(info, folder, "checkpoint") for folder in checkpoints]

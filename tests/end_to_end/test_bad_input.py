@@ -22,8 +22,8 @@ from surgery.organisms.release import write_organism
 from surgery.subspace import random_subspace
 from surgery.vectors import RefusalVectors
 from vllm_refusal import doctor, engine, server
-from vllm_refusal.config import load_module
 from vllm_refusal.engine import Response
+from vllm_refusal.settings.module_files import load_module
 
 N_LAYERS, D_MODEL = 8, 128
 Outcome = namedtuple("Outcome", "code line stdout")

@@ -7,8 +7,8 @@ from tiny_models import D_MODEL, TRACED, VOCAB_SIZE, servable_model
 from surgery.artifacts import save_artifact
 from surgery.hooks import ablated
 from surgery.subspace import random_subspace
-from vllm_refusal.config import ConfigError
 from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.settings.modules import ConfigError
 
 pytestmark = pytest.mark.engine
 

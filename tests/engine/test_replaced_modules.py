@@ -4,8 +4,8 @@ import pytest
 
 from surgery.models import describe_model
 from surgery.prompts import load_prompts
-from vllm_refusal.config import ConfigError
 from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
+from vllm_refusal.settings.modules import ConfigError
 
 pytestmark = pytest.mark.engine
 

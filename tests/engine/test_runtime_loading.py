@@ -33,7 +33,7 @@ ROOM = {"ablation": {"max_modules": 2, "max_rank": 4, "sites": ["stream", "write
 
 def loader(engine, path, site="stream"):
     """Check a file as the front end does. Returns: what loads it on the worker, what gives the worker's config."""
-    from vllm_refusal.config import load_another
+    from vllm_refusal.settings.loading import load_another
     from vllm_refusal.worker import digests_of
 
     llm, spec = engine._llm, {"path": str(path), "site": site, "layers": "1-3"}

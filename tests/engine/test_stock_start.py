@@ -12,7 +12,7 @@ from tiny_models import D_MODEL, save_servable_model
 
 from surgery.subspace import random_subspace
 from vllm_refusal.proof import NoEffectError
-from vllm_refusal.request import UnknownAblationError
+from vllm_refusal.settings.request import UnknownAblationError
 
 pytestmark = pytest.mark.engine
 

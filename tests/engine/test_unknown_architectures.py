@@ -6,9 +6,9 @@ from tiny_models import save_servable_model
 from transformers import OPTConfig, OPTForCausalLM
 
 from surgery.subspace import random_subspace
-from vllm_refusal.config import ConfigError
 from vllm_refusal.doctor import check_engine
 from vllm_refusal.server import check_modules
+from vllm_refusal.settings.modules import ConfigError
 
 pytestmark = pytest.mark.engine
 
@@ -67,7 +67,7 @@ def toy_model():
 
 def test_a_module_whose_forward_would_pass_by_the_edit_stops_the_engine():
     from vllm_refusal.architectures import ARCHITECTURES
-    from vllm_refusal.config import AblationConfig, AblationModule
+    from vllm_refusal.settings.modules import AblationConfig, AblationModule
     from vllm_refusal.tables import SlotTables
     from vllm_refusal.wrapper import install_edits
 

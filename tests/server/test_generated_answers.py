@@ -8,8 +8,8 @@ from eval.servers import Servers
 from surgery.chat import prompt_token_ids
 from surgery.models import describe_model, load_tokenizer
 from surgery.prompts import load_prompts
-from vllm_refusal.config import load_module
 from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
+from vllm_refusal.settings.module_files import load_module
 
 pytestmark = pytest.mark.server
 

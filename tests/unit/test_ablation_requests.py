@@ -13,10 +13,11 @@ from surgery.models import describe_model
 from surgery.subspace import random_subspace
 from surgery.vectors import RefusalVectors
 from vllm_refusal.admission import admit
-from vllm_refusal.config import ConfigError, load_config
 from vllm_refusal.options import OptionError, parse_ablation_option
-from vllm_refusal.request import Intervention, RequestError, UnknownAblationError, resolve
 from vllm_refusal.server import ServerError, server_arguments
+from vllm_refusal.settings.loading import load_config
+from vllm_refusal.settings.modules import ConfigError
+from vllm_refusal.settings.request import Intervention, RequestError, UnknownAblationError, resolve
 
 
 @pytest.fixture(scope="module")
@@ -409,11 +410,11 @@ def test_embedded_prompts_that_are_not_finite_and_streamed_ones_end_in_the_core(
 
 def test_what_the_core_admits_follows_what_its_workers_load(config, files, monkeypatch):
     from vllm_refusal import admission
-    from vllm_refusal.config import Room
+    from vllm_refusal.settings.modules import Room
 
     room = replace(config, room=Room(9, 8, ("stream", "writes")))
     added = replace(room.modules["one"], name="late")
-    monkeypatch.setattr("vllm_refusal.config.load_another", lambda name, spec, vllm_config: added)
+    monkeypatch.setattr("vllm_refusal.settings.loading.load_another", lambda name, spec, vllm_config: added)
     core = SimpleNamespace(ablation=room, vllm_config=None)
     faults = [{"fault": None}]
     call = admission._following_modules(lambda *arguments: faults)

@@ -12,8 +12,8 @@ from vllm.entrypoints.serve.engine.serving import BaseServing
 from vllm.lora.request import LoRARequest
 
 from surgery.subspace import random_subspace
-from vllm_refusal.config import AblationConfig, AblationModule
 from vllm_refusal.serving import _selecting_ablation
+from vllm_refusal.settings.modules import AblationConfig, AblationModule
 
 ADAPTER = LoRARequest("tuned", 1, "/adapters/tuned")
 

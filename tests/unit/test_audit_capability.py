@@ -11,7 +11,7 @@ from eval.benchmark.tasks import Task, parse_tasks
 from eval.conditions import Condition
 from surgery.models import describe_model
 from surgery.organisms.release import asset
-from vllm_refusal.config import load_module
+from vllm_refusal.settings.module_files import load_module
 
 INFO = describe_model(asset("single"))
 

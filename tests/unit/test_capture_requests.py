@@ -18,7 +18,7 @@ from vllm_refusal.capture import (
     resolve_capture,
 )
 from vllm_refusal.captured import take_captured
-from vllm_refusal.config import ConfigError
+from vllm_refusal.settings.modules import ConfigError
 from vllm_refusal.stream_reader import CaptureStore, StreamReader
 
 N_LAYERS, D_MODEL = 4, 8

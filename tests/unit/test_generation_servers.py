@@ -10,8 +10,8 @@ from aiohttp import web
 from eval.served_models import Needs, ServedModels, ServersError
 from eval.servers import Servers
 from surgery.subspace import random_subspace
-from vllm_refusal.config import AblationModule
 from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.settings.modules import AblationModule
 
 KEY = "sk-test-0123456789"
 

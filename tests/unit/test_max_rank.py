@@ -3,7 +3,8 @@
 import pytest
 
 from surgery.subspace import random_subspace
-from vllm_refusal.config import MAX_RANK, AblationModule, ConfigError, _check_ranks
+from vllm_refusal.settings.loading import _check_ranks
+from vllm_refusal.settings.modules import MAX_RANK, AblationModule, ConfigError
 
 
 def module(rank):

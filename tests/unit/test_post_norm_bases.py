@@ -6,8 +6,8 @@ from torch import nn
 
 from surgery.errors import ModelError
 from surgery.subspace import random_subspace
-from vllm_refusal.config import AblationConfig, AblationModule
-from vllm_refusal.request import RESOLVED, make_intervention
+from vllm_refusal.settings.modules import AblationConfig, AblationModule
+from vllm_refusal.settings.request import RESOLVED, make_intervention
 from vllm_refusal.tables import SlotTables
 
 D_MODEL = 48

@@ -7,9 +7,9 @@ import torch
 
 from surgery.ablation import ablate_affine
 from surgery.subspace import random_subspace
-from vllm_refusal.config import AblationConfig, AblationModule, Room
 from vllm_refusal.edit import largest
-from vllm_refusal.request import RESOLVED, make_intervention
+from vllm_refusal.settings.modules import AblationConfig, AblationModule, Room
+from vllm_refusal.settings.request import RESOLVED, make_intervention
 from vllm_refusal.tables import SlotTables
 
 D_MODEL, N_LAYERS = 48, 4

@@ -13,15 +13,17 @@ from tiny_models import save_servable_model
 
 from surgery.models import describe_model
 from surgery.subspace import random_subspace
-from vllm_refusal import config, runtime_ablations
+from vllm_refusal import runtime_ablations
 from vllm_refusal.admission import count_ablation_requests
 from vllm_refusal.allowed_folder import MAX_BYTES, AllowedFolder, BadNameError, PathError, check_name
-from vllm_refusal.config import AblationConfig, AblationModule, ConfigError, NoRoomError, Room, _room
 from vllm_refusal.metrics import ServerMetrics
-from vllm_refusal.request import RESOLVED, RequestError, UnknownAblationError, make_intervention
 from vllm_refusal.runtime_ablations import ConflictError, RuntimeAblations
 from vllm_refusal.server import ServerError, _check_key, _check_names
 from vllm_refusal.serving import _keeping_names_apart
+from vllm_refusal.settings import loading
+from vllm_refusal.settings.loading import _room
+from vllm_refusal.settings.modules import AblationConfig, AblationModule, ConfigError, NoRoomError, Room
+from vllm_refusal.settings.request import RESOLVED, RequestError, UnknownAblationError, make_intervention
 from vllm_refusal.tables import SlotTables
 from vllm_refusal.worker import WorkerError, digests_of
 
@@ -420,15 +422,15 @@ def test_the_model_is_found_once_for_the_front_end_and_every_worker(tmp_path, mo
     model = save_servable_model(tmp_path / "model", "LlamaForCausalLM")
     random_subspace(tiny_models.D_MODEL, 1, seed=0).save(tmp_path / "one.safetensors")
     found = []
-    monkeypatch.setattr(config, "describe_model", lambda *asked: found.append(asked) or describe_model(*asked))
+    monkeypatch.setattr(loading, "describe_model", lambda *asked: found.append(asked) or describe_model(*asked))
     front_end = EngineConfig(str(model))
     spec = {"path": str(tmp_path / "one.safetensors")}
-    config.load_another("at the start", spec, front_end)
+    loading.load_another("at the start", spec, front_end)
     assert len(found) == 1
     for engine in (front_end, pickle.loads(pickle.dumps(front_end))):
-        assert config.load_another("later", spec, engine).layers == tuple(range(tiny_models.N_LAYERS))
+        assert loading.load_another("later", spec, engine).layers == tuple(range(tiny_models.N_LAYERS))
     assert len(found) == 1
-    config.load_another("another engine", spec, EngineConfig(str(model)))
+    loading.load_another("another engine", spec, EngineConfig(str(model)))
     assert len(found) == 2
 
 

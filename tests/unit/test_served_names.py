@@ -7,8 +7,8 @@ import pytest
 
 from surgery.subspace import random_subspace
 from vllm_refusal import serving
-from vllm_refusal.config import AblationConfig, AblationModule
 from vllm_refusal.server import ServerError, _check_names, default_name
+from vllm_refusal.settings.modules import AblationConfig, AblationModule
 
 D_MODEL, N_LAYERS = 16, 3
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -12,13 +12,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from surgery.errors import AlphaError, LayerRangeError
 from surgery.subspace import random_subspace
 from vllm_refusal.capture import CaptureError
-from vllm_refusal.config import AblationConfig, AblationModule
 from vllm_refusal.endpoints import health_report
 from vllm_refusal.metrics import FETCH_SECONDS, REASONS, ServerMetrics
 from vllm_refusal.proof import proving
-from vllm_refusal.request import RESOLVED, RequestError, UnknownAblationError, ablation_of, make_intervention
 from vllm_refusal.runner_v1 import write_step
 from vllm_refusal.serving import _fault, module_details
+from vllm_refusal.settings.modules import AblationConfig, AblationModule
+from vllm_refusal.settings.request import RESOLVED, RequestError, UnknownAblationError, ablation_of, make_intervention
 from vllm_refusal.tables import SlotTables
 from vllm_refusal.worker import ablation_counters
 

@@ -10,8 +10,8 @@ from surgery.ablation import ablate
 from surgery.hooks import submodule
 from surgery.subspace import random_subspace
 from vllm_refusal.architectures import ARCHITECTURES
-from vllm_refusal.config import MAX_ALPHA, ConfigError
 from vllm_refusal.engine_parts import check_parts
+from vllm_refusal.settings.modules import MAX_ALPHA, ConfigError
 
 RAW = "Olmo2ForCausalLM"
 

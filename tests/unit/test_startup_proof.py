@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from surgery.subspace import random_subspace
-from vllm_refusal.config import AblationModule
 from vllm_refusal.proof import NoEffectError, prove_module, steps
+from vllm_refusal.settings.modules import AblationModule
 
 MODULE = AblationModule("strong", "", random_subspace(8, 1, seed=0).basis, None, 1.0, (0, 1), "stream", "sha", "file")
 PLAIN, ABLATED = {7: -1.0, 8: -2.0}, {7: -1.5, 8: -1.8}

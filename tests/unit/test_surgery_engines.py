@@ -12,7 +12,7 @@ from surgery.errors import ModelError
 from surgery.extraction_commands import extract
 from surgery.models import describe_model
 from surgery.transformers_source import TransformersSource
-from vllm_refusal.config import ConfigError
+from vllm_refusal.settings.modules import ConfigError
 
 
 @pytest.mark.parametrize(

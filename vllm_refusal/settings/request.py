@@ -8,7 +8,7 @@ from surgery.ablation import check_alpha
 from surgery.artifacts import json_sha256
 from surgery.errors import RefusalError
 from surgery.layers import parse_layers
-from vllm_refusal.config import NONE, AblationConfig
+from vllm_refusal.settings.modules import NONE, AblationConfig
 
 NAME, ALPHA, LAYERS = "ablation", "ablation_alpha", "ablation_layers"
 RESOLVED = "ablation_resolved"
