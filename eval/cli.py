@@ -1,7 +1,9 @@
 """The command group of `refusal`: names of commands and where each is found, imported when it is asked for."""
 
 import errno
+import io
 import os
+import shlex
 import sys
 from importlib import import_module
 
@@ -37,6 +39,7 @@ COMMANDS = {
 
 MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
 ARGUMENTS = "vllm_refusal.arguments"
+RESUMABLE = ("orthogonalize", "judge", "benchmark")  # generate, sweep, audit and reproduce say more themselves
 
 
 class Commands(click.Group):
@@ -70,6 +73,11 @@ class Commands(click.Group):
 
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            then = "goes on with what is there" if ctx.invoked_subcommand in RESUMABLE else "begins anew"
+            again = shlex.join([ctx.info_name or "refusal", *ctx.meta[ARGUMENTS]])
+            click.echo(f"interrupted; the same command {then}: {again}", err=True)
+            raise SystemExit(130) from None
         except RefusalError as err:
             raise click.ClickException(str(err)) from err
         except OSError as err:
@@ -85,6 +93,9 @@ def main() -> None:
 
     Extract refusal vectors, ablate them in vLLM or in the weights, judge the answers, report, serve.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold what UTF-8 cannot
+            stream.reconfigure(errors="backslashreplace")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of transformers too
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported; its notes on NUMA help nobody

@@ -15,8 +15,8 @@ SOURCES = """A source of prompts is one of
   FILE                JSONL, CSV, JSON, Parquet or plain lines; the layouts of JailbreakBench, XSTest,
                       HarmBench, AdvBench and StrongREJECT are recognized by their columns
   HARMFUL,SAFE        two files whose prompts have the same ids: matched pairs
-  hf:ORG/NAME         a Hugging Face dataset; then @REVISION, :CONFIG, :SPLIT where needed, and
-                      [START:STOP] for some of its rows: hf:ORG/NAME:train[:400]
+  hf:ORG/NAME         a Hugging Face dataset; then @REVISION, :CONFIG, :SPLIT where needed; parts
+                      of splits and several of them: :train[:400], [train[:100]+test]
   builtin             the built-in pairs: the extraction split as --pairs, the evaluation split as
                       --prompts and --safe-prompts; narrowed by :tier1, :tier2, :extraction,
                       :evaluation, :all; builtin:harmless are unmatched harmless prompts"""
@@ -55,6 +55,9 @@ def prompts(
     from surgery.prompts.inspection import inspect_set, render
 
     if output is not None:
+        given = {"--against": against, "--json": as_json}
+        if useless := [name for name, value in given.items() if value]:
+            raise click.UsageError(f"-o only writes the built-in sets; leave out {' and '.join(useless)}")
         _export(source, output, force)
         return
     loaded = load_set(source)

@@ -243,7 +243,7 @@ def load_basis(
     header, tensors = load_artifact(path, (KIND, VECTORS_KIND))
     of_vectors = "vectors" in tensors and "basis" not in tensors
     if of_vectors and source_layers is None:
-        raise ArtifactError(f"{path}: holds refusal vectors of {len(tensors['vectors'])} layers; name a source layer")
+        raise ArtifactError(f"{path}: holds refusal vectors of {len(tensors['vectors'])} layers; name a source layer (--source-layer, or source_layer= of a module)")
     if not of_vectors and source_layers is not None:
         raise ArtifactError(f"{path}: is a subspace already; source layers apply to refusal vectors only")
     if of_vectors:

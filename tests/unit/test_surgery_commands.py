@@ -1,6 +1,7 @@
 """The offline commands: the whole thread on a tiny model, and one clear line for every fault."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from tiny_models import PAIRS, write_model
 
-from eval.cli import main
+from eval.cli import Commands, main
 from surgery.errors import (
     AlphaError,
     ArtifactError,
@@ -24,6 +25,8 @@ from surgery.errors import (
 from surgery.manifest import read_manifest
 from surgery.subspace import Subspace
 from surgery.vectors import RefusalVectors
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +208,29 @@ def test_importing_the_commands_loads_nothing_heavy():
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("command", "then"), [("judge", "goes on with what is there"), ("extract", "begins anew")])
+def test_an_interrupted_command_says_what_the_same_words_do(command, then, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Commands, "get_command", lambda self, ctx, name: click.Command(name, callback=interrupted))
+    result = CliRunner().invoke(main, [command], prog_name="refusal")
+    assert result.exit_code == 130
+    assert result.output == f"interrupted; the same command {then}: refusal {command}\n"
+
+
+def test_options_that_writing_the_built_in_sets_does_not_use_are_refused(tmp_path):
+    result = CliRunner().invoke(main, ["prompts", "builtin", "--json", "-o", str(tmp_path / "prompts")])
+    assert result.exit_code == 2 and "leave out --json" in result.output
+    assert not (tmp_path / "prompts").exists()
+
+
+def test_a_path_that_utf8_cannot_hold_is_printed(tmp_path):
+    out = os.fsencode(tmp_path) + b"/prompts-\xff"
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    words = [sys.executable, ROOT / "bin" / "refusal", "prompts", "builtin", "-o", out]
+    done = subprocess.run(words, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"prompts-\\udcff" in done.stdout
