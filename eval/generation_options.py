@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from eval.judge.options import judge_options
-from surgery.command_options import date_option
+from surgery.command_options import date_option, engine_dtype_option
 from surgery.prompt_commands import SOURCE_HELP
 
 PATH = click.Path(path_type=Path)
@@ -59,12 +59,7 @@ _DECODING = (
     click.option("--seed", type=int, default=0, show_default=True, help="Of sampling, at temperatures above 0."),
 )
 _ENGINE = (
-    click.option(
-        "--dtype",
-        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-        default="auto",
-        show_default=True,
-    ),
+    engine_dtype_option,
     click.option("--revision", help="Branch, tag or commit of a Hugging Face model."),
     click.option("--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape."),
     click.option("--eager/--compile", default=None, help="Default: eager on CPU, compiled on GPU."),

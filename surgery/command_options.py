@@ -22,6 +22,13 @@ dtype_option = click.option(
     show_default=True,
     help="auto: as stored; float32 on a CPU without units for that.",
 )
+engine_dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="auto: as stored, on a GPU what vLLM chooses; float32 on a CPU without units for that.",
+)
 date_option = click.option(
     "--date",
     type=click.DateTime(["%Y-%m-%d"]),

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from eval.judge.options import judge_options
+from surgery.command_options import engine_dtype_option
 from surgery.prompt_commands import SOURCE_HELP
 
 PATH = click.Path(path_type=Path)
@@ -22,9 +23,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--limit", type=click.IntRange(2), help="Use only the first N prompts of each set.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest response.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the halves of the prompts.")
-@click.option(
-    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
-)
+@engine_dtype_option
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
 @click.option("--eager/--compile", default=None, help="Default: eager on CPU, compiled on GPU.")
 @click.option("--max-num-seqs", type=click.IntRange(1), help="Requests in one batch.")

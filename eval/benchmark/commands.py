@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.generation_options import DEFAULT_KEY_ENV
-from surgery.command_options import date_option, given
+from surgery.command_options import date_option, engine_dtype_option, given
 
 if TYPE_CHECKING:
     from eval.benchmark.backends import Edits
@@ -73,9 +73,7 @@ _OF_SERVERS = {"base_url": None, "served_model": None, "api_key_env": DEFAULT_KE
     metavar="KEY=VALUE",
     help="Any further flag of vLLM, e.g. tensor-parallel-size=2; repeatable.",
 )
-@click.option(
-    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
-)
+@engine_dtype_option
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
 @click.option("--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape.")
 @click.option("-o", "--output", "out", type=PATH, required=True, help="Folder; the same command goes on there.")
