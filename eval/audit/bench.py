@@ -11,6 +11,7 @@ from eval.job import Job
 from eval.plan import Plan
 from eval.records import Run
 from eval.scores import ScoredRun, open_scored
+from eval.study_date import recorded_date
 from surgery.models import ModelInfo
 from surgery.prompts import PromptSet
 from vllm_refusal.engine import EngineOptions, Sampling
@@ -43,6 +44,11 @@ class Bench:
         """A stage's run folder."""
         return self.folder / "runs" / stage
 
+    @property
+    def date(self) -> str | None:
+        """That chat templates are told, as the stages so far have it; None before the first or where none asks."""
+        return next(filter(None, map(recorded_date, sorted(self.folder.glob("runs/*")))), None)
+
     def ask(
         self, stage: str, plan: Plan, prompt_set: str, prompts: PromptSet[Any], start: Start | None = None
     ) -> ScoredRun:
@@ -55,7 +61,8 @@ class Bench:
         judge, path = self.make_judge(), self.path(stage)
         files, sets = {prompt_set: prompts.source}, {prompt_set: prompts}
         asked = Job(self.info, plan, files, sets, self.sampling, self.engine, judge=judge, rvs=self.rvs)
-        replace(asked, arguments=tuple(self.arguments), start=start).run(path, False, self.check_interrupted)
+        asked = replace(asked, arguments=tuple(self.arguments), start=start, date=self.date)
+        asked.run(path, False, self.check_interrupted)
         run = Run.open(path)
         check_judged(run, judge.judge_id)
         return open_scored([run], judge.judge_id)[0]

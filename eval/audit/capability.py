@@ -49,7 +49,7 @@ class Capability:
 
         modules = ablations_of(plan)
         variants = make_variants(bench.info, (), (), modules)
-        settings = Settings(self.limit, dtype=bench.engine.dtype)
+        settings = Settings(self.limit, dtype=bench.engine.dtype, date=bench.date)
         backend = VllmBackend(bench.info, variants, modules, bench.engine)
         made = dates_of([Path(each["path"]) for each in modules.values()], ())
         study = Benchmark(

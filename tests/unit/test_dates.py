@@ -10,14 +10,16 @@ from lm_eval.models.huggingface import HFLM
 from tiny_models import PAIRS, TEMPLATE, tiny_tokenizer, write_model
 
 from eval import generation
+from eval.audit.bench import Bench
 from eval.cli import main
 from eval.job import Job
+from eval.judge.heuristic import HeuristicJudge
 from eval.plan import PlanBuilder
 from eval.records import Run
 from surgery.chat import pin_date, prompt_token_ids, render_prompt, template_date
 from surgery.errors import ArtifactError, MismatchError, ModelError
 from surgery.models import describe_model, load_tokenizer
-from surgery.prompts import Prompt
+from surgery.prompts import Prompt, PromptSet
 from surgery.subspace import Subspace
 from surgery.vectors import RefusalVectors
 from vllm_refusal.engine import EngineOptions, Response, Sampling
@@ -232,3 +234,20 @@ def test_vectors_that_do_not_say_their_date_are_taken(folder, answer, tmp_path):
     old = {name: value for name, value in rvs.header.items() if name != "date"}
     replace(rvs, header=old).save(tmp_path / "rvs", force=True)
     assert answer(tmp_path / "rvs", "2025-01-01").startswith("01 Jan 2025") is is_dated(folder)
+
+
+# ---------------------------------------------------------------- audits
+
+
+def test_every_stage_of_an_audit_has_the_date_of_its_first_one(folder, today, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "Engine", Recorder)
+    info = describe_model(folder / "m")
+    rvs = extract(folder, tmp_path / "rvs", "--date", "2024-07-26")
+    old = {name: value for name, value in rvs.header.items() if name != "date"}
+    replace(rvs, header=old).save(tmp_path / "rvs", force=True)  # vectors that do not say their date
+    bench = Bench(tmp_path, info, tmp_path / "rvs", Sampling(8), EngineOptions(), HeuristicJudge)
+    for date, stage in (("2025-01-01", "selection-01"), ("2025-01-02", "measured")):
+        today(date)
+        plan = PlanBuilder(info.n_layers, info.d_model).single_vectors(tmp_path / "rvs", "1", [1.0]).build()
+        bench.ask(stage, plan, "harmful", PromptSet(tuple(PROMPTS["harmful"]), "p", "lines"))
+        assert Run.open(bench.path(stage)).manifest["date"] == ("2025-01-01" if is_dated(folder) else None)
