@@ -29,8 +29,15 @@ def refusal(*arguments):
 
 
 def command(model, *options):
-    sources = ["--pairs", model / "pairs.jsonl", "--prompts", model / "prompts.jsonl"]
-    sources += ["--safe-prompts", model / "safe_prompts.jsonl", "--max-tokens", 24]
+    sources = [] if "--rvs" in options else ["--pairs", model / "pairs.jsonl"]
+    sources += [
+        "--prompts",
+        model / "prompts.jsonl",
+        "--safe-prompts",
+        model / "safe_prompts.jsonl",
+        "--max-tokens",
+        24,
+    ]
     return ["audit", model, *sources, *options]
 
 
@@ -179,7 +186,7 @@ def test_a_language_model_can_be_the_judge(single, tmp_path):
     with endpoint.serving() as url:
         judge = ["--judge-model", "judge-1", "--judge-base-url", url]
         rvs = ["--rvs", single[1] / "rvs.safetensors", "--alphas", "1"]
-        found = refusal(*command(single[0][1]), *few, *rvs, *judge, "-o", tmp_path / "audit")
+        found = refusal(*command(single[0][1], *few, *rvs, *judge), "-o", tmp_path / "audit")
     assert found.exit_code == 0, found.output
     assert read(tmp_path / "audit")["verdict"]["text"] == "single-direction"
     texts = {row.response for path in tmp_path.glob("audit/runs/*") for row in Run.open(path).generations()}
