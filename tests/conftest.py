@@ -58,6 +58,26 @@ def rvs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def organism(rvs):
+    """The model of `rvs`, described."""
+    from surgery.models import describe_model
+
+    return describe_model(rvs.parent / "model")
+
+
+@pytest.fixture(scope="session")
+def harmful_ids(rvs, organism):
+    """Token ids of four harmful prompts to `organism`."""
+    from surgery.chat import prompt_token_ids
+    from surgery.models import load_tokenizer
+    from surgery.prompts import load_prompts
+
+    tokenizer = load_tokenizer(organism)
+    texts = [prompt.prompt for prompt in load_prompts(rvs.parent / "model" / "prompts.jsonl", "harmful")[:4]]
+    return [prompt_token_ids(tokenizer, text) for text in texts]
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser that a test marked `browser` starts."""
     path = find_chromium()

@@ -3,26 +3,11 @@
 import pytest
 
 from surgery.adapter import write_adapter
-from surgery.chat import prompt_token_ids
-from surgery.models import describe_model, load_tokenizer
-from surgery.prompts import load_prompts
 from surgery.subspace import Subspace
 from surgery.vectors import RefusalVectors
 from vllm_refusal.engine import Engine, EngineError, EngineOptions, Request, Sampling
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module")
-def info(rvs):
-    return describe_model(rvs.parent / "model")
-
-
-@pytest.fixture(scope="module")
-def prompts(rvs, info):
-    tokenizer = load_tokenizer(info)
-    texts = [prompt.prompt for prompt in load_prompts(rvs.parent / "model" / "prompts.jsonl", "harmful")[:4]]
-    return [prompt_token_ids(tokenizer, text) for text in texts]
 
 
 def texts(engine, asked):
@@ -35,10 +20,10 @@ def options(**vllm):
 
 
 @pytest.fixture(scope="module")
-def adapters(rvs, info, tmp_path_factory):
+def adapters(rvs, organism, tmp_path_factory):
     folder, vectors = tmp_path_factory.mktemp("adapters"), RefusalVectors.load(rvs)
     for name, layers in (("late", "3-5"), ("early", "0-1")):
-        write_adapter(info, Subspace.from_vectors(vectors, layers).basis, 1.0, folder / name)
+        write_adapter(organism, Subspace.from_vectors(vectors, layers).basis, 1.0, folder / name)
     return {name: folder / name for name in ("late", "early")}
 
 
@@ -46,16 +31,16 @@ def adapted(prompts, name):
     return [Request(f"{name}-{number}", token_ids, adapter=name) for number, token_ids in enumerate(prompts)]
 
 
-def test_adapters_in_one_batch_answer_as_each_alone(info, prompts, adapters):
-    with Engine(info, {}, options(), adapters) as engine:
-        together = texts(engine, [*adapted(prompts, "late"), *adapted(prompts, "early")])
-        alone = {**texts(engine, adapted(prompts, "late")), **texts(engine, adapted(prompts, "early"))}
+def test_adapters_in_one_batch_answer_as_each_alone(organism, harmful_ids, adapters):
+    with Engine(organism, {}, options(), adapters) as engine:
+        together = texts(engine, [*adapted(harmful_ids, "late"), *adapted(harmful_ids, "early")])
+        alone = {**texts(engine, adapted(harmful_ids, "late")), **texts(engine, adapted(harmful_ids, "early"))}
         with pytest.raises(EngineError, match="adapter '' is not loaded; loaded: late, early"):
-            texts(engine, adapted(prompts, ""))
+            texts(engine, adapted(harmful_ids, ""))
     assert together == alone
     assert [together[f"late-{number}"] for number in range(4)] != [together[f"early-{number}"] for number in range(4)]
 
 
-def test_an_engine_argument_that_vllm_does_not_have_is_named_with_the_one_meant(info):
+def test_an_engine_argument_that_vllm_does_not_have_is_named_with_the_one_meant(organism):
     with pytest.raises(EngineError, match=r"has no engine argument max_model_length \(is it max_model_len\?\)"):
-        Engine(info, {}, options(max_model_length=128))
+        Engine(organism, {}, options(max_model_length=128))

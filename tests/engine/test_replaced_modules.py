@@ -2,8 +2,6 @@
 
 import pytest
 
-from surgery.models import describe_model
-from surgery.prompts import load_prompts
 from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
 from vllm_refusal.settings.modules import ConfigError
 
@@ -11,24 +9,12 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
-def token_ids(rvs):
-    from surgery.chat import prompt_token_ids
-    from surgery.models import load_tokenizer
-
-    model = rvs.parent / "model"
-    tokenizer = load_tokenizer(describe_model(str(model)))
-    prompts = load_prompts(str(model / "prompts.jsonl"), "harmful")[:4]
-    return [prompt_token_ids(tokenizer, prompt.prompt) for prompt in prompts]
-
-
-@pytest.fixture(scope="module")
-def start(rvs):
-    info = describe_model(str(rvs.parent / "model"))
+def start(organism):
     options = EngineOptions(dtype="float32", eager=True, max_num_seqs=64, vllm={"max_model_len": 256})
-    return lambda modules, room=None: Engine(info, modules, options, room=room)
+    return lambda modules, room=None: Engine(organism, modules, options, room=room)
 
 
-def test_replaced_ablations_answer_as_those_of_a_start(rvs, token_ids, start):
+def test_replaced_ablations_answer_as_those_of_a_start(rvs, harmful_ids, start):
     from vllm.exceptions import VLLMNotFoundError
 
     early, late = ({"x": {"path": str(rvs), "source_layers": layers}} for layers in ("0-1", "3-5"))
@@ -36,7 +22,7 @@ def test_replaced_ablations_answer_as_those_of_a_start(rvs, token_ids, start):
     def texts(engine):
         asked = [
             Request(f"{name}-{number}", ids, {"ablation": name})
-            for number, ids in enumerate(token_ids)
+            for number, ids in enumerate(harmful_ids)
             for name in ("x", "none")
         ]
         return {response.id: response.text for response in engine.generate(asked, Sampling(max_tokens=16))}

@@ -5,9 +5,6 @@ from served import KEY
 
 from eval.served_models import Needs, ServersError
 from eval.servers import Servers
-from surgery.chat import prompt_token_ids
-from surgery.models import describe_model, load_tokenizer
-from surgery.prompts import load_prompts
 from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
 from vllm_refusal.settings.module_files import load_module
 
@@ -20,18 +17,6 @@ CONDITIONS = [
     {"ablation": "L4", "ablation_alpha": 0.5, "ablation_layers": "2-5"},
     {"ablation": "QR", "ablation_alpha": 1.5},
 ]
-
-
-@pytest.fixture(scope="module")
-def info(rvs):
-    return describe_model(rvs.parent / "model")
-
-
-@pytest.fixture(scope="module")
-def prompts(rvs, info):
-    tokenizer = load_tokenizer(info)
-    texts = [prompt.prompt for prompt in load_prompts(rvs.parent / "model" / "prompts.jsonl", "harmful")[:4]]
-    return [prompt_token_ids(tokenizer, text) for text in texts]
 
 
 def settings(rvs):
@@ -58,24 +43,24 @@ def options(**vllm):
     return EngineOptions(dtype="float32", eager=True, max_num_seqs=64, vllm={"max_model_len": 256, **vllm})
 
 
-def test_servers_answer_as_an_engine_here_under_every_condition(server, rvs, info, prompts):
+def test_servers_answer_as_an_engine_here_under_every_condition(server, rvs, organism, harmful_ids):
     named = settings(rvs)
-    needs = Needs({name: load_module(name, spec, info) for name, spec in named.items()}, named)
+    needs = Needs({name: load_module(name, spec, organism) for name, spec in named.items()}, named)
     sampled = Sampling(max_tokens=24, temperature=0.8)
     with Servers([server[0]], needs, api_key=KEY) as servers:
         assert servers.max_model_len == 256
-        served = texts(servers, requests(prompts))
-        served_sampled = texts(servers, requests(prompts), sampled)
-    with Engine(info, named, options()) as engine:
-        assert served == texts(engine, requests(prompts))
-        assert served_sampled == texts(engine, requests(prompts), sampled)
+        served = texts(servers, requests(harmful_ids))
+        served_sampled = texts(servers, requests(harmful_ids), sampled)
+    with Engine(organism, named, options()) as engine:
+        assert served == texts(engine, requests(harmful_ids))
+        assert served_sampled == texts(engine, requests(harmful_ids), sampled)
     per_condition = [tuple(served[f"{number}-{prompt}"] for prompt in range(4)) for number in range(len(CONDITIONS))]
     assert len(set(per_condition)) >= 2, "the conditions differ, so that equal answers say something"
 
 
-def test_a_server_that_lacks_an_ablation_says_how_to_start_it(server, rvs, info):
+def test_a_server_that_lacks_an_ablation_says_how_to_start_it(server, rvs, organism):
     spec = {"path": str(rvs), "source_layer": 3}
-    needs = Needs({"refusal": load_module("refusal", spec, info)}, {"refusal": spec})  # the server's is of layer 4
+    needs = Needs({"refusal": load_module("refusal", spec, organism)}, {"refusal": spec})  # the server's is of layer 4
     with pytest.raises(
         ServersError, match="removes something else .*start it with --ablation refusal=.*source_layer=3"
     ):
