@@ -1,13 +1,16 @@
 """The proof that an engine removes what its modules say, by what its workers measured and what it answers."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from surgery.subspace import random_subspace
+from vllm_refusal.core_proof import check_proven, prove_core
 from vllm_refusal.proof import NoEffectError, prove_module, steps
-from vllm_refusal.settings.modules import AblationModule
+from vllm_refusal.server import check_effects
+from vllm_refusal.settings.modules import AblationConfig, AblationModule
 
 MODULE = AblationModule("strong", "", random_subspace(8, 1, seed=0).basis, None, 1.0, (0, 1), "stream", "sha", "file")
 PLAIN, ABLATED = {7: -1.0, 8: -2.0}, {7: -1.5, 8: -1.8}
@@ -108,3 +111,36 @@ def test_every_engine_of_a_server_is_proven():
     assert client.asked == [(rank, name) for rank in (0, 1) for _ in range(2) for name in ("none", "strong")]
     with pytest.raises(NoEffectError, match="leaves 0.2"):
         asyncio.run(prove_module(Client(1e-7, 0.2), MODULE))
+
+
+def test_a_front_end_believes_only_engines_that_have_proven_every_module():
+    good = {"proven": ["strong", "weak"], "fault": None}
+    check_proven(["strong"], [good])
+    for answer, words in (
+        (None, "runs without ablation though it was asked for"),
+        ("whatever a worker answers to a method that it does not know", "runs without ablation"),
+        ({"proven": [], "fault": "ablation 'strong' leaves 0.3"}, "leaves 0.3"),
+        ({"proven": ["weak"], "fault": None}, "'strong' is not proven by every engine"),
+    ):
+        with pytest.raises(NoEffectError, match=words):
+            check_proven(["strong"], [good, answer])
+
+
+def test_a_server_whose_front_end_has_no_plugin_does_not_listen():
+    settings = SimpleNamespace(additional_config={"ablation": {"modules": {"strong": {}}}})
+    for processor in (SimpleNamespace(), SimpleNamespace(ablation=None)):
+        with pytest.raises(NoEffectError, match="runs without ablation"):
+            asyncio.run(check_effects(SimpleNamespace(vllm_config=settings, input_processor=processor)))
+    asyncio.run(check_effects(SimpleNamespace(vllm_config=SimpleNamespace(additional_config={}))))
+
+
+def test_a_core_proves_what_was_loaded_since_and_nothing_while_requests_run():
+    config = AblationConfig({"strong": MODULE}, None, 2, 8, max_slots=1)
+    core = SimpleNamespace(ablation=config, proven={"strong": MODULE})
+    core.scheduler = SimpleNamespace(has_unfinished_requests=lambda: True)
+    assert prove_core(core) == ["strong"]
+    core.ablation = config.without("strong").with_module(replace(MODULE, alpha=0.5))  # another one of the same name
+    with pytest.raises(ValueError, match="between requests"):
+        prove_core(core)
+    core.ablation = config.without("strong")
+    assert prove_core(core) == [] and core.proven == {}
