@@ -7,14 +7,16 @@ from edited_requests import LOGPROB_TOLERANCE, Reference, prompt, run, sampling,
 pytestmark = pytest.mark.engine
 
 HARSH = [("four", 4.0, "all"), ("four", -4.0, "all"), ("affine", -4.0, "all"), ("writes", -4.0, "all")]
+FURTHEST = {"float32": 1e6, "bfloat16": 1e6, "float16": 4e4}
+"""Offsets that an engine starts with: beyond float16's range no edit can put a stream, and the proof says so."""
 PLAIN = [prompt(20 + index, index) for index in range(4)]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])
+@pytest.fixture(scope="module", params=FURTHEST)
 def served(request, tmp_path_factory):
     """(reference, engine) with so few blocks that each is used again and again, and an offset as far out as may be."""
     reference = Reference(tmp_path_factory.mktemp("finite"))
-    reference.offset.fill_(1e6)
+    reference.offset.fill_(FURTHEST[request.param])
     reference._saved(reference.folder.parent, "affine", force=True)
     llm = start_llm(
         reference,
