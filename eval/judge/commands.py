@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.judge.options import choose_judge, judge_options, keep_accounts
+from surgery.command_options import given
 
 if TYPE_CHECKING:
     from eval.judge.judging import JudgingSummary
@@ -52,6 +53,10 @@ def judge(
     """
     if self_test and redact:
         raise click.UsageError("--redact takes the text out of a RUN; --self-test has none")
+    if self_test and given(
+        {"repeats": repeats, "retry_unscored": retry_unscored}, {"repeats": 1, "retry_unscored": False}
+    ):
+        raise click.UsageError("--repeats and --retry-unscored belong to a RUN; --self-test has none")
     if (run_path is None) != self_test:
         raise click.UsageError("give a RUN to judge, or --self-test without one")
     chosen = choose_judge(**choice)

@@ -80,3 +80,9 @@ def test_the_command_needs_no_run_and_its_exit_code_tells(script, code):
 def test_a_run_and_a_self_test_exclude_each_other(tmp_path):
     assert CliRunner().invoke(judge_command, []).exit_code == 2
     assert CliRunner().invoke(judge_command, [str(tmp_path), "--self-test"]).exit_code == 2
+
+
+@pytest.mark.parametrize("option", [["--repeats", "1"], ["--retry-unscored"]])
+def test_options_of_a_run_are_refused_by_a_self_test(option):
+    result = CliRunner().invoke(judge_command, ["--self-test", *option])
+    assert result.exit_code == 2 and "belong to a RUN" in result.output
