@@ -22,7 +22,7 @@ os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()  # nothing is compile
 
 import torch
 
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.edit import ResidualEdit
 
 N_SLOTS, MAX_TOKENS = 257, 2048

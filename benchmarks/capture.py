@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from surgery.chat import prompt_token_ids
-from surgery.hooks import RESID_POST
-from surgery.models import describe_model, load_model, load_tokenizer
+from surgery.model.chat import prompt_token_ids
+from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.organisms.release import write_organism
 from surgery.prompts import load_pairs
+from surgery.reading.hooks import RESID_POST
 
 NAMES = {"hf": ("sequential", "batched"), "vllm": ("vllm",)}
 
@@ -90,8 +90,8 @@ def started(engine: str, info, arguments: argparse.Namespace) -> dict:
         from vllm_refusal.activation_source import VllmSource
 
         return {"vllm": VllmSource(info, arguments.dtype, {"enable_prefix_caching": False})}
-    from surgery.families import family_of
-    from surgery.transformers_source import TransformersSource
+    from surgery.architecture.families import family_of
+    from surgery.reading.transformers_source import TransformersSource
 
     torch.set_num_threads(arguments.threads)
     weights, family = load_model(info, arguments.dtype), family_of(info.architecture)

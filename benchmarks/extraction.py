@@ -23,12 +23,12 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from surgery.chat import prompt_token_ids
-from surgery.extraction import Plan, extract
-from surgery.models import ModelInfo, describe_model, load_model, load_tokenizer
+from surgery.model.chat import prompt_token_ids
+from surgery.model.models import ModelInfo, describe_model, load_model, load_tokenizer
 from surgery.organisms.release import write_organism
 from surgery.prompts import Pair, load_pairs
-from surgery.vectors import RefusalVectors
+from surgery.residual.vectors import RefusalVectors
+from surgery.statistics.extraction import Plan, extract
 
 LLAMA_1B = {
     "vocab_size": 128256,

@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from surgery.shards import header_bytes  # nothing heavier: a child's peak memory starts at its parent's
+from surgery.files.shards import header_bytes  # nothing heavier: a child's peak memory starts at its parent's
 
 ROOT = Path(__file__).resolve().parents[1]
 LLAMA = {
@@ -60,13 +60,13 @@ _PATTERN = 16 << 20  # bytes of random values, repeated
 _FINITE = bytes((0x3B, 0x3C, 0xBB, 0xBC)[byte % 4] for byte in range(256))  # high bytes of bf16 values near 0.01
 _MAKE_BASIS = """
 import sys
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 random_subspace(int(sys.argv[1]), int(sys.argv[2]), seed=0).save(sys.argv[3])
 """
 _LOAD_AND_SAVE = """
 import sys, torch
 from transformers import AutoModelForCausalLM
-from surgery.subspace import Subspace
+from surgery.residual.subspace import Subspace
 source, basis, out = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
 q = Subspace.load(basis).basis

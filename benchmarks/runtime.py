@@ -33,10 +33,10 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from surgery.artifacts import save_artifact
-from surgery.hooks import ablated
-from surgery.models import describe_model
-from surgery.subspace import random_subspace
+from surgery.files.artifacts import save_artifact
+from surgery.model.models import describe_model
+from surgery.reading.hooks import ablated
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
 
 SIZES = {

@@ -10,16 +10,16 @@ from importlib import import_module
 import click
 
 COMMANDS = {
-    "prompts": "surgery.prompt_commands",
-    "extract": "surgery.extraction_commands",
-    "show": "surgery.analysis_commands",
-    "select": "surgery.selection_commands",
-    "subspace": "surgery.analysis_commands",
-    "orthogonalize": "surgery.weight_commands",
-    "adapter": "surgery.weight_commands",
-    "verify": "surgery.weight_commands",
-    "convert": "surgery.conversion.commands",
-    "organism": "surgery.organisms.commands",
+    "prompts": "surgery.commands.prompts",
+    "extract": "surgery.commands.extraction",
+    "show": "surgery.commands.analysis",
+    "select": "surgery.commands.selection",
+    "subspace": "surgery.commands.analysis",
+    "orthogonalize": "surgery.commands.weights",
+    "adapter": "surgery.commands.weights",
+    "verify": "surgery.commands.weights",
+    "convert": "surgery.commands.conversion",
+    "organism": "surgery.commands.organisms",
     "power": "eval.power_commands",
     "generate": "eval.commands",
     "sweep": "eval.commands",
@@ -69,7 +69,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
-        from surgery.errors import RefusalError
+        from surgery.console.errors import RefusalError
 
         try:
             return super().invoke(ctx)

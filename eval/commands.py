@@ -86,8 +86,8 @@ def sweep(
     Example:
       refusal sweep MODEL --rvs rvs.safetensors --prompts prompts.jsonl --subspace 7-10 --alphas 0.5,1,1.5 -o RUN
     """
-    from surgery.subspace import Subspace
-    from surgery.vectors import RefusalVectors
+    from surgery.residual.subspace import Subspace
+    from surgery.residual.vectors import RefusalVectors
 
     strengths, at = read_strengths(alphas), layer_sets or ("all",)
 
@@ -128,7 +128,7 @@ def _tags(vectors: Any, rvs: Path, tiers: bool, asked: Sequence[str]) -> list[st
 
     Raises: ArtifactError when tiers are asked for and the file has not two, or a tag that it does not have.
     """
-    from surgery.errors import ArtifactError
+    from surgery.console.errors import ArtifactError
 
     held = [entry["tag"] for entry in vectors.header.get("tags", ())]
     found = [tag for tag in held if tag.startswith("tier ")] if tiers else []
@@ -148,8 +148,8 @@ def _made_folder(out: Path, options: Mapping[str, Any]) -> Path:
 
 
 def _check_vectors(vectors: Any, info: Any, what: str, allow_other: bool) -> None:
-    from surgery.errors import MismatchError
-    from surgery.models import check_same_model
+    from surgery.console.errors import MismatchError
+    from surgery.model.models import check_same_model
 
     check_same_model(vectors.header, info, what, allow_other)
     if tuple(vectors.vectors.shape) != (info.n_layers, info.d_model):
@@ -168,8 +168,8 @@ def command_words() -> list[str]:
 
 def read_strengths(text: str) -> list[float]:
     """The strengths of --alphas. Raises: AlphaError."""
-    from surgery.ablation import check_alpha
-    from surgery.errors import AlphaError
+    from surgery.console.errors import AlphaError
+    from surgery.residual.operator import check_alpha
 
     try:
         return [check_alpha(float(part)) for part in text.split(",")]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 _OWN_OPTIONS = {
     "model": "MODEL",

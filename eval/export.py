@@ -11,8 +11,8 @@ from typing import Any
 from eval.inspect_log import inspect_log
 from eval.records import Generation, Run, Verdict, sample_seed
 from eval.replicas import NEUTRAL
-from surgery.artifacts import replacing
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
+from surgery.files.artifacts import replacing
 
 FORMATS = ("csv", "parquet", "inspect", "openai-batch")
 _RESPONSE = [field.name for field in fields(Generation)]

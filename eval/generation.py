@@ -11,8 +11,8 @@ from eval.judge.thinking import opens_reasoning
 from eval.plan import Plan
 from eval.progress import Tally
 from eval.records import Generation, Run, item_id, sample_seed
-from surgery.errors import RefusalError
-from surgery.models import ModelInfo, describe_model
+from surgery.console.errors import RefusalError
+from surgery.model.models import ModelInfo, describe_model
 from surgery.prompts import Prompt
 from vllm_refusal.engine import Engine, EngineOptions, Request, Response, Sampling
 
@@ -283,8 +283,8 @@ def _requests(
 
 def _rendered(model: ModelInfo, items: Sequence[Item], max_model_len: int, date: str | None) -> dict[str, _Rendered]:
     """Prompt text -> its chat. Raises: GenerationError, before anything is answered, when a prompt is too long."""
-    from surgery.chat import prompt_token_ids
-    from surgery.models import load_tokenizer
+    from surgery.model.chat import prompt_token_ids
+    from surgery.model.models import load_tokenizer
 
     tokenizer = load_tokenizer(model, date)
     rendered: dict[str, _Rendered] = {}

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from eval.judge.options import judge_options
-from surgery.command_options import date_option, engine_dtype_option
-from surgery.prompt_commands import SOURCE_HELP
+from surgery.commands.options import date_option, engine_dtype_option
+from surgery.commands.prompts import SOURCE_HELP
 
 PATH = click.Path(path_type=Path)
 DEFAULT_KEY_ENV, DEFAULT_CONCURRENCY = "OPENAI_API_KEY", 128

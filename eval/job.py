@@ -18,9 +18,9 @@ from eval.records import Run
 from eval.redaction import Redaction, RedactionError
 from eval.replacement import replacing_run
 from eval.study_date import made_on, recorded_date, study_date
-from surgery.command_options import given, said_engine_dtype
-from surgery.errors import ArtifactError, MismatchError
-from surgery.models import ModelInfo
+from surgery.commands.options import given, said_engine_dtype
+from surgery.console.errors import ArtifactError, MismatchError
+from surgery.model.models import ModelInfo
 from surgery.prompts import PromptSet
 from vllm_refusal.engine import EngineOptions, Sampling
 
@@ -150,8 +150,8 @@ def make_job(
         add_conditions: puts the command's own conditions into the builder.
         options: as `generation_options` gives them.
     """
-    from surgery.chat import chat_template
-    from surgery.models import describe_model, load_tokenizer
+    from surgery.model.chat import chat_template
+    from surgery.model.models import describe_model, load_tokenizer
 
     sampling = Sampling(options["max_tokens"], options["temperature"], options["seed"])
     check_samples(options["samples"], sampling)
@@ -196,7 +196,7 @@ def _redaction(options: Mapping[str, Any], judge: "Judge | None") -> str:
 
 def _prompt_sets(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, PromptSet[Any]]]:
     """(prompt set -> source, prompt set -> prompts)."""
-    from surgery.prompt_commands import say_origin
+    from surgery.commands.prompts import say_origin
     from surgery.prompts import load_prompts
 
     asked = {HARMFUL: options["prompts"], SAFE: options["safe_prompts"], OVER_REFUSAL: options["overrefusal"]}
@@ -210,7 +210,7 @@ def _prompt_sets(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, 
 def _plan(
     info: ModelInfo, add_conditions: Callable[[PlanBuilder, ModelInfo], None], options: Mapping[str, Any]
 ) -> Plan:
-    from surgery.manifest import ADAPTER_KIND, read_manifest
+    from surgery.weights.manifest import ADAPTER_KIND, read_manifest
     from vllm_refusal.settings.module_files import check_architecture
 
     builder = PlanBuilder(info.n_layers, info.d_model)

@@ -10,11 +10,11 @@ from typing import Any
 
 from eval.plan import Plan
 from eval.records import Run
-from surgery.artifacts import json_sha256, package_versions
-from surgery.errors import ArtifactError, OutputExistsError
-from surgery.manifest import is_edited
-from surgery.models import ModelInfo
+from surgery.console.errors import ArtifactError, OutputExistsError
+from surgery.files.artifacts import json_sha256, package_versions
+from surgery.model.models import ModelInfo
 from surgery.prompts import Prompt, PromptSet, prompts_sha256
+from surgery.weights.manifest import is_edited
 from vllm_refusal.engine import EngineOptions, Sampling
 
 
@@ -136,9 +136,9 @@ def _origin(prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 def _analysis(rvs: Path, plan: Plan) -> dict[str, Any]:
     """Statistics of the refusal vectors, and the angles between the tiers' spans for the layers that the plan names."""
-    from surgery.separability import analysis
-    from surgery.tier_angles import tier_angles
-    from surgery.vectors import RefusalVectors
+    from surgery.residual.vectors import RefusalVectors
+    from surgery.statistics.separability import analysis
+    from surgery.statistics.tier_angles import tier_angles
 
     vectors = RefusalVectors.load(rvs)
     named = {c.source_layers for c in plan.conditions if c.kind in ("rv", "subspace")}

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.conditions import BASELINE, Condition, from_tag
-from surgery.artifacts import file_sha256, json_sha256
-from surgery.errors import RefusalError
-from surgery.layers import LayerSpec, format_layers, parse_layers
-from surgery.subspace import Subspace, random_subspace
-from surgery.vectors import RefusalVectors
+from surgery.console.errors import RefusalError
+from surgery.files.artifacts import file_sha256, json_sha256
+from surgery.residual.layers import LayerSpec, format_layers, parse_layers
+from surgery.residual.subspace import Subspace, random_subspace
+from surgery.residual.vectors import RefusalVectors
 
 
 class PlanError(RefusalError):
@@ -162,7 +162,7 @@ class PlanBuilder:
         """Orthogonalized weights, answered by an engine without ablation.
 
         Args:
-            manifest: the checkpoint's own record of what was edited (surgery.manifest).
+            manifest: the checkpoint's own record of what was edited (surgery.weights.manifest).
         """
         condition = _of_weights("checkpoint", folder, manifest, " and embeddings" if manifest["embeddings"] else "")
         self._append(condition)
@@ -176,7 +176,7 @@ class PlanBuilder:
         name none, and passes over the linear maps that ablation of the writes has replaced.
 
         Args:
-            manifest: the adapter's own record of what it edits (surgery.manifest).
+            manifest: the adapter's own record of what it edits (surgery.weights.manifest).
         """
         condition = _of_weights("adapter", folder, manifest)
         self._append(condition)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from eval.comparisons import POWER, SIGNIFICANCE
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 BASELINE, CORRELATION = 0.1, 0.4
 MAX_PROMPTS = 10_000_000

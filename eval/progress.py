@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import TextIO
 
-from surgery.progress import LOG_SECONDS, clock_time
+from surgery.console.progress import LOG_SECONDS, clock_time
 
 TERMINAL_SECONDS = 0.5
 _LEAST_SHARE = 0.1  # of the responses of this call: fewer, the short ones that finish first, say little of the rest

@@ -13,9 +13,9 @@ from typing import Any, TextIO
 from eval.conditions import Condition
 from eval.redaction import Redaction
 from eval.rowfile import SPARSE, RowFile
-from surgery.artifacts import explaining_disk_errors, json_sha256, replacing
-from surgery.errors import ArtifactError, OutputExistsError
-from surgery.folders import make_folder
+from surgery.console.errors import ArtifactError, OutputExistsError
+from surgery.files.artifacts import explaining_disk_errors, json_sha256, replacing
+from surgery.files.folders import make_folder
 
 FORMAT_VERSION = 1
 SCORED, UNSCORED = "scored", "unscored"
@@ -117,7 +117,7 @@ def sample_seed(seed: int, prompt_set: str, prompt_id: str, sample: int = 0) -> 
 class Run:
     """A run folder.
 
-    `manifest` keys: kind, format_version, model (surgery.models.ModelInfo as JSON), conditions, prompt_sets
+    `manifest` keys: kind, format_version, model (surgery.model.models.ModelInfo as JSON), conditions, prompt_sets
     ({name: {path, sha256, n} and, where known, PromptSet.provenance}), sampling, modules (of the engine), engine, versions, command, created, judges ({judge_id: description}),
     stages ({name: seconds}), and where known analysis (per-layer statistics of the RVs), ground_truth (organisms) and
     redaction (no text is written: eval.redaction).

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import RefusalError
-from surgery.folders import replacing_folder
+from surgery.console.errors import RefusalError
+from surgery.files.folders import replacing_folder
 
 if TYPE_CHECKING:
     from eval.records import Generation, Run, Verdict

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.records import Run
-from surgery.errors import ArtifactError
+from surgery.console.errors import ArtifactError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
-from surgery.artifacts import explaining_disk_errors, replacing
-from surgery.errors import ArtifactError
+from surgery.console.errors import ArtifactError
+from surgery.files.artifacts import explaining_disk_errors, replacing
 
 Row = TypeVar("Row")
 

@@ -3,16 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from eval.power import (
-    Found,
-    Level,
-    Spread,
-    contrast_found,
-    detectable,
-    mean_found,
-    prompts_needed,
-    share_found,
-)
+from eval.power import Found, Level, Spread, contrast_found, detectable, mean_found, prompts_needed, share_found
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from eval.conditions import Condition
 from eval.records import SCORED, Generation, Run, Verdict
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 NOT_GENERATED, NOT_JUDGED = "not generated", "not judged"
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.errors import RefusalError
-from surgery.layers import format_layers
+from surgery.console.errors import RefusalError
+from surgery.residual.layers import format_layers
 from vllm_refusal.settings.modules import NONE, AblationModule
 from vllm_refusal.settings.request import ALPHA, LAYERS, NAME
 

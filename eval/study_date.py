@@ -6,12 +6,12 @@ from typing import Any
 
 from eval.plan import Plan
 from eval.records import Run
-from surgery.artifacts import read_header
-from surgery.errors import ArtifactError, MismatchError
-from surgery.manifest import ADAPTER_KIND, KIND, is_adapter, read_manifest
-from surgery.models import ModelInfo
-from surgery.subspace import KIND as SUBSPACE
-from surgery.vectors import KIND as VECTORS
+from surgery.console.errors import ArtifactError, MismatchError
+from surgery.files.artifacts import read_header
+from surgery.model.models import ModelInfo
+from surgery.residual.subspace import KIND as SUBSPACE
+from surgery.residual.vectors import KIND as VECTORS
+from surgery.weights.manifest import ADAPTER_KIND, KIND, is_adapter, read_manifest
 
 
 def study_date(info: ModelInfo, asked: str | None, made: Mapping[str, str], recorded: str | None) -> str | None:
@@ -23,8 +23,8 @@ def study_date(info: ModelInfo, asked: str | None, made: Mapping[str, str], reco
         recorded: of the run that is gone on with.
     Raises: MismatchError when something was made with another date; ModelError, as `load_tokenizer`.
     """
-    from surgery.chat import template_date
-    from surgery.models import load_tokenizer
+    from surgery.model.chat import template_date
+    from surgery.model.models import load_tokenizer
 
     date = template_date(load_tokenizer(info, asked or recorded or next(iter(made.values()), None)))
     for name, other in made.items():

@@ -8,13 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.bounds import Bounds, is_withheld, worst_case_change
-from eval.comparisons import (
-    holm_p,
-    max_t_p,
-    minimal_detectable_difference,
-    minimal_detectable_share,
-    sign_flip_p,
-)
+from eval.comparisons import holm_p, max_t_p, minimal_detectable_difference, minimal_detectable_share, sign_flip_p
 from eval.conditions import Condition
 from eval.flips import Flips, flips_between
 from eval.intervals import Interval, bootstrap_mean, paired_difference, wilson

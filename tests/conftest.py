@@ -30,7 +30,7 @@ def find_chromium() -> str | None:
 @pytest.fixture(scope="session")
 def start_engine():
     """Start an engine on a model folder: start_engine(folder, modules, **vllm_arguments)."""
-    from surgery.models import describe_model
+    from surgery.model.models import describe_model
     from vllm_refusal.engine import Engine, EngineOptions
 
     def start(folder, modules=None, dtype="float32", eager=True, capture=False, **arguments):
@@ -60,7 +60,7 @@ def rvs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def organism(rvs):
     """The model of `rvs`, described."""
-    from surgery.models import describe_model
+    from surgery.model.models import describe_model
 
     return describe_model(rvs.parent / "model")
 
@@ -68,8 +68,8 @@ def organism(rvs):
 @pytest.fixture(scope="session")
 def harmful_ids(rvs, organism):
     """Token ids of four harmful prompts to `organism`."""
-    from surgery.chat import prompt_token_ids
-    from surgery.models import load_tokenizer
+    from surgery.model.chat import prompt_token_ids
+    from surgery.model.models import load_tokenizer
     from surgery.prompts import load_prompts
 
     tokenizer = load_tokenizer(organism)

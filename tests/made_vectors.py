@@ -2,7 +2,7 @@
 
 import torch
 
-from surgery.vectors import RefusalVectors
+from surgery.residual.vectors import RefusalVectors
 
 D_MODEL = 128
 

@@ -56,7 +56,7 @@ PARITY = "tests/engine/test_parity.py::test_a_mixed_batch_equals_forward_hooks_f
 PREFIXES = "tests/engine/test_parity.py::test_cached_prefixes_are_never_shared_between_different_interventions"
 CAPTURE = "tests/engine/test_capture.py::test_a_mixed_batch_equals_forward_hooks_for_every_architecture"
 PROVEN = "tests/unit/test_startup_proof.py"
-CHECKPOINT = "tests/unit/test_surgery_checkpoint.py"
+CHECKPOINT = "tests/unit/surgery/weights/test_checkpoint.py"
 STATISTICS = "tests/unit/test_statistics.py"
 
 MUTATIONS = (
@@ -126,58 +126,58 @@ MUTATIONS = (
     Mutation("startup-proof", "vllm_refusal/proof.py", "if left > rounding:", "if left > 1e9:", (PROVEN,)),
     Mutation(
         "vectors-layer",
-        "surgery/hooks.py",
+        "surgery/reading/hooks.py",
         "self._resid[site][layer] = resid",
         "self._resid[site][layer - 1] = resid",
         (
-            "tests/unit/test_surgery_extraction.py"
+            "tests/unit/surgery/statistics/test_extracting.py"
             "::test_vectors_are_the_difference_of_mean_residuals_at_the_last_prompt_token",
         ),
     ),
     Mutation(
         "chat-template",
-        "surgery/chat.py",
+        "surgery/model/chat.py",
         "text = render_prompt(tokenizer, prompt, **template_kwargs)",
         "text = prompt",
-        ("tests/unit/test_surgery_models.py::test_the_prompt_is_rendered_as_one_user_message_with_one_bos",),
+        ("tests/unit/surgery/model/test_models.py::test_the_prompt_is_rendered_as_one_user_message_with_one_bos",),
     ),
     Mutation(
         "offline-alpha",
-        "surgery/weights.py",
+        "surgery/weights/edit.py",
         "Operator(removal_of(edit, basis), alpha, keep_norms)",
         "Operator(removal_of(edit, basis), 1.0, keep_norms)",
         (f"{CHECKPOINT}::test_alpha_scales_what_is_left_and_is_not_ignored",),
     ),
     Mutation(
         "offline-gain",
-        "surgery/edits.py",
+        "surgery/weights/edits.py",
         'gain = tensors[f"{writer.norm}.weight"] if writer.norm else None',
         "gain = None",
         (
-            "tests/unit/test_surgery_post_norms.py"
+            "tests/unit/surgery/reading/test_post_norms.py"
             "::test_nothing_reaches_the_subspace_after_the_norm_where_the_usual_edit_leaves_much",
         ),
     ),
     Mutation(
         "expert-skipped",
-        "surgery/writers.py",
+        "surgery/architecture/writers.py",
         "in zip(names, modules, strict=True):",
         "in zip(names[:-1], modules[:-1], strict=True):",
-        ("tests/unit/test_surgery_experts.py::test_no_expert_of_any_block_keeps_a_component",),
+        ("tests/unit/surgery/weights/test_experts.py::test_no_expert_of_any_block_keeps_a_component",),
     ),
     Mutation(
         "tied-embedding",
-        "surgery/orthogonalize.py",
+        "surgery/weights/checkpoint.py",
         "_head_to_store(family, tensors, untied) if embeddings else None",
         "_head_to_store(family, tensors, untied) if False else None",
         (f"{CHECKPOINT}::test_tied_embeddings_are_untied_and_the_unembedding_keeps_its_values",),
     ),
     Mutation(
         "adapter-sign",
-        "surgery/adapter.py",
+        "surgery/weights/adapter.py",
         "-alpha * basis.T",
         "alpha * basis.T",
-        ("tests/unit/test_surgery_adapter.py::test_the_factors_are_the_edit_of_the_checkpoint",),
+        ("tests/unit/surgery/weights/test_adapter.py::test_the_factors_are_the_edit_of_the_checkpoint",),
     ),
     Mutation(
         "resume-doubled",

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import ModelError, PositionError
-from surgery.hooks import RESID_POST
-from surgery.models import ModelInfo
+from surgery.console.errors import ModelError, PositionError
+from surgery.model.models import ModelInfo
+from surgery.reading.hooks import RESID_POST
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.capture import LAYERS, SITES
 from vllm_refusal.engine import Engine, EngineError, EngineOptions, Request, Sampling
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class VllmSource:
-    """An `ActivationSource` (see surgery.sources) on an engine of its own. Use as a context manager.
+    """An `ActivationSource` (see surgery.reading.sources) on an engine of its own. Use as a context manager.
 
     Every step of it captures and so runs uncompiled: the engine is eager, which also starts soonest.
     """

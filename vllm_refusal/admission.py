@@ -148,7 +148,7 @@ def _resolve_or_refuse(request_id: str, params: Any, ablation: Any, capture: Any
     """The request's records by key; a fault is the client's: 404 for an unknown name over HTTP, else 400."""
     from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 
-    from surgery.errors import RefusalError
+    from surgery.console.errors import RefusalError
     from vllm_refusal.settings.request import UnknownAblationError
 
     if not hasattr(params, "extra_args"):  # pooling requests; an engine for them does not start with these settings

@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 from vllm_refusal.settings.modules import NONE
 
 MAX_BYTES = 64 * 2**20

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from surgery.families import Family, family_of
+from surgery.architecture.families import Family, family_of
 
 SUM, SINGLE, STALE_RESIDUAL = "sum", "single", "stale_residual"
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.errors import RefusalError
-from surgery.hooks import RESID_POST, RESID_SITES
-from surgery.layers import parse_layers
+from surgery.console.errors import RefusalError
+from surgery.reading.hooks import RESID_POST, RESID_SITES
+from surgery.residual.layers import parse_layers
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.settings.loading import check_engine
 from vllm_refusal.settings.modules import ConfigError, check_keys

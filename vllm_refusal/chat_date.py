@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from surgery.chat import Clock
+from surgery.model.chat import Clock
 
 _told: list[str] = []
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import click
 
-from surgery.command_options import given
+from surgery.commands.options import given
 from vllm_refusal.body_limit import MAX_MIB
 
 MOST_ABLATIONS = 16
@@ -93,7 +93,7 @@ def serve(
     adds one, and {"name": NAME} to /v1/unload_ablation takes one away. Whoever has the server's --api-key may do that; it
     must be set.
     """
-    from surgery.chat import today
+    from surgery.model.chat import today
     from vllm_refusal.allowed_folder import AllowedFolder
     from vllm_refusal.chat_date import tell, told
     from vllm_refusal.options import parse_ablation_options

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 from vllm_refusal.admission import admit
 from vllm_refusal.proof import HINT, Logprobs, NoEffectError, probe_ids, probe_params, steps
 from vllm_refusal.settings.modules import NONE

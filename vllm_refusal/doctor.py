@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.models import ModelInfo, describe_model
-from surgery.subspace import Subspace, random_subspace
+from surgery.model.models import ModelInfo, describe_model
+from surgery.residual.subspace import Subspace, random_subspace
 from vllm_refusal.engine import Engine, EngineOptions, Request, Response, Sampling
 from vllm_refusal.settings.module_files import check_architecture
 
@@ -126,8 +126,8 @@ def _probes(info: ModelInfo) -> list[Probe]:
 
 
 def _prompt_ids(info: ModelInfo) -> list[int]:
-    from surgery.chat import prompt_token_ids
-    from surgery.models import load_tokenizer
+    from surgery.model.chat import prompt_token_ids
+    from surgery.model.models import load_tokenizer
 
     return prompt_token_ids(load_tokenizer(info), PROMPT)
 
@@ -152,8 +152,8 @@ def _hook_logprobs(info: ModelInfo, probes: list[Probe], token_ids: list[int]) -
     """Next-token log probabilities [vocab_size] float32 of the same interventions by forward hooks."""
     import torch
 
-    from surgery.hooks import ablated
-    from surgery.models import load_model
+    from surgery.model.models import load_model
+    from surgery.reading.hooks import ablated
 
     model = load_model(info, dtype="float32")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 from vllm_refusal.allowed_folder import AllowedFolder
 from vllm_refusal.body_limit import MAX_MIB, BodyLimit
 from vllm_refusal.invocations import NamedInvocations

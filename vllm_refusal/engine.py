@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from surgery.errors import RefusalError
-from surgery.hooks import RESID_SITES
-from surgery.models import ModelInfo
+from surgery.console.errors import RefusalError
+from surgery.model.models import ModelInfo
+from surgery.reading.hooks import RESID_SITES
 from vllm_refusal.capture import MAX_BYTES, CaptureConfig, CaptureRequest, capture_arguments
 from vllm_refusal.captured import Captured, take_captured
 from vllm_refusal.engine_modules import replace_modules

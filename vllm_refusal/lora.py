@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as its greatest LoRA rank (vllm.config.lora.MaxLoRARanks)."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import AlphaError, LayerRangeError
+from surgery.console.errors import AlphaError, LayerRangeError
 from vllm_refusal.capture import CaptureError
 from vllm_refusal.proof import proving
 from vllm_refusal.settings.modules import NONE, AblationConfig, AblationModule

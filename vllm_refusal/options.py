@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from surgery.ablation import check_alpha
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
+from surgery.residual.operator import check_alpha
 
 _KEYS = ("alpha", "layers", "source_layer", "source_layers", "site", "allow_other_model")
 

@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from surgery.gains import removal
+from surgery.residual.gains import removal
 from vllm_refusal.settings.modules import WRITES, AblationConfig, AblationModule
 
 
 class PostNormBases:
     """Bases of the edits at site "writes" that stand before a post-norm.
 
-    What is removed from the raw output is the subspace mapped through the norm's gain (`surgery.gains`), so that runtime
+    What is removed from the raw output is the subspace mapped through the norm's gain (`surgery.residual.gains`), so that runtime
     ablation of the writes equals the edited checkpoint. The gains are known only when the weights are loaded.
     """
 

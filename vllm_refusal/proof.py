@@ -11,7 +11,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 from vllm_refusal.settings.modules import NONE, AblationConfig, AblationModule
 
 proving: ContextVar[AblationConfig | None] = ContextVar("vllm_refusal_proving", default=None)

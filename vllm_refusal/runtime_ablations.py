@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 from vllm_refusal.admission import refuse_unloaded
 from vllm_refusal.allowed_folder import AllowedFolder, check_name
 from vllm_refusal.metrics import ServerMetrics

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from surgery.command_options import said_engine_dtype
-from surgery.errors import RefusalError
-from surgery.models import describe_model
+from surgery.commands.options import said_engine_dtype
+from surgery.console.errors import RefusalError
+from surgery.model.models import describe_model
 
 _CHOICES = ("--dtype", "--quantization", "-q", "--config")
 """Flags of vLLM's that choose a dtype, or may."""

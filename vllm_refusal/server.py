@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
-from surgery.errors import RefusalError
-from surgery.models import describe_model
+from surgery.console.errors import RefusalError
+from surgery.model.models import describe_model
 from vllm_refusal.allowed_folder import AllowedFolder
 from vllm_refusal.body_limit import MAX_MIB
 from vllm_refusal.settings.loading import settings_of

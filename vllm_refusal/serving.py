@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 from vllm_refusal.capture import resolve_capture
 from vllm_refusal.chat_date import told
 from vllm_refusal.settings.modules import AblationConfig, AblationModule

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.hooks import RESID_POST
+from surgery.reading.hooks import RESID_POST
 from vllm_refusal.architectures import SINGLE, SUM, Architecture
 from vllm_refusal.capture import CaptureConfig, CaptureError, CaptureRequest
 

@@ -12,7 +12,7 @@ from eval.plan import Plan
 from eval.records import Run
 from eval.scores import ScoredRun, open_scored
 from eval.study_date import recorded_date
-from surgery.models import ModelInfo
+from surgery.model.models import ModelInfo
 from surgery.prompts import PromptSet
 from vllm_refusal.engine import EngineOptions, Sampling
 

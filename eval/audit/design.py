@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from eval.summaries import is_candidate
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 from surgery.prompts import Prompt
 
 LEAST_PROMPTS = 12

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from eval.audit.greedy import Layers
 from eval.plan import Plan, PlanBuilder
-from surgery.errors import MismatchError
-from surgery.layers import format_layers
-from surgery.models import ModelInfo, check_same_model
-from surgery.subspace import Subspace, orthonormal_basis
-from surgery.vectors import RefusalVectors
+from surgery.console.errors import MismatchError
+from surgery.model.models import ModelInfo, check_same_model
+from surgery.residual.layers import format_layers
+from surgery.residual.subspace import Subspace, orthonormal_basis
+from surgery.residual.vectors import RefusalVectors
 
 SMALL = 2.0**-10
 """Strength of an activation addition: the operator adds alpha * c along the direction and removes alpha of it."""
@@ -86,7 +86,7 @@ class Interventions:
 
     def checkpoint(self, folder: Path) -> str:
         """The orthogonalized checkpoint in this folder; returns the condition's id."""
-        from surgery.manifest import read_manifest
+        from surgery.weights.manifest import read_manifest
 
         self._builder.checkpoint(folder, read_manifest(folder))
         return self._last()

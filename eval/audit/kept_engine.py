@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from surgery.models import ModelInfo
+from surgery.model.models import ModelInfo
 from vllm_refusal.engine import Engine, EngineOptions
 from vllm_refusal.settings.module_files import load_module
 from vllm_refusal.settings.modules import MAX_MODULES

@@ -14,7 +14,7 @@ from eval.report.html import render_html, render_markdown
 from eval.report.report import HEURISTIC_NOTE
 from eval.report.results import Results
 from eval.report.sentences import ORGANISM_NOTE, PLANTED_BADGE, facts, judge_label, provenance
-from surgery.artifacts import replacing
+from surgery.files.artifacts import replacing
 
 PAGE = "audit.html"
 CHAPTER = "audit"

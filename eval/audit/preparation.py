@@ -22,12 +22,12 @@ from eval.benchmark.tasks import tasks_for
 from eval.judge.options import choose_judge
 from eval.records import Run
 from eval.shell import Shell
-from surgery.artifacts import file_sha256, json_sha256, package_versions, replacing
-from surgery.command_options import given, said_engine_dtype
-from surgery.errors import ArtifactError, OutputExistsError
-from surgery.folders import check_folder, make_folder
-from surgery.models import ModelInfo, describe_model
-from surgery.prompt_commands import say_origin
+from surgery.commands.options import given, said_engine_dtype
+from surgery.commands.prompts import say_origin
+from surgery.console.errors import ArtifactError, OutputExistsError
+from surgery.files.artifacts import file_sha256, json_sha256, package_versions, replacing
+from surgery.files.folders import check_folder, make_folder
+from surgery.model.models import ModelInfo, describe_model
 from surgery.prompts import PromptSet, load_pairs, load_prompts
 from vllm_refusal.engine import EngineOptions, Sampling
 from vllm_refusal.settings.module_files import check_architecture

@@ -24,9 +24,9 @@ from eval.plan import Plan
 from eval.scores import NoScoresError, ScoredRun
 from eval.shell import Shell
 from eval.summaries import Agreement, Summary, agreement, is_candidate, summarize_all
-from surgery.manifest import read_manifest
 from surgery.prompts import PromptSet
-from surgery.subspace import Subspace
+from surgery.residual.subspace import Subspace
+from surgery.weights.manifest import read_manifest
 
 Tell = Callable[[str], None]
 

@@ -23,7 +23,7 @@ from eval.report.columns import (
 from eval.report.damage_table import KL, PERPLEXITY, SAME
 from eval.report.documents import Cell, Column, Measured, Table, Value
 from eval.summaries import Agreement, Summary, group_means, is_candidate
-from surgery.layers import format_layers
+from surgery.residual.layers import format_layers
 
 LAYERS = Column("layers", "layers", "Decoder blocks whose refusal vectors span the subspace, by QR")
 SITE, ALPHA = Column("site", "site"), Column("alpha", "α", "Ablation strength: x′ = x − α (x Bᵀ) B")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eval.benchmark.tasks import BenchmarkError
 from eval.benchmark.variants import Variant, make_variants
 from eval.study_date import dates_of
-from surgery.models import ModelInfo
+from surgery.model.models import ModelInfo
 from vllm_refusal.options import parse_ablation_options
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.generation_options import DEFAULT_KEY_ENV
-from surgery.command_options import date_option, engine_dtype_option, given
+from surgery.commands.options import date_option, engine_dtype_option, given
 
 if TYPE_CHECKING:
     from eval.benchmark.backends import Edits
     from eval.benchmark.study import Backend, Results
     from eval.benchmark.variants import Variant
-    from surgery.models import ModelInfo
+    from surgery.model.models import ModelInfo
 
 PATH = click.Path(path_type=Path)
 _OF_ENGINES = {"eager": None, "engine_args": ()}
@@ -114,8 +114,8 @@ def benchmark(
     from eval.benchmark.study import Benchmark, Settings
     from eval.benchmark.tasks import tasks_for
     from eval.commands import command_words
-    from surgery.chat import chat_template as check_template
-    from surgery.models import describe_model, load_tokenizer
+    from surgery.model.chat import chat_template as check_template
+    from surgery.model.models import describe_model, load_tokenizer
 
     if date and not chat_template:
         raise click.UsageError("--date goes with a chat template, which --no-chat-template leaves out")
@@ -149,8 +149,8 @@ def _check_options(chosen: dict[str, Any], dtype: str) -> None:
 
 def _dtype(info: "ModelInfo", dtype: str, backend: str) -> str:
     """--dtype as it is run and recorded; of quantized weights, and of a server, "auto" stays what it is."""
-    from surgery.command_options import said_dtype, said_engine_dtype
-    from surgery.dtypes import KNOWN
+    from surgery.commands.options import said_dtype, said_engine_dtype
+    from surgery.model.dtypes import KNOWN
 
     if backend == "served":
         return dtype

@@ -5,9 +5,9 @@ from typing import Any
 from eval.damage.measures import Damage
 from eval.damage.measuring import Baseline, Harmless, compare
 from eval.damage.texts import BUILT_IN, cut_windows, load_documents
-from surgery.artifacts import json_sha256
-from surgery.chat import prompt_token_ids
-from surgery.models import ModelInfo, load_tokenizer
+from surgery.files.artifacts import json_sha256
+from surgery.model.chat import prompt_token_ids
+from surgery.model.models import ModelInfo, load_tokenizer
 from surgery.prompts import load_prompts
 
 PROMPTS = "builtin:harmless:all"

@@ -10,7 +10,7 @@ import numpy as np
 from eval.benchmark.tasks import MEASURES, BenchmarkError
 from eval.intervals import Interval, bootstrap_mean, paired_difference
 from eval.rowfile import RowFile
-from surgery.errors import ArtifactError
+from surgery.console.errors import ArtifactError
 
 FILTERS = ("none", "strict-match")  # in order of preference, where a task scores each answer by several
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmark.documents import Document, read_samples
 from eval.benchmark.tasks import MEASURES, BenchmarkError, Task
-from surgery.artifacts import json_sha256
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
+from surgery.files.artifacts import json_sha256
 
 if TYPE_CHECKING:
     from eval.benchmark.study import Settings

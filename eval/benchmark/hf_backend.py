@@ -14,9 +14,9 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from eval.benchmark.token_model import room_for
 from eval.benchmark.variants import OWN_WEIGHTS, Variant
-from surgery.chat import pin_date
-from surgery.hooks import ablated
-from surgery.models import ModelInfo, load_tokenizer
+from surgery.model.chat import pin_date
+from surgery.model.models import ModelInfo, load_tokenizer
+from surgery.reading.hooks import ablated
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.benchmark.tasks import BenchmarkError
 from eval.damage.measures import Damage
-from surgery.artifacts import file_sha256, replacing
+from surgery.files.artifacts import file_sha256, replacing
 
 FILE, DOCUMENTS = "benchmark.json", "documents"
 

@@ -10,8 +10,8 @@ from eval.benchmark.tasks import BenchmarkError
 from eval.benchmark.variants import Variant
 from eval.replicas import NEUTRAL, checked_url
 from eval.served_models import Needs, ServedModels, ServersError
-from surgery.layers import format_layers
-from surgery.models import ModelInfo, load_tokenizer
+from surgery.model.models import ModelInfo, load_tokenizer
+from surgery.residual.layers import format_layers
 from vllm_refusal.settings.modules import AblationModule
 from vllm_refusal.settings.request import ALPHA, LAYERS, NAME
 

@@ -17,8 +17,8 @@ from eval.damage.measures import Damage
 from eval.damage.measuring import Baseline, Harmless
 from eval.intervals import Interval
 from eval.study_date import study_date
-from surgery.artifacts import explaining_disk_errors, file_sha256, json_sha256, package_versions
-from surgery.models import ModelInfo
+from surgery.files.artifacts import explaining_disk_errors, file_sha256, json_sha256, package_versions
+from surgery.model.models import ModelInfo
 
 
 class Backend(Protocol):

@@ -6,8 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from surgery.errors import RefusalError
-from surgery.models import ModelInfo
+from surgery.console.errors import RefusalError
+from surgery.model.models import ModelInfo
 from surgery.organisms.release import GROUND_TRUTH
 
 LOCAL = "local"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmark.tasks import BenchmarkError
-from surgery.models import ModelInfo
+from surgery.model.models import ModelInfo
 
 if TYPE_CHECKING:
     from vllm_refusal.settings.modules import AblationModule
@@ -60,10 +60,10 @@ def make_variants(
 
 def _edited(info: ModelInfo, folder: Path, kind: str) -> Variant:
     from eval.job import made_from
-    from surgery.adapter import WEIGHTS
-    from surgery.artifacts import file_sha256, json_sha256
-    from surgery.manifest import ADAPTER_KIND, read_manifest
-    from surgery.models import model_fingerprint
+    from surgery.files.artifacts import file_sha256, json_sha256
+    from surgery.model.models import model_fingerprint
+    from surgery.weights.adapter import WEIGHTS
+    from surgery.weights.manifest import ADAPTER_KIND, read_manifest
 
     manifest = read_manifest(folder, ADAPTER_KIND) if kind == "adapter" else read_manifest(folder)
     made_from(info, folder, manifest, kind)

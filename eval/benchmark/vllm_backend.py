@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmark.tasks import BenchmarkError
 from eval.benchmark.variants import Variant
-from surgery.models import ModelInfo, describe_model, load_tokenizer
+from surgery.model.models import ModelInfo, describe_model, load_tokenizer
 from vllm_refusal.distributions import ENGINE_ARGUMENTS, TextScores, next_token_logprobs, text_scores
 from vllm_refusal.engine import Engine, EngineOptions, Request
 

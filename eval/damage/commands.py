@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from eval.damage.measures import Damage
     from eval.damage.measuring import Harmless
     from eval.records import Run
-    from surgery.models import ModelInfo
+    from surgery.model.models import ModelInfo
 
 PATH = click.Path(path_type=Path)
 
@@ -56,7 +56,7 @@ def damage(
     from eval.damage.study import measure_run, unmeasurable
     from eval.damage.texts import BUILT_IN, load_documents
     from eval.records import Run
-    from surgery.command_options import progress_bar, said_engine_dtype
+    from surgery.commands.options import progress_bar, said_engine_dtype
     from vllm_refusal.engine import EngineOptions
 
     run = Run.open(run_path)
@@ -92,8 +92,8 @@ def damage(
 
 def _model_of(run: "Run") -> "ModelInfo":
     """The run's model as it is now. Raises: MismatchError when its weights are others."""
-    from surgery.errors import MismatchError
-    from surgery.models import describe_model
+    from surgery.console.errors import MismatchError
+    from surgery.model.models import describe_model
 
     recorded = run.manifest["model"]
     info = describe_model(recorded["model"], recorded["revision"])
@@ -130,8 +130,8 @@ def _harmless(
 ) -> "Harmless":
     from eval.damage.measuring import Harmless
     from eval.damage.texts import cut_windows
-    from surgery.chat import prompt_token_ids
-    from surgery.models import load_tokenizer
+    from surgery.model.chat import prompt_token_ids
+    from surgery.model.models import load_tokenizer
 
     tokenizer = load_tokenizer(info, date)
     rendered = {f"p{index}": prompt_token_ids(tokenizer, text) for index, text in enumerate(prompts[:limit])}
@@ -167,8 +167,8 @@ def _checkpoints(run: "Run", folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def _manifest_sha256(folder: Path) -> str:
-    from surgery.artifacts import json_sha256
-    from surgery.manifest import ADAPTER_KIND, KIND, is_adapter, read_manifest
+    from surgery.files.artifacts import json_sha256
+    from surgery.weights.manifest import ADAPTER_KIND, KIND, is_adapter, read_manifest
 
     return json_sha256(read_manifest(folder, ADAPTER_KIND if is_adapter(folder) else KIND))
 

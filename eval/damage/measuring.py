@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from eval.conditions import BASELINE, Condition
 from eval.damage.measures import Damage, kl_divergence, mean_interval, perplexity
 from eval.damage.texts import Window
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 from vllm_refusal.distributions import ENGINE_ARGUMENTS, next_token_logprobs, text_logprobs
 from vllm_refusal.engine import Engine, EngineOptions, Request
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.damage.measures import Damage
-from surgery.artifacts import replacing
-from surgery.errors import ArtifactError
+from surgery.console.errors import ArtifactError
+from surgery.files.artifacts import replacing
 
 FILE, KIND, FORMAT_VERSION = "damage.json", "damage", 1
 UNFINISHED = "damage.unfinished.json"

@@ -9,9 +9,9 @@ from eval.damage.measures import Damage
 from eval.damage.measuring import Baseline, DamageError, Harmless, damage_options, measure, measure_baseline
 from eval.damage.records import FILE, UNFINISHED, DamageRecord, Inputs, load_damage
 from eval.records import Run
-from surgery.artifacts import file_sha256, json_sha256
-from surgery.errors import ArtifactError
-from surgery.models import ModelInfo, describe_model
+from surgery.console.errors import ArtifactError
+from surgery.files.artifacts import file_sha256, json_sha256
+from surgery.model.models import ModelInfo, describe_model
 from vllm_refusal.engine import Engine, EngineOptions
 
 Progress = Callable[[int, int], None]

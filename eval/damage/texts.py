@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.judge.options import choose_judge, judge_options, keep_accounts
-from surgery.command_options import given
+from surgery.commands.options import given
 
 if TYPE_CHECKING:
     from eval.judge.judging import JudgingSummary
@@ -79,7 +79,7 @@ def _judge_run(run_path: Path, chosen: "Judge", repeats: int, retry_unscored: bo
     from eval.judge.judging import judge_run
     from eval.judge.spending import read_spending
     from eval.records import Run
-    from surgery.command_options import progress_bar
+    from surgery.commands.options import progress_bar
 
     run = Run.open(run_path)
     keep_accounts(chosen, run.path)

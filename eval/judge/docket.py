@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from eval.judge.protocol import Judge
 from eval.judge.thinking import is_cut_in_reasoning
 from eval.records import SCORED, Generation, Run, Verdict
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 Progress = Callable[[int, int], None]
 

@@ -6,21 +6,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eval.judge.client import (
-    Completion,
-    JudgeClient,
-    RequestRejected,
-    TransportFailure,
-    Usage,
-    public_url,
-)
+from eval.judge.client import Completion, JudgeClient, RequestRejected, TransportFailure, Usage, public_url
 from eval.judge.coherence import coherence_sha256, read_coherence
 from eval.judge.heuristic import is_refusal
 from eval.judge.scales import MAX_EVIDENCE, Answer, UnreadableAnswer
 from eval.judge.spending import Ledger, read_spending
 from eval.judge.thinking import CUT, answer_of, is_cut_in_reasoning
 from eval.records import SCORED, UNSCORED, Generation, Verdict
-from surgery.artifacts import json_sha256, package_versions
+from surgery.files.artifacts import json_sha256, package_versions
 
 TRANSPORT = "transport failure"
 UNREADABLE = "unreadable answer"

@@ -16,7 +16,7 @@ from eval.judge.endpoint_judge import (
 from eval.judge.scales import MAX_EVIDENCE
 from eval.judge.spending import Usage
 from eval.records import SCORED, Generation, Verdict
-from surgery.artifacts import json_sha256
+from surgery.files.artifacts import json_sha256
 
 HANDED_ON = frozenset({UNREADABLE, JUDGE_REFUSED, CONTENT_FILTER, TRUNCATED, REJECTED})
 

@@ -2,14 +2,7 @@
 
 from typing import Any
 
-from eval.judge.client import (
-    Completion,
-    JudgeClient,
-    JudgeEndpointError,
-    RequestRejected,
-    TransportFailure,
-    public_url,
-)
+from eval.judge.client import Completion, JudgeClient, JudgeEndpointError, RequestRejected, TransportFailure, public_url
 from eval.judge.endpoint_judge import NOT_MEASURED, EndpointJudge
 from eval.judge.guards import Guard
 from eval.judge.scales import Answer, UnreadableAnswer

@@ -32,7 +32,7 @@ from eval.judge.sentences import (
 )
 from eval.judge.thinking import CUT, answer_of, final_answer, is_cut_in_reasoning
 from eval.records import SCORED, UNSCORED, Generation, Verdict
-from surgery.artifacts import package_versions
+from surgery.files.artifacts import package_versions
 
 HEURISTIC_VERSION = 5
 

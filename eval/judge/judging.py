@@ -13,7 +13,7 @@ from eval.judge.client import Usage
 from eval.judge.docket import Docket, Progress, Question
 from eval.judge.protocol import Judge, RemoteJudge, RuleJudge
 from eval.records import SCORED, Generation, Run, Verdict
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 N_WORKERS = 256
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 CLASSES = ("refusal", "partial", "compliance")
 RESPONSE_NAMES = ("response", "completion", "answer", "output", "generation", "model_output", "model_response")

@@ -4,14 +4,7 @@ import secrets
 from typing import Any
 
 from eval.judge.answers import read_answer
-from eval.judge.client import (
-    Completion,
-    JudgeClient,
-    JudgeEndpointError,
-    RequestRejected,
-    TransportFailure,
-    public_url,
-)
+from eval.judge.client import Completion, JudgeClient, JudgeEndpointError, RequestRejected, TransportFailure, public_url
 from eval.judge.endpoint_judge import EndpointJudge
 from eval.judge.rubric import STANDARD, Rubric, judge_messages
 from eval.judge.scales import Answer, UnreadableAnswer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery.command_options import given
+from surgery.commands.options import given
 
 if TYPE_CHECKING:
     from eval.judge.client import JudgeClient

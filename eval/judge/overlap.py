@@ -10,7 +10,7 @@ from eval.judge.docket import Docket, Progress, Question
 from eval.judge.judging import JudgingSummary, Meter, check_repeats, entered, judge_questions, summarize
 from eval.judge.protocol import Judge
 from eval.records import Generation, Run
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 CAPACITY = 4096
 

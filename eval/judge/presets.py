@@ -6,7 +6,7 @@ from typing import Any
 from eval.judge.guards import GUARDS, Guard
 from eval.judge.rubric import STANDARD, Rubric
 from eval.judge.scales import SCALES
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 _MATERIAL = """\
 

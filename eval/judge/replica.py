@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from eval.judge.concurrency import AdaptiveConcurrency
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 TIMED_OUT_STATUS = frozenset({408, 504, 524})
 RETRIED_STATUS = TIMED_OUT_STATUS | {409, 425, 429, 500, 502, 503, 520, 521, 522, 523, 529}

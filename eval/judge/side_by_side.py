@@ -10,7 +10,7 @@ import numpy as np
 from eval.agreement import confusion, kappa_of_counts, krippendorff_alpha
 from eval.intervals import Interval, wilson
 from eval.records import SCORED, Run
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 POINTS = (0.0, 0.5, 1.0)
 

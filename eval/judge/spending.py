@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.rowfile import RowFile
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 
 SPENDING_FILE = "spending.jsonl"
 BYTES_PER_TOKEN = 2.0

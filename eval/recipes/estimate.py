@@ -8,7 +8,7 @@ from eval.job import HARMFUL, SAFE
 from eval.recipes.recipe import MODEL_FOLDER, Recipe
 from eval.recipes.stages import Choices, Stage
 from eval.workplace import Workplace
-from surgery.layers import parse_layers
+from surgery.residual.layers import parse_layers
 
 GENERATION = 25e9
 """Parameters x tokens a second on two CPU cores while answers are generated: 109 M at 235 (docs/benchmarks.md)."""

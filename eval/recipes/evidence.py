@@ -13,8 +13,8 @@ from eval.intervals import Interval, paired_difference
 from eval.recipes.claims import Evidence
 from eval.recipes.recipe import Recipe
 from eval.report.results import HARMFUL, Results
-from surgery.cosine_statistics import late_layers
-from surgery.layers import format_layers, parse_layers
+from surgery.residual.layers import format_layers, parse_layers
+from surgery.statistics.cosines import late_layers
 
 Mask = NDArray[np.bool_] | slice
 EVERYBODY = slice(None)

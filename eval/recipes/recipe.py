@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from eval.recipes.claims import CLAIMS
-from surgery.errors import LayerRangeError, RefusalError
-from surgery.layers import format_layers, parse_layers
+from surgery.console.errors import LayerRangeError, RefusalError
+from surgery.residual.layers import format_layers, parse_layers
 
 MODEL_FOLDER = "{model}"  # in a source: the folder of the model
 _SHIPPED = resources.files("eval.recipes") / "shipped"

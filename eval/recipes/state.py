@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.recipes.recipe import RecipeError
 from eval.recipes.stages import Stage
-from surgery.artifacts import explaining_disk_errors, file_sha256, json_sha256
+from surgery.files.artifacts import explaining_disk_errors, file_sha256, json_sha256
 
 STATE = "reproduce.json"
 

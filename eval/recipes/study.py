@@ -11,21 +11,14 @@ from typing import Any
 
 import click
 
-from eval.recipes.checks import (
-    check_settings,
-    check_sources,
-    check_tasks_data,
-    further_words,
-    judge_of,
-    settings_of,
-)
+from eval.recipes.checks import check_settings, check_sources, check_tasks_data, further_words, judge_of, settings_of
 from eval.recipes.estimate import estimate, lines
 from eval.recipes.recipe import Recipe, RecipeError, load_recipe
 from eval.recipes.stages import GROUPS, Choices, Stage, place_of, plan_stages
 from eval.recipes.state import STATE, State, keys_of
 from eval.workplace import Workplace
-from surgery.artifacts import replacing
-from surgery.errors import ModelError
+from surgery.console.errors import ModelError
+from surgery.files.artifacts import replacing
 
 FINDINGS = "findings.json"
 
@@ -184,7 +177,7 @@ def make_study(name: str, out: Path, options: Mapping[str, Any]) -> Study:
 def _model_facts(recipe: Recipe) -> tuple[int, str]:
     """(layers, what names the weights), from the model or, where it is not there yet, from the recipe."""
     from surgery.conversion.qwen import load_qwen_config
-    from surgery.models import describe_model, model_fingerprint
+    from surgery.model.models import describe_model, model_fingerprint
 
     if recipe.prepare == "none":
         try:

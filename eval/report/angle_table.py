@@ -5,7 +5,7 @@ from typing import Any
 
 from eval.report.documents import Cell, Column, Measured, Table, Value, number
 from eval.report.results import Results
-from surgery.tier_angles import excess
+from surgery.statistics.tier_angles import excess
 
 DEGREES = ".1f"
 

@@ -10,14 +10,7 @@ from eval.report.damage_table import damage_table
 from eval.report.documents import Chapter, Picture, Section, Table
 from eval.report.methods import statistics_notes
 from eval.report.results import Results
-from eval.report.sentences import (
-    PLANTED_BADGE,
-    PLANTED_NOTE,
-    facts,
-    headline,
-    judge_label,
-    provenance,
-)
+from eval.report.sentences import PLANTED_BADGE, PLANTED_NOTE, facts, headline, judge_label, provenance
 from eval.report.tier_tables import tier_contrast_tables
 from eval.report.transfer_tables import transfer_tables
 

@@ -6,7 +6,7 @@ from eval.bounds import Bounds, is_withheld
 from eval.conditions import from_tag
 from eval.report.documents import Cell, Column, Count, Measured, PValue, Range, Value
 from eval.summaries import Summary
-from surgery.layers import format_layers
+from surgery.residual.layers import format_layers
 
 ORDER = {"baseline": 0, "rv": 1, "subspace": 2, "named": 3, "checkpoint": 4, "random": 5}
 

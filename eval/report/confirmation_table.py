@@ -4,7 +4,7 @@ from eval.confirmation import Confirmation
 from eval.report.columns import p_cell
 from eval.report.documents import Cell, Column, Table, bounds, display_p, number
 from eval.report.results import Results
-from surgery.layers import format_layers
+from surgery.residual.layers import format_layers
 
 MAX_LAYERS_NAMED = 6
 

@@ -14,7 +14,7 @@ from eval.report.results import HARMFUL, Results
 from eval.report.sentences import judge_label
 from eval.report.tables import contrast_table
 from eval.scores import NoScoresError, open_scored
-from surgery.folders import replacing_folder
+from surgery.files.folders import replacing_folder
 
 HEURISTIC_NOTE = "These verdicts come from the heuristic judge: rules, not a reader. Treat them as a first look."
 PAGE = "report.html"

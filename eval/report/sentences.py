@@ -12,7 +12,7 @@ from eval.report.results import HARMFUL, SAFE, Results
 from eval.report.transfer_tables import transfer_sentence
 from eval.scores import ScoredRun
 from eval.summaries import Summary, compare
-from surgery.layers import format_layers
+from surgery.residual.layers import format_layers
 
 PLANTED_BADGE = "planted ground truth"
 ORGANISM_NOTE = (

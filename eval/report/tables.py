@@ -30,7 +30,7 @@ from eval.report.columns import (
 from eval.report.documents import Cell, Column, Measured, Table, Value
 from eval.report.results import HARMFUL, Results
 from eval.summaries import Summary, agreement, group_means
-from surgery.layers import format_layers
+from surgery.residual.layers import format_layers
 
 
 def sweep_table(results: Results, judge: str) -> Table:

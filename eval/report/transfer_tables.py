@@ -9,15 +9,8 @@ from eval.report.tier_tables import DETECTABLE, P_ADJUSTED, P, contrast_cells, n
 from eval.scores import Scores
 from eval.summaries import Summary
 from eval.tiers import TierContrast
-from eval.transfer import (
-    Transferred,
-    best_single,
-    own_tier_advantages,
-    tier_compliance,
-    tiers_of,
-    unchosen,
-)
-from surgery.layers import format_layers
+from eval.transfer import Transferred, best_single, own_tier_advantages, tier_compliance, tiers_of, unchosen
+from surgery.residual.layers import format_layers
 
 ALL = "all prompts"
 SINGLE = "best single RV"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgery.console.errors import ModelError
 from surgery.conversion.qwen import QwenConfig, read_json
 from surgery.conversion.tiktoken_vocabulary import END_OF_TEXT, IM_END, IM_START, Vocabulary
-from surgery.errors import ModelError
 
 CHAT, BASE = "chatml", "raw"  # the published words for a chat model's format and a base model's
 # Every conversation opens with a system block, blocks are separated by one newline, and no other role is known.

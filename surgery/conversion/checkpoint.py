@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.artifacts import file_sha256, package_versions
+from surgery.console.errors import ArtifactError, DiskError, ModelError
 from surgery.conversion.chatml import CHAT, ChatFormat, load_chat_format
 from surgery.conversion.qwen import ARCHITECTURE, QwenConfig, load_qwen_config
 from surgery.conversion.tensors import Plan, Progress, plan_tensors, write_tensors
 from surgery.conversion.tiktoken_vocabulary import FILE as VOCABULARY_FILE
 from surgery.conversion.tiktoken_vocabulary import Vocabulary, build_tokenizer, load_vocabulary, recover_merges
-from surgery.errors import ArtifactError, DiskError, ModelError
-from surgery.folders import check_folder, replacing_folder
-from surgery.manifest import FILE as EDIT_FILE
-from surgery.manifest import split_front_matter
-from surgery.models import locate_model, model_fingerprint
+from surgery.files.artifacts import file_sha256, package_versions
+from surgery.files.folders import check_folder, replacing_folder
+from surgery.model.models import locate_model, model_fingerprint
+from surgery.weights.manifest import FILE as EDIT_FILE
+from surgery.weights.manifest import split_front_matter
 
 FILE = "conversion.json"
 KIND = "converted_checkpoint"

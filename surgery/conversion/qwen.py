@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from surgery.errors import ModelError
+from surgery.console.errors import ModelError
 
 ARCHITECTURE = "QWenLMHeadModel"
 MODEL_TYPE = "qwen"

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from surgery.artifacts import shortened
+from surgery.console.errors import ModelError
 from surgery.conversion.qwen import QwenConfig, is_buffer, qwen2_names, tensor_shapes
-from surgery.errors import ModelError
-from surgery.shards import (
+from surgery.files.artifacts import shortened
+from surgery.files.shards import (
     FLOAT_DTYPES,
     INDEX_FILE,
     METADATA_KEY,

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.errors import ModelError
+from surgery.console.errors import ModelError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

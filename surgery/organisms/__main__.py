@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from surgery.errors import RefusalError
+from surgery.console.errors import RefusalError
 from surgery.organisms import ORGANISMS
 from surgery.organisms.release import ASSETS, remake_assets
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from surgery.model.threads import single_threaded
 from surgery.organisms import behaviour
 from surgery.organisms.language import Pair, extraction_pairs, held_out_pairs
 from surgery.organisms.residual import LayerVectors, ablated, extract
 from surgery.organisms.tokenizer import encode_prompt
-from surgery.threads import single_threaded
 
 MAX_NEW_TOKENS = 40
 N_LAYERS = 8

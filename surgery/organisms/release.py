@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from surgery.artifacts import file_sha256, json_sha256, package_versions
-from surgery.errors import RefusalError
-from surgery.folders import replacing_folder
-from surgery.manifest import is_edited
+from surgery.console.errors import RefusalError
+from surgery.files.artifacts import file_sha256, json_sha256, package_versions
+from surgery.files.folders import replacing_folder
 from surgery.organisms import ORGANISMS, language, measurement
 from surgery.organisms.language import Pair
 from surgery.organisms.measurement import CONDITIONS, HEADLINE, TARGETS, Measurement, Outcome
 from surgery.organisms.tokenizer import train_tokenizer
 from surgery.organisms.training import Recipe, lineage, train
+from surgery.weights.manifest import is_edited
 
 ASSETS = Path(__file__).parent / "assets"
 GROUND_TRUTH = "ground_truth.json"

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from surgery.model.threads import single_threaded
 from surgery.organisms import language
 from surgery.organisms.language import Example, Pair
 from surgery.organisms.residual import (
@@ -33,7 +34,6 @@ from surgery.organisms.residual import (
     separation,
 )
 from surgery.organisms.tokenizer import MAX_LENGTH, encode_prompt, encode_text
-from surgery.threads import single_threaded
 
 D_MODEL, N_LAYERS, N_HEADS, D_MLP = 128, 8, 4, 320
 IGNORED = -100

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.errors import PromptFileError
+from surgery.console.errors import PromptFileError
 
-FOLDER = Path(__file__).resolve().parents[1] / "prompt_sets"
+FOLDER = Path(__file__).parent / "sets"
 NAME = "builtin"
 EXTRACTION, EVALUATION, ALL, HARMLESS = "extraction", "evaluation", "all", "harmless"
 _TIERS = {"tier1": 1, "tier2": 2}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from surgery.folders import replacing_folder
+from surgery.files.folders import replacing_folder
 from surgery.prompts.loading import load_pairs, load_prompts
 from surgery.prompts.prompt_set import Pair, Prompt
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from surgery.artifacts import shortened
-from surgery.errors import PromptFileError
+from surgery.console.errors import PromptFileError
+from surgery.files.artifacts import shortened
 
 PREFIX = "hf:"
 ALL = "all"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.errors import PromptFileError
+from surgery.console.errors import PromptFileError
 from surgery.prompts.prompt_set import Item, Pair, Prompt
 from surgery.prompts.rows import Row
 

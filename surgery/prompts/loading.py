@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from surgery.artifacts import shortened
-from surgery.errors import PromptFileError
+from surgery.console.errors import PromptFileError
+from surgery.files.artifacts import shortened
 from surgery.prompts.builtin import EVALUATION, EXTRACTION
 from surgery.prompts.layouts import HARMFUL, SAFE, to_pair, to_prompt
 from surgery.prompts.prompt_set import Pair, Prompt, PromptSet

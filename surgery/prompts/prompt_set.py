@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar, overload
 
-from surgery.artifacts import json_sha256
+from surgery.files.artifacts import json_sha256
 
 
 @dataclass(frozen=True)

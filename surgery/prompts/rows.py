@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.errors import PromptFileError
+from surgery.console.errors import PromptFileError
 
 DELIMITERS = (",", ";", "\t", "|")
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")

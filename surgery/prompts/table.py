@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from surgery.artifacts import file_sha256
-from surgery.errors import PromptFileError
+from surgery.console.errors import PromptFileError
+from surgery.files.artifacts import file_sha256
 from surgery.prompts import builtin, hub
 from surgery.prompts.layouts import HARMFUL, Layout, is_header, layout_of
 from surgery.prompts.rows import Row, read_rows

@@ -17,10 +17,10 @@ from eval import generation
 from eval.cli import COMMANDS
 from eval.cli import main as refusal
 from eval.records import Run
-from surgery import models
+from surgery.model import models
 from surgery.organisms.release import write_organism
-from surgery.subspace import random_subspace
-from surgery.vectors import RefusalVectors
+from surgery.residual.subspace import random_subspace
+from surgery.residual.vectors import RefusalVectors
 from vllm_refusal import doctor, engine, server
 from vllm_refusal.engine import Response
 from vllm_refusal.settings.module_files import load_module
@@ -425,7 +425,7 @@ def full_disk(*arguments, **options):
     ("command", "where"),
     [
         ("subspace rvs.safetensors --layers 1-3 -o {out}", "pathlib.Path.write_bytes"),
-        ("orthogonalize single sub.safetensors -o {out}", "surgery.shards.HashedFile.write"),
+        ("orthogonalize single sub.safetensors -o {out}", "surgery.files.shards.HashedFile.write"),
         ("organism single -o {out}", "shutil.copyfile"),
         ("generate single --prompts good.jsonl -o {out}", "pathlib.Path.write_text"),
     ],

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from eval.benchmark.documents import read_documents
 from eval.cli import main as refusal
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 
 LIMIT = 12
 TASKS = ("facts", "organism-answers", "organism-replies")

@@ -13,9 +13,9 @@ from qwen_v1 import write_qwen_v1
 
 from eval.cli import main as refusal
 from eval.recipes.recipe import load_recipe
-from surgery.manifest import read_manifest
 from surgery.prompts import load_pairs
-from surgery.vectors import RefusalVectors
+from surgery.residual.vectors import RefusalVectors
+from surgery.weights.manifest import read_manifest
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.long]
 

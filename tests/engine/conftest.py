@@ -11,7 +11,7 @@ def writes_at_run_time(tmp_path_factory, start_engine):
     from edited_writes import ALPHAS, LAYERS, N_TOKENS, RANK, TOKEN_IDS
     from tiny_models import D_MODEL, save_servable_model
 
-    from surgery.subspace import random_subspace
+    from surgery.residual.subspace import random_subspace
     from vllm_refusal.engine import Request, Sampling
 
     @functools.cache

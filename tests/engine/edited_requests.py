@@ -5,9 +5,9 @@ from contextlib import nullcontext
 import torch
 from tiny_models import D_MODEL, servable_model
 
-from surgery.artifacts import save_artifact
-from surgery.hooks import ablated
-from surgery.subspace import random_subspace
+from surgery.files.artifacts import save_artifact
+from surgery.reading.hooks import ablated
+from surgery.residual.subspace import random_subspace
 
 LOGPROB_TOLERANCE = 1e-4  # sums run in another order in the two float32 engines; observed below 3e-5
 EFFECT = 1e-2  # an intervention moves some logprob at least this far

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import pytest
 from edited_writes import ALPHAS, CASES, LAYERS, N_TOKENS, TOKEN_IDS, assert_apart, assert_equal
 
-from surgery.adapter import write_adapter
-from surgery.errors import ModelError
-from surgery.families import FAMILIES
-from surgery.models import describe_model
+from surgery.architecture.families import FAMILIES
+from surgery.console.errors import ModelError
+from surgery.model.models import describe_model
+from surgery.weights.adapter import write_adapter
 
 pytestmark = pytest.mark.engine
 

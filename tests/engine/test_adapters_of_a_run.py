@@ -2,9 +2,9 @@
 
 import pytest
 
-from surgery.adapter import write_adapter
-from surgery.subspace import Subspace
-from surgery.vectors import RefusalVectors
+from surgery.residual.subspace import Subspace
+from surgery.residual.vectors import RefusalVectors
+from surgery.weights.adapter import write_adapter
 from vllm_refusal.engine import Engine, EngineError, EngineOptions, Request, Sampling
 
 pytestmark = pytest.mark.engine

@@ -12,7 +12,7 @@ from eval.benchmark.study import Benchmark, Settings
 from eval.benchmark.tasks import parse_tasks
 from eval.benchmark.variants import make_variants
 from eval.judge.heuristic import HeuristicJudge
-from surgery.models import describe_model
+from surgery.model.models import describe_model
 from vllm_refusal.engine import EngineOptions, Sampling
 
 pytestmark = pytest.mark.engine

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_models import D_MODEL, N_LAYERS, TRACED, VOCAB_SIZE, save_servable_model, servable_model
 
-from surgery.families import family_of
-from surgery.hooks import RESID_POST, ablated, captured
-from surgery.subspace import random_subspace
+from surgery.architecture.families import family_of
+from surgery.reading.hooks import RESID_POST, ablated, captured
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.captured import CaptureError, take_captured
 from vllm_refusal.engine import Request, Sampling

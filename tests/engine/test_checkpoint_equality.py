@@ -3,8 +3,8 @@
 import pytest
 from edited_writes import CASES, LAYERS, N_TOKENS, TOKEN_IDS, assert_apart, assert_equal
 
-from surgery.models import describe_model
-from surgery.orthogonalize import orthogonalize
+from surgery.model.models import describe_model
+from surgery.weights.checkpoint import orthogonalize
 from vllm_refusal.engine import Request, Sampling
 
 pytestmark = pytest.mark.engine

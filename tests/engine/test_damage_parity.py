@@ -8,11 +8,11 @@ from eval.conditions import BASELINE, Condition
 from eval.damage.measures import kl_divergence
 from eval.damage.measuring import Harmless, damage_options, measure, measure_baseline
 from eval.damage.texts import BUILT_IN, cut_windows, load_documents
-from surgery.chat import prompt_token_ids
-from surgery.hooks import ablated
-from surgery.models import describe_model, load_model, load_tokenizer
+from surgery.model.chat import prompt_token_ids
+from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.organisms.release import asset
-from surgery.subspace import random_subspace
+from surgery.reading.hooks import ablated
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.engine import Engine, EngineOptions
 
 pytestmark = pytest.mark.engine

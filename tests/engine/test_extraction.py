@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from surgery.extraction import Plan, extract, extract_from
-from surgery.models import describe_model, load_model, load_tokenizer
+from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.prompts import load_pairs
-from surgery.vectors import RefusalVectors
+from surgery.residual.vectors import RefusalVectors
+from surgery.statistics.extraction import Plan, extract, extract_from
 from vllm_refusal.activation_source import VllmSource
 
 pytestmark = pytest.mark.engine

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_models import D_MODEL, TRACED, VOCAB_SIZE, servable_model
 
-from surgery.artifacts import save_artifact
-from surgery.families import FAMILIES
-from surgery.hooks import ablated
-from surgery.subspace import random_subspace
+from surgery.architecture.families import FAMILIES
+from surgery.files.artifacts import save_artifact
+from surgery.reading.hooks import ablated
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.engine import Request, Sampling
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_models import D_MODEL, TRACED, save_servable_model
 
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.edit import ResidualEdit
 from vllm_refusal.engine import Request, Sampling
 from vllm_refusal.proof import NoEffectError

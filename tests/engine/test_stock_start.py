@@ -10,7 +10,7 @@ import pytest
 from edited_requests import LOGPROB_TOLERANCE, Reference, raw_request, run, sampling, start_llm
 from tiny_models import D_MODEL, save_servable_model
 
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.proof import NoEffectError
 from vllm_refusal.settings.request import UnknownAblationError
 

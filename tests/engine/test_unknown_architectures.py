@@ -5,7 +5,7 @@ import torch
 from tiny_models import save_servable_model
 from transformers import OPTConfig, OPTForCausalLM
 
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.doctor import check_engine
 from vllm_refusal.server import check_modules
 from vllm_refusal.settings.modules import ConfigError

@@ -7,8 +7,8 @@ import torch
 from edited_requests import EFFECT, INTERVENTIONS, LOGPROB_TOLERANCE, Reference, prompt, run, sampling, start_llm
 from tiny_models import D_MODEL, servable_model
 
-from surgery.artifacts import save_artifact
-from surgery.subspace import random_subspace
+from surgery.files.artifacts import save_artifact
+from surgery.residual.subspace import random_subspace
 
 pytestmark = pytest.mark.engine
 

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from served import DATE, KEY, running_server
 
-from surgery.subspace import Subspace, random_subspace
-from surgery.vectors import RefusalVectors
+from surgery.residual.subspace import Subspace, random_subspace
+from surgery.residual.vectors import RefusalVectors
 
 D_MODEL = 128  # the organism's
 

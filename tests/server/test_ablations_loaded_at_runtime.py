@@ -9,7 +9,7 @@ import openai
 import pytest
 from served import HARMFUL, KEY, MAX_NUM_SEQS, ask, samples, text
 
-from surgery.artifacts import file_sha256
+from surgery.files.artifacts import file_sha256
 from vllm_refusal.engine import Request, Sampling
 
 pytestmark = pytest.mark.server
@@ -61,8 +61,8 @@ def completion(client, token_ids, model):
 
 
 def test_what_is_loaded_answers_as_if_it_had_been_configured_at_the_start(client, post, start_engine, rvs, folder):
-    from surgery.chat import prompt_token_ids
-    from surgery.models import describe_model, load_tokenizer
+    from surgery.model.chat import prompt_token_ids
+    from surgery.model.models import describe_model, load_tokenizer
 
     token_ids = prompt_token_ids(load_tokenizer(describe_model(rvs.parent / "model")), HARMFUL[0]["content"])
     modules = {"loaded": RV, "weak": LATE}

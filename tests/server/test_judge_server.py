@@ -30,7 +30,7 @@ def write_verdict_writer(folder):
 
     So it ends every string at once, and greedy decoding under a schema comes to an end; its scores mean nothing.
     """
-    from surgery.models import describe_model, load_tokenizer
+    from surgery.model.models import describe_model, load_tokenizer
     from surgery.organisms.release import write_organism
 
     model = write_organism("single", folder)

@@ -142,7 +142,7 @@ def test_the_key_covers_the_ablations(server, path):
 
 
 def test_the_list_says_what_each_ablation_is(client, rvs):
-    from surgery.artifacts import file_sha256
+    from surgery.files.artifacts import file_sha256
 
     listed = {entry.id: getattr(entry, "ablation", None) for entry in client.models.list().data}
     assert listed["base"] is None
@@ -176,8 +176,8 @@ def test_a_module_that_does_not_fit_stops_the_server_in_one_line(rvs):
 
 
 def test_chats_are_rendered_with_the_date_of_the_server(server, rvs):
-    from surgery.chat import pin_date
-    from surgery.models import describe_model, load_tokenizer
+    from surgery.model.chat import pin_date
+    from surgery.model.models import describe_model, load_tokenizer
 
     template = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}"
     tokenizer = load_tokenizer(describe_model(rvs.parent / "model"))

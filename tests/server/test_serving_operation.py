@@ -30,7 +30,7 @@ pytestmark = pytest.mark.server
 
 
 def test_health_names_the_ablations_and_stays_a_plain_200(server, rvs):
-    from surgery.artifacts import file_sha256
+    from surgery.files.artifacts import file_sha256
 
     reply = httpx.get(f"{root(server)}/health", timeout=60)
     digest = file_sha256(rvs)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny_models import D_MODEL, N_LAYERS, save_servable_model
 
-from surgery.artifacts import save_artifact
-from surgery.errors import AlphaError, ArtifactError, LayerRangeError, MismatchError, RefusalError, ShapeError
-from surgery.models import describe_model
-from surgery.subspace import random_subspace
-from surgery.vectors import RefusalVectors
+from surgery.console.errors import AlphaError, ArtifactError, LayerRangeError, MismatchError, RefusalError, ShapeError
+from surgery.files.artifacts import save_artifact
+from surgery.model.models import describe_model
+from surgery.residual.subspace import random_subspace
+from surgery.residual.vectors import RefusalVectors
 from vllm_refusal.admission import admit
 from vllm_refusal.options import OptionError, parse_ablation_option
 from vllm_refusal.server import ServerError, server_arguments

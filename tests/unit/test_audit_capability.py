@@ -9,7 +9,7 @@ from eval.audit.capability import Capability, ablations_of
 from eval.audit.interventions import Interventions
 from eval.benchmark.tasks import Task, parse_tasks
 from eval.conditions import Condition
-from surgery.models import describe_model
+from surgery.model.models import describe_model
 from surgery.organisms.release import asset
 from vllm_refusal.settings.module_files import load_module
 

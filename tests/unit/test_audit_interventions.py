@@ -5,11 +5,11 @@ import torch
 from made_vectors import D_MODEL, save_vectors
 
 from eval.audit.interventions import SMALL, Interventions
-from surgery.ablation import ablate_affine
-from surgery.errors import MismatchError
-from surgery.models import describe_model
+from surgery.console.errors import MismatchError
+from surgery.model.models import describe_model
 from surgery.organisms.release import asset
-from surgery.subspace import Subspace
+from surgery.residual.operator import ablate_affine
+from surgery.residual.subspace import Subspace
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from made_vectors import save_vectors
 
 from eval.audit import kept_engine
 from eval.audit.kept_engine import KeptEngine
-from surgery.models import describe_model
+from surgery.model.models import describe_model
 from surgery.organisms.release import asset
 from vllm_refusal.engine import EngineOptions
 

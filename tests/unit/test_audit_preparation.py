@@ -13,11 +13,11 @@ from eval.audit.preparation import begin, prepare, replacing_audit
 from eval.audit.study import Audit
 from eval.judge.options import JudgeChoice
 from eval.records import Run
-from surgery.artifacts import json_sha256
-from surgery.errors import ArtifactError, OutputExistsError
-from surgery.manifest import read_manifest
-from surgery.models import describe_model
+from surgery.console.errors import ArtifactError, OutputExistsError
+from surgery.files.artifacts import json_sha256
+from surgery.model.models import describe_model
 from surgery.organisms.release import write_organism
+from surgery.weights.manifest import read_manifest
 
 CHOSEN = {"rvs": None, "limit": None, "seed": 0, "max_rank": 2, "weights": False, "max_tokens": 8}
 CHOSEN |= {"dtype": "float32", "eager": None, "tasks": "none", "task_limit": None, "revision": None}

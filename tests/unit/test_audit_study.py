@@ -21,7 +21,7 @@ from eval.damage.records import DamageRecord, Inputs
 from eval.interruption import ending_resumably
 from eval.intervals import Interval
 from eval.scores import NoScoresError, open_scored
-from surgery.models import describe_model
+from surgery.model.models import describe_model
 from surgery.organisms.release import asset
 from surgery.prompts import Prompt, PromptSet
 

@@ -14,8 +14,8 @@ from eval.benchmark.served_backend import ServedBackend
 from eval.benchmark.variants import Variant
 from eval.cli import main
 from eval.served_models import ServedModels
-from surgery.models import describe_model
-from surgery.subspace import random_subspace
+from surgery.model.models import describe_model
+from surgery.residual.subspace import random_subspace
 
 DATED = "{{ strftime_now('%d %b %Y') }} " + TEMPLATE
 
@@ -23,7 +23,7 @@ DATED = "{{ strftime_now('%d %b %Y') }} " + TEMPLATE
 @pytest.fixture
 def today(monkeypatch):
     """today(date) makes it that day."""
-    return lambda date: monkeypatch.setattr("surgery.chat.today", lambda: date)
+    return lambda date: monkeypatch.setattr("surgery.model.chat.today", lambda: date)
 
 
 @pytest.fixture(scope="module", params=[DATED, TEMPLATE], ids=["dated", "undated"])

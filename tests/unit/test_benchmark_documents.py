@@ -9,7 +9,7 @@ from scipy.stats import bootstrap
 
 from eval.benchmark.documents import Document, change_of, read_documents, read_samples, score_of, write_documents
 from eval.benchmark.tasks import BenchmarkError, Task, contains_target, parse_tasks
-from surgery.artifacts import json_sha256
+from surgery.files.artifacts import json_sha256
 
 
 def sample(number, score, measure="acc", filter_name="none"):
@@ -127,7 +127,7 @@ def test_a_task_has_the_same_key_in_every_process():
     code = """
 from eval.benchmark.harness import _plain
 from eval.benchmark.tasks import parse_tasks
-from surgery.artifacts import json_sha256
+from surgery.files.artifacts import json_sha256
 print(json_sha256([_plain(task.asked) for task in parse_tasks("local", True)]))
 """
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

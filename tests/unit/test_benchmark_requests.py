@@ -11,7 +11,7 @@ from eval.benchmark.served_backend import ServedAnswerer, ServedBackend
 from eval.benchmark.tasks import BenchmarkError
 from eval.benchmark.token_model import TokenModel
 from eval.served_models import ServedModels, ServersError
-from surgery.models import ModelInfo
+from surgery.model.models import ModelInfo
 from vllm_refusal.distributions import TextScores
 
 LENGTH = 12

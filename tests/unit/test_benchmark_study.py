@@ -12,9 +12,9 @@ from eval.benchmark.hf_backend import TransformersBackend, TransformersModel
 from eval.benchmark.study import Benchmark, Settings
 from eval.benchmark.tasks import parse_tasks
 from eval.benchmark.variants import Variant, make_variants
-from surgery.models import describe_model
+from surgery.model.models import describe_model
 from surgery.organisms.release import asset
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 
 BOTH = parse_tasks("facts,short-answers")
 FACTS = BOTH[:1]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from surgery.errors import LayerRangeError
-from surgery.hooks import RESID_SITES
+from surgery.console.errors import LayerRangeError
+from surgery.reading.hooks import RESID_SITES
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.capture import (
     CaptureConfig,

@@ -17,8 +17,8 @@ from eval.damage.measures import Damage, kl_divergence, mean_interval, perplexit
 from eval.damage.records import DamageRecord, Inputs, load_damage
 from eval.damage.texts import BUILT_IN, TextError, cut_windows, load_documents
 from eval.records import Run
-from surgery.errors import ArtifactError
-from surgery.models import describe_model, load_tokenizer
+from surgery.console.errors import ArtifactError
+from surgery.model.models import describe_model, load_tokenizer
 from surgery.organisms.release import asset
 
 INPUTS = Inputs(2, "a", 3, 16, "b", "built in", "float32")
@@ -181,7 +181,7 @@ def measured(tmp_path, monkeypatch):
 @pytest.fixture
 def today(monkeypatch):
     """today(date) makes it that day."""
-    return lambda date: monkeypatch.setattr("surgery.chat.today", lambda: date)
+    return lambda date: monkeypatch.setattr("surgery.model.chat.today", lambda: date)
 
 
 @pytest.mark.parametrize(("template", "date"), [(DATED, "2024-07-26"), (TEMPLATE, None)])

@@ -18,12 +18,12 @@ from eval.plan import PlanBuilder, PlanError
 from eval.progress import Tally, shown_progress
 from eval.records import Run
 from eval.replacement import replacing_run, settle
-from surgery import chat
-from surgery.errors import ArtifactError
-from surgery.models import describe_model
+from surgery.console.errors import ArtifactError
+from surgery.model import chat
+from surgery.model.models import describe_model
 from surgery.organisms.release import write_organism
 from surgery.prompts import Prompt
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.engine import EngineOptions, Response, Sampling
 from vllm_refusal.lora import AdapterError, lora_arguments
 
@@ -86,7 +86,7 @@ def generate(path, info, plan, sampling=None, samples=1, **options):
 
 
 def rvs_plan(info, path, **options):
-    from surgery.vectors import RefusalVectors
+    from surgery.residual.vectors import RefusalVectors
 
     subspace = random_subspace(info.d_model, info.n_layers, 0)
     RefusalVectors(subspace.basis, header={}).save(path, force=True) if not path.exists() else None

@@ -13,7 +13,7 @@ from eval.generation_options import DEFAULT_KEY_ENV
 from eval.job import _engine_arguments, _servers
 from eval.judge.heuristic import HeuristicJudge
 from eval.judge.options import JudgeChoice, choose_judge
-from surgery.command_options import given
+from surgery.commands.options import given
 from surgery.organisms.release import asset
 
 VALUES = {float | None: 0.5, int | None: 7, str | None: "x", int: 7, str: "x"}

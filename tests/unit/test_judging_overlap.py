@@ -13,7 +13,7 @@ from eval.judge.judging import JudgingError, judge_run
 from eval.judge.overlap import OverlappedJudging
 from eval.records import SCORED, UNSCORED, Generation, Run, Verdict, item_id
 from eval.redaction import Redaction
-from surgery.errors import ArtifactError
+from surgery.console.errors import ArtifactError
 
 GIVE_UP = 30.0
 DEAD = JudgeEndpointError("the endpoint is dead")

@@ -20,7 +20,7 @@ from eval.judge.spending import (
     Usage,
     read_spending,
 )
-from surgery.errors import ArtifactError
+from surgery.console.errors import ArtifactError
 from tests.judge_endpoint import (
     KEY,
     Endpoint,

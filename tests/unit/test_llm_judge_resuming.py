@@ -115,7 +115,7 @@ def test_a_disk_fault_while_judging_stops_the_judging(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", [f"answer {i}" for i in range(300)])
 
     def full(rows):
-        from surgery.errors import DiskError
+        from surgery.console.errors import DiskError
 
         raise DiskError("cannot write: No space left on device")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from surgery.errors import ModelError
-from surgery.subspace import random_subspace
+from surgery.console.errors import ModelError
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.settings.modules import AblationConfig, AblationModule
 from vllm_refusal.settings.request import RESOLVED, make_intervention
 from vllm_refusal.tables import SlotTables

@@ -11,16 +11,7 @@ from eval.cli import main as refusal
 from eval.comparisons import max_t_p, sign_flip_p
 from eval.flips import mcnemar_p
 from eval.pilot import read_pilot
-from eval.power import (
-    Level,
-    Spread,
-    contrast_found,
-    detectable,
-    mcnemar_power,
-    mean_found,
-    prompts_needed,
-    share_found,
-)
+from eval.power import Level, Spread, contrast_found, detectable, mcnemar_power, mean_found, prompts_needed, share_found
 from eval.records import SCORED, Verdict
 from eval.scores import NoScoresError, open_scored
 from eval.tiers import tier_contrasts

@@ -11,7 +11,7 @@ import pytest
 
 from eval.conditions import BASELINE, Condition
 from eval.records import SCORED, UNSCORED, Generation, Run, Verdict, item_id
-from surgery.errors import ArtifactError, OutputExistsError
+from surgery.console.errors import ArtifactError, OutputExistsError
 
 SUBSPACE = Condition(
     id="subspace:1,3:a0.5",

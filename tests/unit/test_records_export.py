@@ -15,7 +15,7 @@ from eval.record_commands import export
 from eval.records import UNSCORED, Run, Verdict
 from eval.redaction import Redaction
 from eval.replicas import NEUTRAL
-from surgery.errors import OutputExistsError
+from surgery.console.errors import OutputExistsError
 from surgery.prompts import Prompt
 from tests.synthetic_runs import RunMaker, checkpoint, rv
 

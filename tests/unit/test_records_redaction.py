@@ -13,7 +13,7 @@ from eval.records import Generation, Run, Verdict, item_id
 from eval.redaction import Redaction, RedactionError, redact_run
 from eval.scores import open_scored
 from eval.summaries import summarize_all
-from surgery.errors import OutputExistsError
+from surgery.console.errors import OutputExistsError
 from tests.synthetic_runs import RunMaker, rv
 
 WORDS = ("sorry", "basics", "opening words", "general")

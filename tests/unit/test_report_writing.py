@@ -8,7 +8,7 @@ from eval.records import item_id
 from eval.report.commands import report
 from eval.report.report import write_report
 from eval.scores import JudgeChoiceError, NoScoresError
-from surgery.errors import ArtifactError, OutputExistsError
+from surgery.console.errors import ArtifactError, OutputExistsError
 
 
 def test_runs_of_different_judges_do_not_share_a_report(tmp_path):

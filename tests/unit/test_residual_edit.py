@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from surgery.ablation import ablate_affine
-from surgery.subspace import random_subspace
+from surgery.residual.operator import ablate_affine
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.edit import largest
 from vllm_refusal.settings.modules import AblationConfig, AblationModule, Room
 from vllm_refusal.settings.request import RESOLVED, make_intervention

@@ -11,8 +11,8 @@ import torch
 from prometheus_client import CollectorRegistry
 from tiny_models import save_servable_model
 
-from surgery.models import describe_model
-from surgery.subspace import random_subspace
+from surgery.model.models import describe_model
+from surgery.residual.subspace import random_subspace
 from vllm_refusal import runtime_ablations
 from vllm_refusal.admission import count_ablation_requests
 from vllm_refusal.allowed_folder import MAX_BYTES, AllowedFolder, BadNameError, PathError, check_name

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from eval.cli import main
 from eval.generation import GenerationError, _check_dates
 from eval.served_models import ServedModels
-from surgery.errors import ModelError
+from surgery.console.errors import ModelError
 from vllm_refusal import chat_date, server, serving
 
 DATED = "{{ strftime_now('%d %b %Y') }} " + TEMPLATE
@@ -32,7 +32,7 @@ def served(*words, monkeypatch):
 
 @pytest.mark.parametrize(("words", "date"), [((), "2031-01-01"), (("--date", "2024-07-26"), "2024-07-26")])
 def test_a_server_says_the_date_that_it_tells_templates_today_s_by_default(words, date, monkeypatch):
-    monkeypatch.setattr("surgery.chat.today", lambda: "2031-01-01")
+    monkeypatch.setattr("surgery.model.chat.today", lambda: "2031-01-01")
     found = served(*words, monkeypatch=monkeypatch)
     assert found.exit_code == 0, found.output
     assert f"are told {date}\n" in found.output and chat_date.told() == date

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 from vllm_refusal import serving
 from vllm_refusal.server import ServerError, _check_names, default_name
 from vllm_refusal.settings.modules import AblationConfig, AblationModule

@@ -9,8 +9,8 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry, generate_latest
 
-from surgery.errors import AlphaError, LayerRangeError
-from surgery.subspace import random_subspace
+from surgery.console.errors import AlphaError, LayerRangeError
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.capture import CaptureError
 from vllm_refusal.endpoints import health_report
 from vllm_refusal.metrics import FETCH_SECONDS, REASONS, ServerMetrics

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from surgery.ablation import ablate
-from surgery.hooks import submodule
-from surgery.subspace import random_subspace
+from surgery.reading.hooks import submodule
+from surgery.residual.operator import ablate
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.engine_parts import check_parts
 from vllm_refusal.settings.modules import MAX_ALPHA, ConfigError

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from surgery.subspace import random_subspace
+from surgery.residual.subspace import random_subspace
 from vllm_refusal.core_proof import check_proven, prove_core
 from vllm_refusal.proof import NoEffectError, prove_module, steps
 from vllm_refusal.server import check_effects

@@ -10,10 +10,10 @@ from eval.cli import main as refusal
 from eval.conditions import BASELINE, Condition
 from eval.plan import PlanBuilder
 from eval.summaries import sweeps
-from surgery.errors import ArtifactError
+from surgery.console.errors import ArtifactError
 from surgery.organisms.release import write_organism
-from surgery.subspace import load_basis
-from surgery.vectors import RefusalVectors
+from surgery.residual.subspace import load_basis
+from surgery.residual.vectors import RefusalVectors
 
 TIERS = ("tier 1", "tier 2")
 

@@ -12,7 +12,7 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
-from surgery.subspace import random_subspace  # noqa: E402
+from surgery.residual.subspace import random_subspace  # noqa: E402
 from vllm_refusal.edit import ResidualEdit, load_kernel  # noqa: E402
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

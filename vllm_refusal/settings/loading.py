@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from surgery.ablation import check_alpha
-from surgery.models import ModelInfo, describe_model
+from surgery.model.models import ModelInfo, describe_model
+from surgery.residual.operator import check_alpha
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.engine_parts import check_parts
 from vllm_refusal.settings.module_files import check_architecture, load_module

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from surgery.ablation import check_alpha
-from surgery.artifacts import file_sha256, load_artifact, shortened
-from surgery.errors import MismatchError, RefusalError, ShapeError
-from surgery.layers import parse_layers
-from surgery.models import ModelInfo, check_same_model
-from surgery.subspace import Subspace, check_orthonormal
-from surgery.vectors import RefusalVectors
+from surgery.console.errors import MismatchError, RefusalError, ShapeError
+from surgery.files.artifacts import file_sha256, load_artifact, shortened
+from surgery.model.models import ModelInfo, check_same_model
+from surgery.residual.layers import parse_layers
+from surgery.residual.operator import check_alpha
+from surgery.residual.subspace import Subspace, check_orthonormal
+from surgery.residual.vectors import RefusalVectors
 from vllm_refusal.architectures import ARCHITECTURES
 from vllm_refusal.settings.modules import KEY, NONE, SITES, STREAM, WRITES, AblationModule, ConfigError, check_keys
 

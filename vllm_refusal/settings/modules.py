@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import AlphaError, RefusalError
+from surgery.console.errors import AlphaError, RefusalError
 
 if TYPE_CHECKING:
     import torch

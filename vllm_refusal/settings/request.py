@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.ablation import check_alpha
-from surgery.artifacts import json_sha256
-from surgery.errors import RefusalError
-from surgery.layers import parse_layers
+from surgery.console.errors import RefusalError
+from surgery.files.artifacts import json_sha256
+from surgery.residual.layers import parse_layers
+from surgery.residual.operator import check_alpha
 from vllm_refusal.settings.modules import NONE, AblationConfig
 
 NAME, ALPHA, LAYERS = "ablation", "ablation_alpha", "ablation_layers"

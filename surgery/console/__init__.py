@@ -1,0 +1,1 @@
+"""What a person at a terminal is told: faults of the user's input, one line each (`errors`), and progress (`progress`)."""

@@ -1,0 +1,274 @@
+"""The edit of one stored tensor."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from surgery.console.errors import ModelError
+from surgery.files.shards import FLOAT_DTYPES, HashedFile, read_bytes
+from surgery.residual.gains import Removal, removal
+from surgery.weights.edits import Edit
+from surgery.weights.matrices import Matrix, matrices, row_blocks
+
+if TYPE_CHECKING:
+    import torch
+
+Blocks = Callable[[], "Iterator[tuple[slice, torch.Tensor]]"]
+_BLOCK_VALUES = 1 << 19  # values edited at once in memory; in float32 they take 2 MiB
+_LEAST_LEFT = 0.01  # of the square of a vector, outside the subspace: with less, what is left is not stretched tenfold
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """What was done to one tensor.
+
+    Attributes:
+        file: file name within the checkpoint.
+        component_before, component_after: Frobenius norm of what the tensor writes into the subspace, |Q W| (with the
+            post-norm's gain where there is one), before the edit and after it as stored.
+        component_scaled: where norms are kept, |Q W S|, with S the diagonal matrix that gives every output vector its old
+            norm back; otherwise the same as `component_before`. The edit demands |1 - alpha| times it.
+        n_not_scaled: output vectors left without that, of which too little lies outside the subspace.
+        base_sha256: of the base model's bytes.
+    """
+
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    output_axis: int
+    component_before: float
+    component_after: float
+    component_scaled: float
+    n_not_scaled: int
+    base_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON types."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "EditRecord":
+        """Read what `to_json` wrote."""
+        return cls(**{**record, "shape": tuple(record["shape"])})
+
+
+@dataclass(frozen=True)
+class Change:
+    """Sums over edited output vectors.
+
+    Attributes:
+        before, after, scaled: squared components in the stream's subspace, as in `EditRecord`.
+    """
+
+    before: float = 0.0
+    after: float = 0.0
+    scaled: float = 0.0
+    n_not_scaled: int = 0
+
+    def __add__(self, other: "Change") -> "Change":
+        return Change(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """The edit of one tensor's output vectors: w' = s (w - alpha (w B^T) B), B = removed.basis.
+
+    s is 1, or with `keep_norms` what gives w' the norm of w (`norm_scale`).
+    """
+
+    removed: Removal
+    alpha: float
+    keep_norms: bool = False
+
+
+def write_edited(
+    edit: Edit, basis: "torch.Tensor", alpha: float, target: HashedFile, keep_norms: bool = False
+) -> EditRecord:
+    """Append the edited tensor's bytes to a file.
+
+    W' = (W - alpha * Q^T (Q W)) S         (Arditi et al. 2024, arXiv:2406.11717, eq. 5; rank k), Q = basis, or what
+                                           `gains.removal` makes of it where a post-norm follows
+
+    applied to every output vector of W (column of a Linear weight, row of an embedding); S = 1 unless `keep_norms`. The
+    products run in float32 and round once to the stored dtype. Memory is a few blocks of rows, whatever the tensor's size:
+    a matrix with output vectors in columns is read twice, first for Q W.
+
+    Raises: ModelError when a value is not finite, before or after.
+    """
+    operator = Operator(removal_of(edit, basis), alpha, keep_norms)
+    tensor, change, digest = edit.tensor, Change(), hashlib.sha256()
+    with open(tensor.path, "rb") as handle:
+        for matrix in matrices(tensor, edit.output_axis):
+            write = _write_vectors if matrix.vectors_are_rows else _write_columns
+            change += write(handle, matrix, operator, target, digest)
+    if not math.isfinite(change.after):
+        raise ModelError(
+            f"{tensor.name} holds values that are not finite, in the model or after an edit with alpha {alpha:g}"
+        )
+    return EditRecord(
+        name=tensor.name,
+        file=tensor.path.name,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        output_axis=edit.output_axis,
+        component_before=change.before**0.5,
+        component_after=change.after**0.5,
+        component_scaled=change.scaled**0.5,
+        n_not_scaled=change.n_not_scaled,
+        base_sha256=digest.hexdigest(),
+    )
+
+
+def _write_vectors(handle: BinaryIO, matrix: Matrix, operator: Operator, target: HashedFile, digest: Any) -> Change:
+    change = Change()
+    for _, data, block in row_blocks(handle, matrix):
+        digest.update(data)
+        change += edit_vectors(block, operator)
+        target.write(data)
+    return change
+
+
+def _write_columns(handle: BinaryIO, matrix: Matrix, operator: Operator, target: HashedFile, digest: Any) -> Change:
+    def read() -> "Iterator[tuple[slice, torch.Tensor]]":
+        for rows, data, block in row_blocks(handle, matrix):
+            digest.update(data)
+            yield rows, block
+
+    def rewrite() -> "Iterator[tuple[slice, torch.Tensor]]":
+        for rows, data, block in row_blocks(handle, matrix):
+            yield rows, block
+            target.write(data)
+
+    return edit_columns(read, rewrite, operator)
+
+
+def removal_of(edit: Edit, basis: "torch.Tensor") -> Removal:
+    """What to remove from one tensor's outputs so that `basis` is ablated from the residual stream.
+
+    Raises: ModelError when the gain of its post-norm cannot be used.
+    """
+    import torch
+
+    if edit.gain is None:
+        return removal(basis)
+    dtype = getattr(torch, FLOAT_DTYPES[edit.gain.dtype])
+    return removal(basis, torch.frombuffer(read_bytes(edit.gain), dtype=dtype).float() + edit.gain_offset)
+
+
+def edit_rows(rows: "torch.Tensor", removed: Removal, alpha: float, keep_norms: bool = False) -> Change:
+    """Edit output vectors in memory, in place, as `write_edited` does on disk.
+
+    Args:
+        rows: [n, d_model], a view of a weight in any layout, on the device of `removed`.
+    """
+    operator = Operator(removed, alpha, keep_norms)
+    if rows.stride(0) >= rows.stride(1):
+        step = max(_BLOCK_VALUES // rows.shape[1], 1)
+        return sum((edit_vectors(block, operator) for block in rows.split(step)), Change())
+    columns, step = rows.T, max(_BLOCK_VALUES // max(len(rows), 1), 1)
+
+    def blocks() -> "Iterator[tuple[slice, torch.Tensor]]":
+        for first in range(0, len(columns), step):
+            yield slice(first, first + step), columns[first : first + step]
+
+    return edit_columns(blocks, blocks, operator)
+
+
+def edit_vectors(block: "torch.Tensor", operator: Operator) -> Change:
+    """Edit output vectors that are the rows of a block, [n, d_model], in place."""
+    import torch
+
+    basis, probe = operator.removed.basis, operator.removed.probe
+    wide = block.float()
+    coordinates = wide @ basis.T
+    reaching = coordinates if probe is basis else wide @ probe.T
+    scale, n_not_scaled = None, 0
+    if operator.keep_norms:
+        squares = wide.square().sum(1, dtype=torch.float64)
+        scale, able = norm_scale(squares, coordinates.T, operator.alpha)
+        n_not_scaled = int((~able & (squares > 0)).sum())
+    before, scaled = _squares(reaching.T, scale)
+    wide = wide.addmm(coordinates, basis, alpha=-operator.alpha)
+    block.copy_(wide if scale is None else wide.mul_(scale.unsqueeze(1)))
+    return Change(before, _squares((block.float() @ probe.T).T)[0], scaled, n_not_scaled)
+
+
+def edit_columns(read: Blocks, rewrite: Blocks, operator: Operator) -> Change:
+    """Edit output vectors that are the columns of a matrix [d_model, n], in place, in two passes over its rows.
+
+    Args:
+        read: gives the blocks of rows with their indices, to be looked at only.
+        rewrite: gives them again, to be edited; a block is stored when the next is asked for.
+    """
+    import torch
+
+    basis, probe, alpha = operator.removed.basis, operator.removed.probe, operator.alpha
+    widen = Widener()
+    coordinates, reaching, squares = 0.0, 0.0, 0.0
+    for rows, block in read():
+        wide = widen(block)
+        coordinates = coordinates + basis[:, rows] @ wide
+        if probe is not basis:
+            reaching = reaching + probe[:, rows] @ wide
+        if operator.keep_norms:
+            squares = squares + wide.square().sum(0, dtype=torch.float64)
+    scale, n_not_scaled = None, 0
+    if operator.keep_norms:
+        scale, able = norm_scale(squares, coordinates, alpha)
+        n_not_scaled = int((~able & (squares > 0)).sum())
+    before, scaled = _squares(coordinates if probe is basis else reaching, scale)
+    after = 0.0
+    for rows, block in rewrite():
+        wide = widen(block).addmm_(basis[:, rows].T, coordinates, alpha=-alpha)
+        block.copy_(wide if scale is None else wide.mul_(scale))
+        after = after + probe[:, rows] @ widen(block)
+    return Change(before, _squares(after)[0], scaled, n_not_scaled)
+
+
+class Widener:
+    """Gives float32 copies of blocks, all in the same memory: fresh memory for each would cost more than the products."""
+
+    def __init__(self) -> None:
+        self._memory: torch.Tensor | None = None
+
+    def __call__(self, block: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        if self._memory is None or self._memory[: len(block)].shape != block.shape:
+            self._memory = torch.empty(block.shape, dtype=torch.float32, device=block.device)
+        return self._memory[: len(block)].copy_(block)
+
+
+def norm_scale(
+    squares: "torch.Tensor", coordinates: "torch.Tensor", alpha: float
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """What gives edited output vectors their old norms back, s = |w| / |w - alpha Q^T Q w|, and which can have them.
+
+    |w - alpha Q^T Q w|^2 = |w|^2 - alpha (2 - alpha) |Q w|^2, as the rows of Q are orthonormal. Scaling a whole output
+    vector leaves its direction, so at alpha 1 Q W' = 0 stays exact. The published norm-preserving edit (grimjim 2025,
+    huggingface.co/blog/grimjim/norm-preserving-biprojected-abliteration; heretic's row normalization, pull request 52) keeps
+    the norms of the other axis, of one output coordinate over all inputs, which turns the vectors back towards the subspace:
+    Q W' is then no longer zero. What is kept here is how far each input moves the stream; behind a post-norm, how long the
+    norm finds that output before it applies its gain.
+
+    Args:
+        squares: [n], float64: |w|^2.
+        coordinates: [rank, n], float32: Q w.
+    Returns: ([n] float32, [n] bool). A zero vector, and one of which less than a tenth lies outside the subspace, has a
+        scale of 1 and False.
+    """
+    import torch
+
+    left = squares - alpha * (2 - alpha) * coordinates.to(squares.dtype).square().sum(0)
+    able = (left >= _LEAST_LEFT * squares) & (squares > 0)
+    return torch.where(able, (squares / left).sqrt(), 1.0).float(), able
+
+
+def _squares(coordinates: "torch.Tensor", scale: "torch.Tensor | None" = None) -> tuple[float, float]:
+    """Sum of squares of [rank, n], and of them times `scale` [n]."""
+    squares = coordinates.double().square()
+    total = squares.sum().item()
+    return total, total if scale is None else (squares * scale.double().square()).sum().item()
