@@ -4,7 +4,7 @@
     python benchmarks/arithmetic.py                               # d_model 512, ranks 4 and 64
     python benchmarks/arithmetic.py --d-model 2048 --modules 256 --ranks 4
 
-gather: each token's own basis, two row sums that the compiler fuses with the gather (what vllm_refusal.edit does).
+gather: each token's own basis, two row sums that the compiler fuses with the gather (what vllm_refusal.edit.affine does).
 unrolled: the same, one row sum after the other, unrolled over the rank.
 dense: x' = x + (C - A * (x B^T)) B, B [R, d_model] the directions of all modules, two matrix products.
 Process CPU time on one thread, median of five; compile time includes the C++ compiler only where it runs in process.
@@ -23,7 +23,7 @@ os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()  # nothing is compile
 import torch
 
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.edit import ResidualEdit
+from vllm_refusal.edit.affine import ResidualEdit
 
 N_SLOTS, MAX_TOKENS = 257, 2048
 

@@ -87,7 +87,7 @@ def run(engine: str, arguments: argparse.Namespace, pipe) -> None:
 def started(engine: str, info, arguments: argparse.Namespace) -> dict:
     """The sources of one process by name."""
     if engine == "vllm":
-        from vllm_refusal.activation_source import VllmSource
+        from vllm_refusal.engine.activation_source import VllmSource
 
         return {"vllm": VllmSource(info, arguments.dtype, {"enable_prefix_caching": False})}
     from surgery.architecture.families import family_of

@@ -28,7 +28,7 @@ from eval.judge.client import JudgeClient
 from eval.judge.llm import LLMJudge
 from eval.judge.overlap import OverlappedJudging
 from eval.records import Generation, Run, item_id
-from vllm_refusal.engine import Engine
+from vllm_refusal.engine.engine import Engine
 
 FLUSH_ROWS = 64
 

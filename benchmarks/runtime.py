@@ -37,7 +37,7 @@ from surgery.files.artifacts import save_artifact
 from surgery.model.models import describe_model
 from surgery.reading.hooks import ablated
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
+from vllm_refusal.engine.engine import Engine, EngineOptions, Request, Sampling
 
 SIZES = {
     "tiny": {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 8, "vocab_size": 1024},

@@ -28,8 +28,8 @@ def generate(model: str, ablations: tuple[str, ...], allow_other_model: bool, ou
           --ablation l9=rvs.safetensors,source_layer=9 --ablation sub=sub.safetensors,alpha=1.5 -o RUN
     """
     from eval.plan import PlanBuilder
-    from vllm_refusal.options import parse_ablation_options
     from vllm_refusal.settings.module_files import load_module
+    from vllm_refusal.settings.options import parse_ablation_options
 
     modules = parse_ablation_options(ablations, allow_other_model)
 

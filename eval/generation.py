@@ -14,7 +14,7 @@ from eval.records import Generation, Run, item_id, sample_seed
 from surgery.console.errors import RefusalError
 from surgery.model.models import ModelInfo, describe_model
 from surgery.prompts import Prompt
-from vllm_refusal.engine import Engine, EngineOptions, Request, Response, Sampling
+from vllm_refusal.engine.engine import Engine, EngineOptions, Request, Response, Sampling
 
 FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0
 N_END = 16  # tokens at the end of a prompt in which a template may open the reasoning

@@ -22,7 +22,7 @@ from surgery.commands.options import given, said_engine_dtype
 from surgery.console.errors import ArtifactError, MismatchError
 from surgery.model.models import ModelInfo
 from surgery.prompts import PromptSet
-from vllm_refusal.engine import EngineOptions, Sampling
+from vllm_refusal.engine.engine import EngineOptions, Sampling
 
 if TYPE_CHECKING:
     from eval.judge.protocol import Judge

@@ -15,7 +15,7 @@ from surgery.files.artifacts import json_sha256, package_versions
 from surgery.model.models import ModelInfo
 from surgery.prompts import Prompt, PromptSet, prompts_sha256
 from surgery.weights.manifest import is_edited
-from vllm_refusal.engine import EngineOptions, Sampling
+from vllm_refusal.engine.engine import EngineOptions, Sampling
 
 
 def make_manifest(

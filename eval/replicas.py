@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from eval.served_models import Needs, ServedModels, ServersError
-from vllm_refusal.engine import Request, Response, Sampling
+from vllm_refusal.engine.engine import Request, Response, Sampling
 
 CONNECT_SECONDS, LISTING_SECONDS, SILENT_SECONDS = 10.0, 30.0, 1800.0
 NEUTRAL = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}

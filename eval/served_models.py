@@ -48,7 +48,7 @@ class ServedModels:
     Attributes:
         url: its address.
         base: name of the unedited model.
-        ablations: name -> what is removed there ("basis_sha256", "site" and more, as vllm_refusal.serving lists it).
+        ablations: name -> what is removed there ("basis_sha256", "site" and more, as vllm_refusal.server.names lists it).
         max_model_len: longest prompt and response together, in tokens; None where it does not say.
         date: that it tells chat templates; None where it does not say. Prompts that come in token ids do not meet it.
     """

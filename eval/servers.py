@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.replicas import Busy, Replica, ReplicaFault
 from eval.served_models import Needs, ServersError
-from vllm_refusal.engine import Request, Response, Sampling
+from vllm_refusal.engine.engine import Request, Response, Sampling
 
 MOST_ATTEMPTS = 5
 GRACE_SECONDS = 15.0

@@ -31,7 +31,7 @@ def find_chromium() -> str | None:
 def start_engine():
     """Start an engine on a model folder: start_engine(folder, modules, **vllm_arguments)."""
     from surgery.model.models import describe_model
-    from vllm_refusal.engine import Engine, EngineOptions
+    from vllm_refusal.engine.engine import Engine, EngineOptions
 
     def start(folder, modules=None, dtype="float32", eager=True, capture=False, **arguments):
         vllm = {"max_model_len": 128, **arguments}

@@ -51,79 +51,81 @@ class Mutation:
     tests_before: tuple[str, ...] = ()
 
 
-EDIT = "tests/unit/test_residual_edit.py"
+EDIT = "tests/unit/vllm_refusal/edit/test_residual_edit.py"
 PARITY = "tests/engine/test_parity.py::test_a_mixed_batch_equals_forward_hooks_for_every_architecture"
 PREFIXES = "tests/engine/test_parity.py::test_cached_prefixes_are_never_shared_between_different_interventions"
 CAPTURE = "tests/engine/test_capture.py::test_a_mixed_batch_equals_forward_hooks_for_every_architecture"
-PROVEN = "tests/unit/test_startup_proof.py"
+PROVEN = "tests/unit/vllm_refusal/model/test_startup_proof.py"
 CHECKPOINT = "tests/unit/surgery/weights/test_checkpoint.py"
 STATISTICS = "tests/unit/test_statistics.py"
 
 MUTATIONS = (
     Mutation(
         "edit-sign",
-        "vllm_refusal/edit.py",
+        "vllm_refusal/edit/affine.py",
         "missing = offsets.index_select(0, module) - (x.unsqueeze(1) * basis).sum(-1)",
         "missing = (x.unsqueeze(1) * basis).sum(-1) - offsets.index_select(0, module)",
         (f"{EDIT}::test_each_row_is_edited_by_its_own_request",),
     ),
     Mutation(
         "runtime-alpha",
-        "vllm_refusal/tables.py",
+        "vllm_refusal/edit/tables.py",
         "slot] = intervention.alpha",
         "slot] = 1.0",
         (f"{EDIT}::test_each_row_is_edited_by_its_own_request",),
     ),
     Mutation(
         "runtime-layers",
-        "vllm_refusal/tables.py",
+        "vllm_refusal/edit/tables.py",
         "[list(intervention.layers), slot]",
         "[[layer - 1 for layer in intervention.layers], slot]",
         (f"{EDIT}::test_a_layer_outside_the_request_is_left_bit_for_bit",),
     ),
     Mutation(
         "runtime-offset",
-        "vllm_refusal/tables.py",
+        "vllm_refusal/edit/tables.py",
         "offsets[row, : module.rank] = module.offset.to(offsets.device)",
         "pass",
         (f"{EDIT}::test_each_row_is_edited_by_its_own_request",),
     ),
     Mutation(
         "runtime-gain",
-        "vllm_refusal/post_norms.py",
+        "vllm_refusal/edit/post_norms.py",
         "removal(module.basis, _gain(norm, offset)).basis",
         "removal(module.basis).basis",
-        ("tests/unit/test_post_norm_bases.py::test_what_the_norm_passes_on_has_no_component_in_the_subspace",),
+        (
+            "tests/unit/vllm_refusal/edit/test_post_norm_bases.py::test_what_the_norm_passes_on_has_no_component_in_the_subspace",
+        ),
     ),
     Mutation(
         "slot-of-another-request",
-        "vllm_refusal/runner_v1.py",
+        "vllm_refusal/model/runner_v1.py",
         "[_slot(tables, runner, request_id) for request_id in request_ids]",
         "[_slot(tables, runner, request_id) for request_id in reversed(request_ids)]",
         (f"{PARITY}[LlamaForCausalLM]",),
     ),
     Mutation(
         "stale-residual",
-        "vllm_refusal/architectures.py",
+        "vllm_refusal/settings/architectures.py",
         "returns=STALE_RESIDUAL, partial",
         "returns=SUM, partial",
         (f"{PARITY}[CohereForCausalLM]",),
     ),
     Mutation(
         "cache-salt",
-        "vllm_refusal/admission.py",
+        "vllm_refusal/admission/patches.py",
         "json.dumps([request.cache_salt, digest_of(asked)])",
         "json.dumps([request.cache_salt])",
         (f"{PREFIXES}[LlamaForCausalLM]",),
     ),
     Mutation(
         "capture-token",
-        "vllm_refusal/runner_v1.py",
+        "vllm_refusal/model/runner_v1.py",
         "request.num_prompt_tokens - 1 - batch",
         "request.num_prompt_tokens - 2 - batch",
         (f"{CAPTURE}[LlamaForCausalLM]",),
     ),
-    Mutation("startup-proof", "vllm_refusal/proof.py", "if left > rounding:", "if left > 1e9:", (PROVEN,)),
+    Mutation("startup-proof", "vllm_refusal/model/proof.py", "if left > rounding:", "if left > 1e9:", (PROVEN,)),
     Mutation(
         "vectors-layer",
         "surgery/reading/hooks.py",

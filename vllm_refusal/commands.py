@@ -5,7 +5,7 @@ from datetime import datetime
 import click
 
 from surgery.commands.options import given
-from vllm_refusal.body_limit import MAX_MIB
+from vllm_refusal.server.body_limit import MAX_MIB
 
 MOST_ABLATIONS = 16
 """Ablations at one time that a server has room for when clients may load them."""
@@ -94,12 +94,12 @@ def serve(
     must be set.
     """
     from surgery.model.chat import today
-    from vllm_refusal.allowed_folder import AllowedFolder
-    from vllm_refusal.chat_date import tell, told
-    from vllm_refusal.options import parse_ablation_options
-    from vllm_refusal.served_dtype import dtype_flags
-    from vllm_refusal.server import check_modules, run_server, server_arguments
+    from vllm_refusal.server.allowed_folder import AllowedFolder
+    from vllm_refusal.server.chat_date import tell, told
+    from vllm_refusal.server.launch import check_modules, run_server, server_arguments
+    from vllm_refusal.server.served_dtype import dtype_flags
     from vllm_refusal.settings.modules import check_default
+    from vllm_refusal.settings.options import parse_ablation_options
 
     modules = parse_ablation_options(ablations, allow_other_model)
     default = check_default(default_ablation, modules)
@@ -149,7 +149,7 @@ def doctor(model: str | None, revision: str | None, url: str | None, api_key_env
         raise click.UsageError("--api-key-env is of a running server; it goes with --url")
     if url and not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url {url}: expected an address such as http://127.0.0.1:8000/v1")
-    from vllm_refusal.doctor import check_engine, check_server
+    from vllm_refusal.engine.doctor import check_engine, check_server
 
     findings = check_server(url, api_key_env) if url else check_engine(model, revision)
     if as_json:

@@ -14,7 +14,7 @@ from eval.scores import ScoredRun, open_scored
 from eval.study_date import recorded_date
 from surgery.model.models import ModelInfo
 from surgery.prompts import PromptSet
-from vllm_refusal.engine import EngineOptions, Sampling
+from vllm_refusal.engine.engine import EngineOptions, Sampling
 
 if TYPE_CHECKING:
     from eval.judge.protocol import Judge

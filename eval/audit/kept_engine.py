@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from surgery.model.models import ModelInfo
-from vllm_refusal.engine import Engine, EngineOptions
+from vllm_refusal.engine.engine import Engine, EngineOptions
 from vllm_refusal.settings.module_files import load_module
 from vllm_refusal.settings.modules import MAX_MODULES
 

@@ -29,7 +29,7 @@ from surgery.files.artifacts import file_sha256, json_sha256, package_versions, 
 from surgery.files.folders import check_folder, make_folder
 from surgery.model.models import ModelInfo, describe_model
 from surgery.prompts import PromptSet, load_pairs, load_prompts
-from vllm_refusal.engine import EngineOptions, Sampling
+from vllm_refusal.engine.engine import EngineOptions, Sampling
 from vllm_refusal.settings.module_files import check_architecture
 
 DESIGN = "design.json"

@@ -9,7 +9,7 @@ from eval.benchmark.tasks import BenchmarkError
 from eval.benchmark.variants import Variant, make_variants
 from eval.study_date import dates_of
 from surgery.model.models import ModelInfo
-from vllm_refusal.options import parse_ablation_options
+from vllm_refusal.settings.options import parse_ablation_options
 
 if TYPE_CHECKING:
     from eval.benchmark.served_backend import Server
@@ -60,7 +60,7 @@ def vllm_backend(
 ) -> "tuple[list[Variant], Backend]":
     """The variants, to be answered by engines in this process. Raises: also BenchmarkError, as `VllmBackend`."""
     from eval.benchmark.vllm_backend import VllmBackend
-    from vllm_refusal.engine import EngineOptions
+    from vllm_refusal.engine.engine import EngineOptions
 
     modules = _files_only(edits)
     variants = make_variants(info, edits.checkpoints, edits.adapters, modules)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vllm_refusal.distributions import TextScores
+    from vllm_refusal.engine.distributions import TextScores
 
 CONCURRENCY = 32
 SILENT_SECONDS = 1800.0
@@ -168,7 +168,7 @@ def _scores(choice: Any, token_ids: Sequence[int]) -> "TextScores":
     """Raises: ServersError when other tokens were scored than those sent."""
     import numpy as np
 
-    from vllm_refusal.distributions import TextScores
+    from vllm_refusal.engine.distributions import TextScores
 
     try:
         found = [step[str(token)] for token, step in zip(token_ids[1:], choice["prompt_logprobs"][1:], strict=True)]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-    from vllm_refusal.distributions import TextScores
+    from vllm_refusal.engine.distributions import TextScores
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """What a task may say of how answers are drawn; anything else would not be the same in transformers."""

@@ -39,7 +39,7 @@ def make_variants(
     """The baseline and every edited model, checked against it.
 
     Args:
-        ablations: name -> settings, as `vllm_refusal.options.parse_ablation_options` reads them.
+        ablations: name -> settings, as `vllm_refusal.settings.options.parse_ablation_options` reads them.
     Raises: BenchmarkError (two of one name), MismatchError, ArtifactError and what reading the files raises.
     """
     from vllm_refusal.settings.module_files import load_module

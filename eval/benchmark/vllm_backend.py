@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from eval.benchmark.tasks import BenchmarkError
 from eval.benchmark.variants import Variant
 from surgery.model.models import ModelInfo, describe_model, load_tokenizer
-from vllm_refusal.distributions import ENGINE_ARGUMENTS, TextScores, next_token_logprobs, text_scores
-from vllm_refusal.engine import Engine, EngineOptions, Request
+from vllm_refusal.engine.distributions import ENGINE_ARGUMENTS, TextScores, next_token_logprobs, text_scores
+from vllm_refusal.engine.engine import Engine, EngineOptions, Request
 
 if TYPE_CHECKING:
     import numpy as np

@@ -57,7 +57,7 @@ def damage(
     from eval.damage.texts import BUILT_IN, load_documents
     from eval.records import Run
     from surgery.commands.options import progress_bar, said_engine_dtype
-    from vllm_refusal.engine import EngineOptions
+    from vllm_refusal.engine.engine import EngineOptions
 
     run = Run.open(run_path)
     info = _model_of(run)

@@ -9,8 +9,8 @@ from eval.conditions import BASELINE, Condition
 from eval.damage.measures import Damage, kl_divergence, mean_interval, perplexity
 from eval.damage.texts import Window
 from surgery.console.errors import RefusalError
-from vllm_refusal.distributions import ENGINE_ARGUMENTS, next_token_logprobs, text_logprobs
-from vllm_refusal.engine import Engine, EngineOptions, Request
+from vllm_refusal.engine.distributions import ENGINE_ARGUMENTS, next_token_logprobs, text_logprobs
+from vllm_refusal.engine.engine import Engine, EngineOptions, Request
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from eval.records import Run
 from surgery.console.errors import ArtifactError
 from surgery.files.artifacts import file_sha256, json_sha256
 from surgery.model.models import ModelInfo, describe_model
-from vllm_refusal.engine import Engine, EngineOptions
+from vllm_refusal.engine.engine import Engine, EngineOptions
 
 Progress = Callable[[int, int], None]
 MakeHarmless = Callable[[int], Harmless]

@@ -65,6 +65,6 @@ def _vllm_source() -> Any:
 
     if find_spec("vllm") is None:
         raise ModelError("--engine vllm: vLLM is not installed here; run bin/setup, or use --engine hf")
-    from vllm_refusal.activation_source import VllmSource
+    from vllm_refusal.engine.activation_source import VllmSource
 
     return VllmSource

@@ -21,8 +21,9 @@ from surgery.model import models
 from surgery.organisms.release import write_organism
 from surgery.residual.subspace import random_subspace
 from surgery.residual.vectors import RefusalVectors
-from vllm_refusal import doctor, engine, server
-from vllm_refusal.engine import Response
+from vllm_refusal.engine import doctor, engine
+from vllm_refusal.engine.engine import Response
+from vllm_refusal.server import launch as server
 from vllm_refusal.settings.module_files import load_module
 
 N_LAYERS, D_MODEL = 8, 128

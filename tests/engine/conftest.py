@@ -12,7 +12,7 @@ def writes_at_run_time(tmp_path_factory, start_engine):
     from tiny_models import D_MODEL, save_servable_model
 
     from surgery.residual.subspace import random_subspace
-    from vllm_refusal.engine import Request, Sampling
+    from vllm_refusal.engine.engine import Request, Sampling
 
     @functools.cache
     def responses(architecture):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_refusal.architectures import ARCHITECTURES
+from vllm_refusal.settings.architectures import ARCHITECTURES
 
 ALPHAS = (0.5, 1.0, 1.5)
 LAYERS = "0,2-3"

@@ -5,7 +5,7 @@ import pytest
 from surgery.residual.subspace import Subspace
 from surgery.residual.vectors import RefusalVectors
 from surgery.weights.adapter import write_adapter
-from vllm_refusal.engine import Engine, EngineError, EngineOptions, Request, Sampling
+from vllm_refusal.engine.engine import Engine, EngineError, EngineOptions, Request, Sampling
 
 pytestmark = pytest.mark.engine
 

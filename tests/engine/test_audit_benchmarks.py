@@ -13,7 +13,7 @@ from eval.benchmark.tasks import parse_tasks
 from eval.benchmark.variants import make_variants
 from eval.judge.heuristic import HeuristicJudge
 from surgery.model.models import describe_model
-from vllm_refusal.engine import EngineOptions, Sampling
+from vllm_refusal.engine.engine import EngineOptions, Sampling
 
 pytestmark = pytest.mark.engine
 

@@ -11,9 +11,9 @@ from tiny_models import D_MODEL, N_LAYERS, TRACED, VOCAB_SIZE, save_servable_mod
 from surgery.architecture.families import family_of
 from surgery.reading.hooks import RESID_POST, ablated, captured
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.architectures import ARCHITECTURES
-from vllm_refusal.captured import CaptureError, take_captured
-from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.engine.captured import CaptureError, take_captured
+from vllm_refusal.engine.engine import Request, Sampling
+from vllm_refusal.settings.architectures import ARCHITECTURES
 
 pytestmark = pytest.mark.engine
 
@@ -160,7 +160,7 @@ def small(tmp_path_factory):
     """`vllm.LLM` as its users have it, with so few blocks that requests are preempted, and its Hugging Face model."""
     from vllm import LLM
 
-    from vllm_refusal.capture import capture_arguments
+    from vllm_refusal.settings.capture import capture_arguments
 
     folder = save_servable_model(tmp_path_factory.mktemp("small") / "model", "LlamaForCausalLM")
     llm = LLM(

@@ -5,7 +5,7 @@ from edited_writes import CASES, LAYERS, N_TOKENS, TOKEN_IDS, assert_apart, asse
 
 from surgery.model.models import describe_model
 from surgery.weights.checkpoint import orthogonalize
-from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.engine.engine import Request, Sampling
 
 pytestmark = pytest.mark.engine
 

@@ -4,7 +4,7 @@ import pytest
 from tiny_models import D_MODEL, save_servable_model
 
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.engine.engine import Request, Sampling
 
 pytestmark = pytest.mark.engine
 

@@ -13,7 +13,7 @@ from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.organisms.release import asset
 from surgery.reading.hooks import ablated
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.engine import Engine, EngineOptions
+from vllm_refusal.engine.engine import Engine, EngineOptions
 
 pytestmark = pytest.mark.engine
 

@@ -7,7 +7,7 @@ from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.prompts import load_pairs
 from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.extraction import Plan, extract, extract_from
-from vllm_refusal.activation_source import VllmSource
+from vllm_refusal.engine.activation_source import VllmSource
 
 pytestmark = pytest.mark.engine
 

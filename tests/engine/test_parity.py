@@ -10,8 +10,8 @@ from surgery.architecture.families import FAMILIES
 from surgery.files.artifacts import save_artifact
 from surgery.reading.hooks import ablated
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.architectures import ARCHITECTURES
-from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.engine.engine import Request, Sampling
+from vllm_refusal.settings.architectures import ARCHITECTURES
 
 pytestmark = pytest.mark.engine
 

@@ -10,9 +10,9 @@ import pytest
 from tiny_models import D_MODEL, TRACED, save_servable_model
 
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.edit import ResidualEdit
-from vllm_refusal.engine import Request, Sampling
-from vllm_refusal.proof import NoEffectError
+from vllm_refusal.edit.affine import ResidualEdit
+from vllm_refusal.engine.engine import Request, Sampling
+from vllm_refusal.model.proof import NoEffectError
 
 pytestmark = pytest.mark.engine
 
@@ -71,7 +71,7 @@ def test_an_edit_that_is_off_or_too_weak_stops_the_engine(
 def test_a_gain_that_is_ignored_stops_the_engine(start, monkeypatch):
     import torch
 
-    monkeypatch.setattr("vllm_refusal.post_norms._gain", lambda norm, offset: torch.ones_like(norm.weight).cpu())
+    monkeypatch.setattr("vllm_refusal.edit.post_norms._gain", lambda norm, offset: torch.ones_like(norm.weight).cpu())
     with pytest.raises(NoEffectError, match="'sub' .* leaves .* of the writes"):
         start("Gemma2ForCausalLM", "writes")
 

@@ -8,8 +8,8 @@ from edited_requests import INTERVENTIONS, Reference, prompt, sampling, start_ll
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vllm_refusal.capture import capture_arguments
-from vllm_refusal.captured import take_captured
+from vllm_refusal.engine.captured import take_captured
+from vllm_refusal.settings.capture import capture_arguments
 
 pytestmark = pytest.mark.engine
 

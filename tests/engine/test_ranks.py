@@ -7,7 +7,7 @@ from tiny_models import D_MODEL, TRACED, VOCAB_SIZE, servable_model
 from surgery.files.artifacts import save_artifact
 from surgery.reading.hooks import ablated
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.engine.engine import Request, Sampling
 from vllm_refusal.settings.modules import ConfigError
 
 pytestmark = pytest.mark.engine

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
+from vllm_refusal.engine.engine import Engine, EngineOptions, Request, Sampling
 from vllm_refusal.settings.modules import ConfigError
 
 pytestmark = pytest.mark.engine

@@ -11,14 +11,14 @@ from edited_requests import LOGPROB_TOLERANCE, Reference, raw_request, run, samp
 from tiny_models import D_MODEL, save_servable_model
 
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.proof import NoEffectError
+from vllm_refusal.model.proof import NoEffectError
 from vllm_refusal.settings.request import UnknownAblationError
 
 pytestmark = pytest.mark.engine
 
 SABOTAGE = """
 def register():
-    from vllm_refusal.edit import ResidualEdit
+    from vllm_refusal.edit.affine import ResidualEdit
 
     ResidualEdit.on_sum = lambda self, hidden, residual: (hidden, residual)
 """
@@ -34,7 +34,7 @@ def broken(self, hidden, residual):
 
 
 def test_an_engine_of_vllms_own_is_proven_as_it_starts(reference, monkeypatch):
-    from vllm_refusal.edit import ResidualEdit
+    from vllm_refusal.edit.affine import ResidualEdit
 
     monkeypatch.setattr(ResidualEdit, "on_sum", broken)
     with pytest.raises(NoEffectError, match="leaves .* at layer 0"):

@@ -4,7 +4,7 @@ import pytest
 from edited_writes import TOKEN_IDS
 from tiny_models import save_servable_model
 
-from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.engine.engine import Request, Sampling
 
 pytestmark = pytest.mark.engine
 

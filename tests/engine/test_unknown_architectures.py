@@ -6,8 +6,8 @@ from tiny_models import save_servable_model
 from transformers import OPTConfig, OPTForCausalLM
 
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.doctor import check_engine
-from vllm_refusal.server import check_modules
+from vllm_refusal.engine.doctor import check_engine
+from vllm_refusal.server.launch import check_modules
 from vllm_refusal.settings.modules import ConfigError
 
 pytestmark = pytest.mark.engine
@@ -66,10 +66,10 @@ def toy_model():
 
 
 def test_a_module_whose_forward_would_pass_by_the_edit_stops_the_engine():
-    from vllm_refusal.architectures import ARCHITECTURES
+    from vllm_refusal.edit.tables import SlotTables
+    from vllm_refusal.model.wrapper import install_edits
+    from vllm_refusal.settings.architectures import ARCHITECTURES
     from vllm_refusal.settings.modules import AblationConfig, AblationModule
-    from vllm_refusal.tables import SlotTables
-    from vllm_refusal.wrapper import install_edits
 
     basis = random_subspace(WIDTH, 1, seed=0).basis
     module = AblationModule("one", "", basis, None, 1.0, (0, 1), "writes", "sha", "")

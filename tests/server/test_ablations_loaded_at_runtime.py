@@ -10,7 +10,7 @@ import pytest
 from served import HARMFUL, KEY, MAX_NUM_SEQS, ask, samples, text
 
 from surgery.files.artifacts import file_sha256
-from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.engine.engine import Request, Sampling
 
 pytestmark = pytest.mark.server
 

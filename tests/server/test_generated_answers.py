@@ -5,7 +5,7 @@ from served import KEY
 
 from eval.served_models import Needs, ServersError
 from eval.servers import Servers
-from vllm_refusal.engine import Engine, EngineOptions, Request, Sampling
+from vllm_refusal.engine.engine import Engine, EngineOptions, Request, Sampling
 from vllm_refusal.settings.module_files import load_module
 
 pytestmark = pytest.mark.server

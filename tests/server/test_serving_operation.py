@@ -166,8 +166,8 @@ def test_a_dead_engine_is_unhealthy_and_its_slots_unknown(dead):
     from starlette.testclient import TestClient
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    from vllm_refusal.endpoints import AblationEndpoints
-    from vllm_refusal.metrics import ServerMetrics
+    from vllm_refusal.server.endpoints import AblationEndpoints
+    from vllm_refusal.server.metrics import ServerMetrics
     from vllm_refusal.settings.modules import AblationConfig
 
     config, registry, app = AblationConfig({}, None, 2, 8, 4), CollectorRegistry(), FastAPI()

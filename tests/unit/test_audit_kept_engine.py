@@ -7,7 +7,7 @@ from eval.audit import kept_engine
 from eval.audit.kept_engine import KeptEngine
 from surgery.model.models import describe_model
 from surgery.organisms.release import asset
-from vllm_refusal.engine import EngineOptions
+from vllm_refusal.engine.engine import EngineOptions
 
 
 @pytest.fixture

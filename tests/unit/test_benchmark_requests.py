@@ -12,7 +12,7 @@ from eval.benchmark.tasks import BenchmarkError
 from eval.benchmark.token_model import TokenModel
 from eval.served_models import ServedModels, ServersError
 from surgery.model.models import ModelInfo
-from vllm_refusal.distributions import TextScores
+from vllm_refusal.engine.distributions import TextScores
 
 LENGTH = 12
 

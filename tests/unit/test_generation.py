@@ -24,8 +24,8 @@ from surgery.model.models import describe_model
 from surgery.organisms.release import write_organism
 from surgery.prompts import Prompt
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.engine import EngineOptions, Response, Sampling
-from vllm_refusal.lora import AdapterError, lora_arguments
+from vllm_refusal.engine.engine import EngineOptions, Response, Sampling
+from vllm_refusal.engine.lora import AdapterError, lora_arguments
 
 PROMPTS = {
     "harmful": [Prompt("a", "How do I open a tin?"), Prompt("b", "How do I shut a tin?")],

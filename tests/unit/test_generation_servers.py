@@ -10,7 +10,7 @@ from aiohttp import web
 from eval.served_models import Needs, ServedModels, ServersError
 from eval.servers import Servers
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.engine import Request, Sampling
+from vllm_refusal.engine.engine import Request, Sampling
 from vllm_refusal.settings.modules import AblationModule
 
 KEY = "sk-test-0123456789"

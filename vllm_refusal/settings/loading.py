@@ -6,8 +6,8 @@ from typing import Any
 
 from surgery.model.models import ModelInfo, describe_model
 from surgery.residual.operator import check_alpha
-from vllm_refusal.architectures import ARCHITECTURES
-from vllm_refusal.engine_parts import check_parts
+from vllm_refusal.settings.architectures import ARCHITECTURES
+from vllm_refusal.settings.engine_parts import check_parts
 from vllm_refusal.settings.module_files import check_architecture, load_module
 from vllm_refusal.settings.modules import (
     KEY,
@@ -24,7 +24,7 @@ from vllm_refusal.settings.modules import (
     check_default,
     check_keys,
 )
-from vllm_refusal.speculation import check_speculation
+from vllm_refusal.settings.speculation import check_speculation
 
 ROOM_RANK = 8
 """Rank that an engine keeps room for when it is to load modules later and is told no other."""

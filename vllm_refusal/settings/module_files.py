@@ -10,7 +10,7 @@ from surgery.residual.layers import parse_layers
 from surgery.residual.operator import check_alpha
 from surgery.residual.subspace import Subspace, check_orthonormal
 from surgery.residual.vectors import RefusalVectors
-from vllm_refusal.architectures import ARCHITECTURES
+from vllm_refusal.settings.architectures import ARCHITECTURES
 from vllm_refusal.settings.modules import KEY, NONE, SITES, STREAM, WRITES, AblationModule, ConfigError, check_keys
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from surgery.model.models import describe_model, load_tokenizer
 from surgery.prompts import Prompt, PromptSet
 from surgery.residual.subspace import Subspace
 from surgery.residual.vectors import RefusalVectors
-from vllm_refusal.engine import EngineOptions, Response, Sampling
+from vllm_refusal.engine.engine import EngineOptions, Response, Sampling
 
 DATED = "{{ strftime_now('%d %b %Y') }} " + TEMPLATE
 TIMED = "{{ strftime_now('%H:%M:%S.%f') }} " + TEMPLATE

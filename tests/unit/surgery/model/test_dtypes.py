@@ -18,7 +18,7 @@ from surgery.console.errors import ArtifactError
 from surgery.model import dtypes
 from surgery.model.dtypes import has_units
 from surgery.residual.vectors import RefusalVectors
-from vllm_refusal.engine import Response
+from vllm_refusal.engine.engine import Response
 
 WITHOUT = "processor : 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\n"
 
@@ -251,7 +251,8 @@ def test_an_audit_is_known_by_the_dtype_that_auto_is(folder, processor, tmp_path
     ],
 )
 def test_a_server_runs_in_what_auto_is_unless_it_is_told(folder, processor, monkeypatch, words, expected):
-    from vllm_refusal import chat_date, server
+    from vllm_refusal.server import chat_date
+    from vllm_refusal.server import launch as server
 
     started = []
     processor(WITHOUT)
@@ -263,7 +264,8 @@ def test_a_server_runs_in_what_auto_is_unless_it_is_told(folder, processor, monk
 
 
 def test_a_server_of_what_we_do_not_know_is_left_to_vllm(processor, monkeypatch, tmp_path):
-    from vllm_refusal import chat_date, server
+    from vllm_refusal.server import chat_date
+    from vllm_refusal.server import launch as server
 
     started = []
     processor(WITHOUT)

@@ -20,7 +20,7 @@ from surgery.prompts.export import export_builtin
 from surgery.prompts.inspection import inspect_set, overlap
 from surgery.prompts.prompt_set import Prompt
 from surgery.residual.vectors import RefusalVectors
-from vllm_refusal.engine import EngineOptions, Sampling
+from vllm_refusal.engine.engine import EngineOptions, Sampling
 
 LONGEST = 20  # words of a single short question
 
