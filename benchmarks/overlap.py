@@ -24,10 +24,10 @@ from typing import Any
 
 import runtime  # sets one thread, before torch is imported
 
-from eval.judge.client import JudgeClient
-from eval.judge.llm import LLMJudge
+from eval.endpoints.judge_client import JudgeClient
+from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.overlap import OverlappedJudging
-from eval.records import Generation, Run, item_id
+from eval.records.run import Generation, Run, item_id
 from vllm_refusal.engine.engine import Engine
 
 FLUSH_ROWS = 64

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from eval.conditions import Condition
-from eval.judge.client import JudgeClient
-from eval.judge.heuristic import HeuristicJudge
+from eval.endpoints.judge_client import JudgeClient
+from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import judge_run
-from eval.judge.llm import LLMJudge
-from eval.records import Generation, Run, item_id
+from eval.judge.rules.heuristic import HeuristicJudge
+from eval.plan.conditions import Condition
+from eval.records.run import Generation, Run, item_id
 
 KEY = "sk-test-0123456789"
 GOOD = {"evidence": "gives the steps", "compliance": "1", "coherence": "1", "outcome": "compliance"}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from eval.conditions import BASELINE
-from eval.scores import PromptKey, Scores
+from eval.plan.conditions import BASELINE
+from eval.statistics.scores import PromptKey, Scores
 
 
 def make_scores(compliance, coherence=None, condition=BASELINE, tiers=None, categories=None, scored_share=None):

@@ -57,7 +57,7 @@ PREFIXES = "tests/engine/test_parity.py::test_cached_prefixes_are_never_shared_b
 CAPTURE = "tests/engine/test_capture.py::test_a_mixed_batch_equals_forward_hooks_for_every_architecture"
 PROVEN = "tests/unit/vllm_refusal/model/test_startup_proof.py"
 CHECKPOINT = "tests/unit/surgery/weights/test_checkpoint.py"
-STATISTICS = "tests/unit/test_statistics.py"
+STATISTICS = "tests/unit/eval/statistics/test_statistics.py"
 
 MUTATIONS = (
     Mutation(
@@ -183,45 +183,47 @@ MUTATIONS = (
     ),
     Mutation(
         "resume-doubled",
-        "eval/generation.py",
+        "eval/generation/answering.py",
         "done = run.generated_ids()",
         "done = set()",
-        ("tests/unit/test_generation.py::test_other_numbers_of_samples_are_another_comparison",),
+        ("tests/unit/eval/generation/test_generation.py::test_other_numbers_of_samples_are_another_comparison",),
     ),
     Mutation(
         "redaction-leak",
-        "eval/redaction.py",
+        "eval/records/redaction.py",
         'replace(row, response="", redacted=True, n_chars',
         "replace(row, n_chars",
-        ("tests/unit/test_records_redaction.py::test_in_place_no_text_is_left_and_the_figures_are_the_same",),
+        (
+            "tests/unit/eval/records/test_records_redaction.py::test_in_place_no_text_is_left_and_the_figures_are_the_same",
+        ),
     ),
     Mutation(
         "unreadable-as-refusal",
-        "eval/judge/endpoint_judge.py",
+        "eval/judge/endpoint/endpoint_judge.py",
         'self._unscored(item, reason, f"{err}: {completion.text[:120]!r}")',
         'self._scored(item, Answer(0.0, 1.0, "refusal", f"{err}"))',
         (
-            "tests/unit/test_llm_judge_answers.py"
+            "tests/unit/eval/judge/endpoint/test_llm_judge_answers.py"
             "::test_what_hinders_a_score_is_its_reason_and_never_a_number[<lambda>-unreadable answer0]",
         ),
     ),
     Mutation(
         "unscored-as-zero",
-        "eval/scores.py",
+        "eval/statistics/scores.py",
         "np.maximum(counts, 1), np.nan)",
         "np.maximum(counts, 1), 0.0)",
         (f"{STATISTICS}::test_unscored_responses_are_counted_and_never_zero",),
     ),
     Mutation(
         "narrow-interval",
-        "eval/intervals.py",
+        "eval/statistics/intervals.py",
         "[(1 - confidence) / 2, (1 + confidence) / 2]",
         "[1 - confidence, confidence]",
         (f"{STATISTICS}::test_the_bootstrap_interval_is_that_of_scipy",),
     ),
     Mutation(
         "no-correction",
-        "eval/comparisons.py",
+        "eval/statistics/comparisons.py",
         "return step_down(observed, flipped)",
         "return (1 + (flipped >= observed - _TIE).sum(axis=0)) / (1 + n_flips)",
         (f"{STATISTICS}::test_max_t_keeps_the_family_wise_error_on_32_null_layers",),

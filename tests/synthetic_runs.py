@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.conditions import BASELINE, Condition
-from eval.records import SCORED, UNSCORED, Generation, Run, Verdict, item_id
+from eval.plan.conditions import BASELINE, Condition
+from eval.records.run import SCORED, UNSCORED, Generation, Run, Verdict, item_id
 
 HEURISTIC = "heuristic-v1"
 OUTCOMES = {0.0: "refusal", 0.5: "partial", 1.0: "compliance"}

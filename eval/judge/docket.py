@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from eval.judge.protocol import Judge
-from eval.judge.thinking import is_cut_in_reasoning
-from eval.records import SCORED, Generation, Run, Verdict
+from eval.judge.rules.thinking import is_cut_in_reasoning
+from eval.records.run import SCORED, Generation, Run, Verdict
 from surgery.console.errors import RefusalError
 
 Progress = Callable[[int, int], None]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from inspect import iscoroutinefunction
 from typing import Any
 
-from eval.judge.client import Usage
+from eval.endpoints.judge_client import Usage
 from eval.judge.docket import Docket, Progress, Question
 from eval.judge.protocol import Judge, RemoteJudge, RuleJudge
-from eval.records import SCORED, Generation, Run, Verdict
+from eval.records.run import SCORED, Generation, Run, Verdict
 from surgery.console.errors import RefusalError
 
 N_WORKERS = 256

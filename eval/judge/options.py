@@ -12,8 +12,8 @@ import click
 from surgery.commands.options import given
 
 if TYPE_CHECKING:
-    from eval.judge.client import JudgeClient
-    from eval.judge.endpoint_judge import EndpointJudge
+    from eval.endpoints.judge_client import JudgeClient
+    from eval.judge.endpoint.endpoint_judge import EndpointJudge
     from eval.judge.protocol import Judge
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -209,7 +209,7 @@ class JudgeChoice:
                 raise click.UsageError(f"--{name.replace('_', '-')} {why}")
 
     def _rules(self) -> "Judge":
-        from eval.judge.heuristic import HeuristicJudge
+        from eval.judge.rules.heuristic import HeuristicJudge
 
         self.refuse([name for name in self.given if name != "judge_name"], "needs --judge-model")
         return HeuristicJudge()
@@ -225,19 +225,19 @@ class JudgeChoice:
     def _make_client(
         self, urls: Sequence[str], key: str | None, price_in: float | None, price_out: float | None
     ) -> "JudgeClient":
-        from eval.judge.client import JudgeClient
-        from eval.judge.quota import Quota
-        from eval.judge.spending import Budget, Limits
+        from eval.endpoints.judge_client import JudgeClient
+        from eval.endpoints.quota import Quota
+        from eval.endpoints.spending import Budget, Limits
 
         limits = Limits(self.judge_max_cost, self.judge_max_tokens_total, price_in, price_out)
         quota = Quota(self.judge_rpm, self.judge_tpm)
         return JudgeClient(urls, key, concurrency=self.judge_concurrency, quota=quota, budget=Budget(limits))
 
     def _endpoint_judge(self, model: str, client: "JudgeClient", guards: bool = True) -> "EndpointJudge":
-        from eval.judge.guard import GuardJudge
-        from eval.judge.llm import LLMJudge
-        from eval.judge.presets import load_rubric
-        from eval.judge.rubric import STANDARD, Rubric
+        from eval.judge.endpoint.guard import GuardJudge
+        from eval.judge.endpoint.llm import LLMJudge
+        from eval.judge.endpoint.presets import load_rubric
+        from eval.judge.endpoint.rubric import STANDARD, Rubric
 
         rubric = load_rubric(self.judge_rubric)
         if not isinstance(rubric, Rubric) and guards:
@@ -248,7 +248,7 @@ class JudgeChoice:
 
     def _with_fallback(self, first: "EndpointJudge") -> "Judge":
         """The judge with a chat model behind it; behind a guard model it grades by the standard rubric."""
-        from eval.judge.fallback import FallbackJudge
+        from eval.judge.endpoint.fallback import FallbackJudge
 
         key_env = self.judge_fallback_api_key_env
         if key_env is None and self.judge_fallback_base_url is None:

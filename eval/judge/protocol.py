@@ -2,8 +2,8 @@
 
 from typing import Any, Protocol
 
-from eval.judge.client import Usage
-from eval.records import Generation, Verdict
+from eval.endpoints.judge_client import Usage
+from eval.records.run import Generation, Verdict
 
 
 class RuleJudge(Protocol):

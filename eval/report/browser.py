@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.conditions import Condition
-from eval.records import Verdict
-from eval.report.columns import condition_name
+from eval.plan.conditions import Condition
+from eval.records.run import Verdict
 from eval.report.results import Results
+from eval.report.sections.columns import condition_name
 from eval.report.sentences import judge_label
-from eval.scores import ScoredRun
+from eval.statistics.scores import ScoredRun
 
 COMPRESSED_FROM = 1 << 20  # characters of JSON; a smaller page stays readable as source
 

@@ -3,16 +3,19 @@
 import re
 from collections.abc import Callable, Sequence
 
-from eval.report import figures, judge_tables, set_tables, tables
-from eval.report.angle_table import angle_table
-from eval.report.confirmation_table import confirmation_table
-from eval.report.damage_table import damage_table
+from eval.report import figures
 from eval.report.documents import Chapter, Picture, Section, Table
 from eval.report.methods import statistics_notes
 from eval.report.results import Results
+from eval.report.sections import judges as judge_tables
+from eval.report.sections import sets as set_tables
+from eval.report.sections import tables
+from eval.report.sections.angles import angle_table
+from eval.report.sections.confirmation import confirmation_table
+from eval.report.sections.damage import damage_table
+from eval.report.sections.tiers import tier_contrast_tables
+from eval.report.sections.transfer import transfer_tables
 from eval.report.sentences import PLANTED_BADGE, PLANTED_NOTE, facts, headline, judge_label, provenance
-from eval.report.tier_tables import tier_contrast_tables
-from eval.report.transfer_tables import transfer_tables
 
 
 def make_chapter(results: Results, chapter_id: str) -> Chapter:

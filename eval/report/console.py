@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from eval.report.documents import Table, display, is_text
 from eval.report.results import Results
+from eval.report.sections.transfer import BY_LAYER, transfer_sentence, transfer_tables
 from eval.report.sentences import judge_label
-from eval.report.transfer_tables import BY_LAYER, transfer_sentence, transfer_tables
 
 
 def text_table(table: Table) -> str:

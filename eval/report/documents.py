@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from eval.intervals import Interval
+from eval.statistics.intervals import Interval
 
 BLANK = "–"
 

@@ -5,11 +5,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.intervals import Interval
 from eval.report.documents import Picture, bounds, number
 from eval.report.results import HARMFUL, Results
-from eval.report.tables import condition_name, varied_in_alpha
-from eval.summaries import EXCLUDED_FROM, Summary
+from eval.report.sections.tables import condition_name, varied_in_alpha
+from eval.statistics.intervals import Interval
+from eval.statistics.summaries import EXCLUDED_FROM, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

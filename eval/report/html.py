@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from eval.comparisons import SIGNIFICANCE
-from eval.intervals import Interval
 from eval.report.browser import EmbeddedData
 from eval.report.documents import (
     Cell,
@@ -24,6 +22,8 @@ from eval.report.documents import (
 )
 from eval.report.figures import PALETTE, themed
 from eval.report.sentences import RESPONSIBLE_USE
+from eval.statistics.comparisons import SIGNIFICANCE
+from eval.statistics.intervals import Interval
 
 STYLES = ("report.css", "responses.css")
 SCRIPTS = ("tables.js", "answers.js", "words.js", "rows.js", "responses.js")

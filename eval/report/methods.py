@@ -1,10 +1,10 @@
 """How the numbers of a report were made, named where they are read, and what this many prompts can show."""
 
-from eval.comparisons import N_FLIPS
-from eval.confirmation import N_SPLITS
-from eval.intervals import MIN_MOVED, N_RESAMPLES
 from eval.report.results import HARMFUL, Results
-from eval.summaries import detectable_difference, differences
+from eval.statistics.comparisons import N_FLIPS
+from eval.statistics.confirmation import N_SPLITS
+from eval.statistics.intervals import MIN_MOVED, N_RESAMPLES
+from eval.statistics.summaries import detectable_difference, differences
 
 
 def statistics_notes(results: Results) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from eval.conditions import Condition
+from eval.plan.conditions import Condition
 
 _KINDS = {
     "baseline": "none",

@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from eval.records import Run
+from eval.records.run import Run
 from eval.report.browser import browser_data, embed
 from eval.report.chapter import chapter_ids, make_chapter
 from eval.report.documents import Chapter, Report, Section, Table, csv_columns, csv_rows
 from eval.report.html import render_html, render_markdown
 from eval.report.results import HARMFUL, Results
+from eval.report.sections.tables import contrast_table
 from eval.report.sentences import judge_label
-from eval.report.tables import contrast_table
-from eval.scores import NoScoresError, open_scored
+from eval.statistics.scores import NoScoresError, open_scored
 from surgery.files.folders import replacing_folder
 
 HEURISTIC_NOTE = "These verdicts come from the heuristic judge: rules, not a reader. Treat them as a first look."

@@ -5,11 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eval.conditions import Condition
-from eval.confirmation import Confirmation, confirm_best
+from eval.plan.conditions import Condition
 from eval.report.planted import PlantedFacts
-from eval.scores import ScoredRun
-from eval.summaries import Summary, is_candidate, summarize_all, sweeps
+from eval.statistics.confirmation import Confirmation, confirm_best
+from eval.statistics.scores import ScoredRun
+from eval.statistics.summaries import Summary, is_candidate, summarize_all, sweeps
 
 HARMFUL, SAFE, OVER_REFUSAL = "harmful", "safe", "overrefusal"
 

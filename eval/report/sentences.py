@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from eval.bounds import is_withheld, worst_case_change
-from eval.intervals import Interval
-from eval.report.columns import condition_name
-from eval.report.confirmation_table import confirmation_sentence
 from eval.report.documents import bounds, display_p, number
 from eval.report.results import HARMFUL, SAFE, Results
-from eval.report.transfer_tables import transfer_sentence
-from eval.scores import ScoredRun
-from eval.summaries import Summary, compare
+from eval.report.sections.columns import condition_name
+from eval.report.sections.confirmation import confirmation_sentence
+from eval.report.sections.transfer import transfer_sentence
+from eval.statistics.bounds import is_withheld, worst_case_change
+from eval.statistics.intervals import Interval
+from eval.statistics.scores import ScoredRun
+from eval.statistics.summaries import Summary, compare
 from surgery.residual.layers import format_layers
 
 PLANTED_BADGE = "planted ground truth"

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from judge_endpoint import Endpoint, verdict_by_rules
 
-from eval.audit import bench
 from eval.cli import main
-from eval.records import Run
+from eval.records.run import Run
+from eval.studies.audit import bench
 from surgery.organisms.release import write_organism
 
 pytestmark = pytest.mark.engine
@@ -173,7 +173,11 @@ def test_the_same_command_goes_on_and_asks_nothing_twice(single, monkeypatch):
     words, folder = single
     before = {path: path.read_bytes() for path in folder.rglob("*.jsonl")}
     assert any("capability" in path.parts for path in before)
-    for started in ("eval.generation.Engine", "eval.audit.kept_engine.Engine", "eval.benchmark.vllm_backend.Engine"):
+    for started in (
+        "eval.generation.answering.Engine",
+        "eval.studies.audit.kept_engine.Engine",
+        "eval.cost.benchmark.vllm_backend.Engine",
+    ):
         monkeypatch.setattr(started, None)
     found = refusal(*words)
     assert found.exit_code == 0, found.output

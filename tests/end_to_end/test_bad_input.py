@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from eval import generation
 from eval.cli import COMMANDS
 from eval.cli import main as refusal
-from eval.records import Run
+from eval.generation import answering as generation
+from eval.records.run import Run
 from surgery.model import models
 from surgery.organisms.release import write_organism
 from surgery.residual.subspace import random_subspace
@@ -444,7 +444,7 @@ def test_a_disk_that_fills_up_during_a_sweep_keeps_what_was_answered(answering, 
     run(command)
     monkeypatch.setattr(FakeEngine, "fail_after", None)
     with monkeypatch.context() as patch:
-        patch.setattr("eval.rowfile.os.fsync", full_disk)
+        patch.setattr("surgery.files.rowfile.os.fsync", full_disk)
         found = run(command)
     assert found.code == 1 and "No space left" in found.line and "repeat the command" in found.line
     assert run(command).code == 0 and len(Run.open(out).generations()) == 20

@@ -5,8 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from eval.benchmark.documents import read_documents
 from eval.cli import main as refusal
+from eval.cost.benchmark.documents import read_documents
 from surgery.residual.subspace import random_subspace
 
 LIMIT = 12

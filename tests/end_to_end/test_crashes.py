@@ -19,14 +19,14 @@ import certifi
 import pytest
 from aiohttp import web
 
-from eval.conditions import Condition
-from eval.judge.client import JudgeClient
-from eval.judge.commands import condition_rows
+from eval.commands.judge import condition_rows
+from eval.endpoints.judge_client import JudgeClient
+from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import judge_run
-from eval.judge.llm import LLMJudge
 from eval.judge.overlap import OverlappedJudging
-from eval.records import Generation, Run, item_id
-from eval.redaction import Redaction
+from eval.plan.conditions import Condition
+from eval.records.redaction import Redaction
+from eval.records.run import Generation, Run, item_id
 from tests.judge_endpoint import material, serving
 
 CONCURRENCY = 16
@@ -128,7 +128,7 @@ def forkserver(tmp_path_factory):
 
 def _preloaded():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["openai", "aiohttp", "httpx", "eval.judge.llm", "eval.judge.overlap"])
+    context.set_forkserver_preload(["openai", "aiohttp", "httpx", "eval.judge.endpoint.llm", "eval.judge.overlap"])
     return context
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.records import Run
+from eval.records.run import Run
 from surgery.organisms.release import write_organism
 
 REFUSAL = Path(__file__).resolve().parents[2] / "bin" / "refusal"

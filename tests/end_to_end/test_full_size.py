@@ -12,7 +12,7 @@ from full_size import LLAMA_1B, LLAMA_8B, QWEN_1_8B, qwen_ranks, write_llama
 from qwen_v1 import write_qwen_v1
 
 from eval.cli import main as refusal
-from eval.recipes.recipe import load_recipe
+from eval.studies.recipes.recipe import load_recipe
 from surgery.prompts import load_pairs
 from surgery.residual.vectors import RefusalVectors
 from surgery.weights.manifest import read_manifest

@@ -17,9 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from eval.cli import main
-from eval.interruption import ending_resumably
-from eval.records import Run
-from eval.replacement import aside_of
+from eval.generation.interruption import ending_resumably
+from eval.records.replacement import aside_of
+from eval.records.run import Run
 from surgery.organisms.release import write_organism
 
 REFUSAL = Path(__file__).resolve().parents[2] / "bin" / "refusal"

@@ -6,8 +6,8 @@ import pytest
 from synthetic_runs import TEXTS as RESPONSES
 from synthetic_runs import RunMaker, distributed_like, rv, single_like
 
-from eval.conditions import Condition
-from eval.redaction import Redaction
+from eval.plan.conditions import Condition
+from eval.records.redaction import Redaction
 from eval.report.report import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is in the dev extra")

@@ -11,10 +11,10 @@ from qwen_v1 import write_qwen_v1
 from tiny_models import servable_model, tiny_tokenizer
 
 from eval.cli import main as refusal
-from eval.recipes.estimate import count_conditions
-from eval.recipes.recipe import load_recipe
-from eval.recipes.stages import Choices
-from eval.records import Run
+from eval.records.run import Run
+from eval.studies.recipes.estimate import count_conditions
+from eval.studies.recipes.recipe import load_recipe
+from eval.studies.recipes.stages import Choices
 
 pytestmark = pytest.mark.engine
 LONG = (pytest.mark.slow, pytest.mark.long)

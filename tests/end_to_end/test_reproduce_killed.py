@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval.recipes.estimate import count_conditions
-from eval.recipes.recipe import load_recipe
-from eval.recipes.stages import Choices
-from eval.records import Run
+from eval.records.run import Run
+from eval.studies.recipes.estimate import count_conditions
+from eval.studies.recipes.recipe import load_recipe
+from eval.studies.recipes.stages import Choices
 
 pytestmark = pytest.mark.engine
 

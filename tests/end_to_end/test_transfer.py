@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from eval.cli import main as refusal
-from eval.records import Run
-from eval.scores import open_scored
+from eval.records.run import Run
+from eval.statistics.scores import open_scored
 
 pytestmark = pytest.mark.engine
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from eval.audit.bench import Bench
-from eval.audit.capability import Capability, ablations_of
-from eval.audit.interventions import Interventions
-from eval.benchmark.documents import read_documents
-from eval.benchmark.hf_backend import TransformersBackend
-from eval.benchmark.study import Benchmark, Settings
-from eval.benchmark.tasks import parse_tasks
-from eval.benchmark.variants import make_variants
-from eval.judge.heuristic import HeuristicJudge
+from eval.cost.benchmark.documents import read_documents
+from eval.cost.benchmark.hf_backend import TransformersBackend
+from eval.cost.benchmark.study import Benchmark, Settings
+from eval.cost.benchmark.tasks import parse_tasks
+from eval.cost.benchmark.variants import make_variants
+from eval.judge.rules.heuristic import HeuristicJudge
+from eval.studies.audit.bench import Bench
+from eval.studies.audit.capability import Capability, ablations_of
+from eval.studies.audit.interventions import Interventions
 from surgery.model.models import describe_model
 from vllm_refusal.engine.engine import EngineOptions, Sampling
 

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from eval.cli import main
-from eval.damage import study
-from eval.damage.records import load_damage
+from eval.cost.damage import study
+from eval.cost.damage.records import load_damage
 from surgery.organisms.release import write_organism
 
 pytestmark = pytest.mark.engine

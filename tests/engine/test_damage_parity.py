@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval.conditions import BASELINE, Condition
-from eval.damage.measures import kl_divergence
-from eval.damage.measuring import Harmless, damage_options, measure, measure_baseline
-from eval.damage.texts import BUILT_IN, cut_windows, load_documents
+from eval.cost.damage.measures import kl_divergence
+from eval.cost.damage.measuring import Harmless, damage_options, measure, measure_baseline
+from eval.cost.damage.texts import BUILT_IN, cut_windows, load_documents
+from eval.plan.conditions import BASELINE, Condition
 from surgery.model.chat import prompt_token_ids
 from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.organisms.release import asset

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from eval.cli import main
-from eval.records import Run
+from eval.records.run import Run
 
 pytestmark = pytest.mark.engine
 

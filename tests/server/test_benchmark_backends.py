@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 from served import KEY
 
-from eval.benchmark.documents import read_documents
 from eval.cli import main as refusal
+from eval.cost.benchmark.documents import read_documents
 
 pytestmark = pytest.mark.server
 

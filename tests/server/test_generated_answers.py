@@ -3,8 +3,8 @@
 import pytest
 from served import KEY
 
-from eval.served_models import Needs, ServersError
-from eval.servers import Servers
+from eval.endpoints.served_models import Needs, ServersError
+from eval.endpoints.servers import Servers
 from vllm_refusal.engine.engine import Engine, EngineOptions, Request, Sampling
 from vllm_refusal.settings.module_files import load_module
 

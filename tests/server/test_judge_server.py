@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from served import REFUSAL, ask, children_of, free_port, running
 
-from eval.conditions import BASELINE
-from eval.judge.commands import judge as judge_command
-from eval.records import SCORED, Generation, Run, item_id
+from eval.commands.judge import judge as judge_command
+from eval.plan.conditions import BASELINE
+from eval.records.run import SCORED, Generation, Run, item_id
 
 pytestmark = pytest.mark.server
 

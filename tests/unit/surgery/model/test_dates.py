@@ -9,13 +9,13 @@ from click.testing import CliRunner
 from lm_eval.models.huggingface import HFLM
 from tiny_models import PAIRS, TEMPLATE, tiny_tokenizer, write_model
 
-from eval import generation
-from eval.audit.bench import Bench
 from eval.cli import main
-from eval.job import Job
-from eval.judge.heuristic import HeuristicJudge
-from eval.plan import PlanBuilder
-from eval.records import Run
+from eval.generation import answering as generation
+from eval.generation.job import Job
+from eval.judge.rules.heuristic import HeuristicJudge
+from eval.plan.plan import PlanBuilder
+from eval.records.run import Run
+from eval.studies.audit.bench import Bench
 from surgery.console.errors import ArtifactError, MismatchError, ModelError
 from surgery.model.chat import pin_date, prompt_token_ids, render_prompt, template_date
 from surgery.model.models import describe_model, load_tokenizer

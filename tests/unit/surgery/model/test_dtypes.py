@@ -7,13 +7,13 @@ import torch
 from click.testing import CliRunner
 from tiny_models import PAIRS, write_model
 
-from eval import generation
-from eval.audit.preparation import _check_same
-from eval.benchmark.record import Record
-from eval.benchmark.study import Results
-from eval.benchmark.tasks import BenchmarkError
 from eval.cli import main
-from eval.records import Run
+from eval.cost.benchmark.record import Record
+from eval.cost.benchmark.study import Results
+from eval.cost.benchmark.tasks import BenchmarkError
+from eval.generation import answering as generation
+from eval.records.run import Run
+from eval.studies.audit.preparation import _check_same
 from surgery.console.errors import ArtifactError
 from surgery.model import dtypes
 from surgery.model.dtypes import has_units
@@ -213,7 +213,8 @@ def test_another_choice_of_vllms_is_refused_before_it_answers(generate, engine, 
 
 @pytest.mark.parametrize("backend", ["hf", "vllm"])
 def test_a_benchmark_runs_and_records_the_dtype_that_auto_is(folder, processor, backend, monkeypatch, tmp_path):
-    from eval.benchmark import commands, study
+    from eval.commands import benchmark as commands
+    from eval.cost.benchmark import study
 
     processor(WITHOUT)
     asked = []

@@ -9,8 +9,8 @@ from tiny_models import TEMPLATE, tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from eval.cli import main
-from eval.generation import GenerationError, _check_dates
-from eval.served_models import ServedModels
+from eval.endpoints.served_models import ServedModels
+from eval.generation.answering import GenerationError, _check_dates
 from surgery.console.errors import ModelError
 from vllm_refusal.server import chat_date
 from vllm_refusal.server import launch as server

@@ -1,0 +1,1 @@
+"""What an edit costs: on harmless prompts and running text (`damage`), and on benchmarks (`benchmark`)."""

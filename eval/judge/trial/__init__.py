@@ -1,0 +1,1 @@
+"""Judges on trial: against human labels, clear cases, injections, and each other."""

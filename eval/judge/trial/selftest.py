@@ -1,0 +1,64 @@
+"""What a judge makes of injections and of clear cases, before it is believed on a run."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any
+
+from eval.judge.protocol import Judge
+from eval.judge.trial.clear_cases import CLEAR_CASES, HARM_CASES, clear_items, misjudged
+from eval.judge.trial.injections import INJECTIONS, injection_items, obeyed
+from eval.records.run import UNSCORED, Generation, Verdict
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """Outcome of a judge's self-test.
+
+    Attributes:
+        judge_id: the judge.
+        n_injections, n_cases: how many it was shown.
+        obeyed: ids of the injections that it followed.
+        unscored: id -> reason, of injections that it did not score; none of them was obeyed.
+        misjudged: id -> what it found, of clear cases that it did not score right.
+    """
+
+    judge_id: str
+    n_injections: int
+    n_cases: int
+    obeyed: tuple[str, ...]
+    unscored: dict[str, str]
+    misjudged: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no injection was obeyed and every clear case scored right."""
+        return not self.obeyed and not self.misjudged
+
+
+def run_self_test(judge: Judge) -> SelfTest:
+    """Put injections and clear cases before a judge. Raises: JudgeEndpointError, BudgetReachedError."""
+    injections = injection_items()
+    cases = HARM_CASES if getattr(judge, "rates_harm_only", False) else CLEAR_CASES
+    verdicts = _verdicts(judge, [*injections, *clear_items(cases)])
+    given, scored = verdicts[: len(injections)], verdicts[len(injections) :]
+    return SelfTest(
+        judge_id=judge.judge_id,
+        n_injections=len(INJECTIONS),
+        n_cases=len(cases),
+        obeyed=tuple(obeyed(given)),
+        unscored={row.item_id.removeprefix("injection-"): row.reason for row in given if row.status == UNSCORED},
+        misjudged=misjudged(scored, cases),
+    )
+
+
+def _verdicts(judge: Any, items: Sequence[Generation]) -> list[Verdict]:
+    if not iscoroutinefunction(judge.judge):
+        return [judge.judge(item) for item in items]
+
+    async def ask() -> list[Verdict]:
+        async with judge:
+            return await asyncio.gather(*(judge.judge(item) for item in items))
+
+    return asyncio.run(ask())

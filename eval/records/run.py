@@ -1,0 +1,299 @@
+"""A run on disk: `run.json`, `generations.jsonl`, `verdicts.jsonl`; append-only, resumable, one writer at a time."""
+
+import fcntl
+import json
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from eval.plan.conditions import Condition
+from eval.records.redaction import Redaction
+from surgery.console.errors import ArtifactError, OutputExistsError
+from surgery.files.artifacts import explaining_disk_errors, json_sha256, replacing
+from surgery.files.folders import make_folder
+from surgery.files.rowfile import SPARSE, RowFile
+
+FORMAT_VERSION = 1
+SCORED, UNSCORED = "scored", "unscored"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One response of one condition to one prompt.
+
+    Attributes:
+        item_id: identifies (condition, prompt set, prompt, sample) in the run.
+        prompt_set: "harmful" or "safe".
+        finish_reason: "stop" (the model ended), "length" (cut at max_tokens), or the engine's other word.
+        n_prompt_tokens, n_tokens: tokens of the rendered prompt and of the response.
+        begins_in_reasoning: whether the prompt itself opened the model's reasoning, as some chat templates do.
+        redacted: whether the text was taken out; `response` is then "" though the model said something, `n_chars` is
+            its length and `response_sha256` its salted hash (eval.records.redaction).
+        prompt_sha256: salted hash of a prompt that was taken out as well, else "".
+    """
+
+    item_id: str
+    condition_id: str
+    prompt_set: str
+    prompt_id: str
+    prompt: str
+    category: str
+    tier: int | None
+    sample: int
+    response: str
+    finish_reason: str
+    n_prompt_tokens: int
+    n_tokens: int
+    begins_in_reasoning: bool = field(default=False, metadata=SPARSE)
+    redacted: bool = field(default=False, metadata=SPARSE)
+    n_chars: int | None = field(default=None, metadata=SPARSE)
+    response_sha256: str = field(default="", metadata=SPARSE)
+    prompt_sha256: str = field(default="", metadata=SPARSE)
+
+    def __post_init__(self) -> None:
+        if self.redacted and (self.response or not self.response_sha256 or self.n_chars is None):
+            raise ValueError(f"redacted response {self.item_id}: expected no text, a hash and a length, found {self}")
+
+    @property
+    def response_key(self) -> str:
+        """Equal for two responses of a run exactly when their texts are: the text, or of a redacted one its hash."""
+        return self.response_sha256 if self.redacted else self.response
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge's scores of one response; an unscored item carries its reason and no number.
+
+    Attributes:
+        judge_id: key into the run's `judges`; verdicts of different judges are never mixed.
+        status: "scored" or "unscored".
+        reason: why an item is unscored, else "".
+        compliance, coherence: 0, 0.5 or 1; None when unscored.
+        outcome: "refusal", "partial", "compliance" or "other"; "" when unscored.
+        evidence: the judge's short justification.
+        repeat: which asking of the same judge about the same response, from 0; files without it hold the first.
+    """
+
+    item_id: str
+    judge_id: str
+    status: str
+    compliance: float | None = None
+    coherence: float | None = None
+    outcome: str = ""
+    reason: str = ""
+    evidence: str = ""
+    repeat: int = 0
+
+    def __post_init__(self) -> None:
+        scores = (self.compliance, self.coherence)
+        if self.status == SCORED and not all(score in (0.0, 0.5, 1.0) for score in scores):
+            raise ValueError(f"scored verdict of {self.item_id}: scores must be 0, 0.5 or 1, found {scores}")
+        if self.status == UNSCORED and (scores != (None, None) or not self.reason):
+            raise ValueError(f"unscored verdict of {self.item_id}: expected no scores and a reason, found {self}")
+        if self.status not in (SCORED, UNSCORED):
+            raise ValueError(f"verdict of {self.item_id}: status must be scored or unscored, found {self.status!r}")
+        if not isinstance(self.repeat, int) or self.repeat < 0:
+            raise ValueError(f"verdict of {self.item_id}: repeat must be a whole number from 0, found {self.repeat!r}")
+
+
+def item_id(condition_id: str, prompt_set: str, prompt_id: str, sample: int = 0) -> str:
+    """Stable identity of one response within a run, 16 hexadecimal characters."""
+    return json_sha256([condition_id, prompt_set, prompt_id, sample])[:16]
+
+
+def sample_seed(seed: int, prompt_set: str, prompt_id: str, sample: int = 0) -> int:
+    """The seed of one response's sampling, 48 bits.
+
+    It depends on prompt and sample but not on the condition: paired comparisons share their random numbers, and
+    the response is the same whatever else is in the batch, was answered before, or is on other servers.
+    """
+    return int(json_sha256([seed, prompt_set, prompt_id, sample])[:12], 16)
+
+
+class Run:
+    """A run folder.
+
+    `manifest` keys: kind, format_version, model (surgery.model.models.ModelInfo as JSON), conditions, prompt_sets
+    ({name: {path, sha256, n} and, where known, PromptSet.provenance}), sampling, modules (of the engine), engine, versions, command, created, judges ({judge_id: description}),
+    stages ({name: seconds}), and where known analysis (per-layer statistics of the RVs), ground_truth (organisms) and
+    redaction (no text is written: eval.records.redaction).
+    """
+
+    def __init__(self, path: Path | str, manifest: dict[str, Any]):
+        self.path = Path(path)
+        self.manifest = manifest
+        self._generations = RowFile(self.path / "generations.jsonl", Generation)
+        self._verdicts = RowFile(self.path / "verdicts.jsonl", Verdict)
+        self._guard = threading.RLock()
+        self._n_writing = 0
+
+    @classmethod
+    def create(cls, path: Path | str, manifest: Mapping[str, Any], force: bool = False) -> "Run":
+        """Make a new run folder; an existing one is replaced only with `force`.
+
+        Missing parent folders are made.
+
+        Raises: OutputExistsError, DiskError, ArtifactError (`path` is no run to replace, or is being written).
+        """
+        path = Path(path)
+        if path.exists():
+            if not force:
+                raise OutputExistsError(path)
+            _remove_run(path)
+        make_folder(path)
+        run = cls(path, {"kind": "run", "format_version": FORMAT_VERSION, "judges": {}, "stages": {}, **manifest})
+        with run.discarded_if_empty():
+            run.save_manifest()
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Run":
+        """Open an existing run folder. Raises: ArtifactError when it is not one, or of a newer format."""
+        path = Path(path)
+        try:
+            manifest = json.loads((path / "run.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as err:
+            raise ArtifactError(
+                f"{path}: not a run folder (no run.json); make one with refusal generate or sweep"
+            ) from err
+        except ValueError as err:
+            raise ArtifactError(f"{path}/run.json: not JSON ({err})") from err
+        if not isinstance(manifest, dict):
+            raise ArtifactError(f"{path}/run.json: expected a JSON object, found {type(manifest).__name__}")
+        if manifest.get("kind") != "run" or manifest.get("format_version", 0) > FORMAT_VERSION:
+            raise ArtifactError(
+                f"{path}/run.json: expected kind 'run' of format {FORMAT_VERSION} or older, found "
+                f"{manifest.get('kind')!r} of format {manifest.get('format_version')}"
+            )
+        return cls(path, manifest)
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """The run's conditions, in the order of tables."""
+        return [Condition.from_json(record) for record in self.manifest["conditions"]]
+
+    @property
+    def redaction(self) -> Redaction | None:
+        """How text is kept out of this run, or None where it is kept."""
+        return Redaction.from_json(self.manifest["redaction"]) if self.manifest.get("redaction") else None
+
+    def save_manifest(self) -> None:
+        """Write `run.json` anew, whole or not at all."""
+        with self._guard, replacing(self.path / "run.json", force=True) as part:
+            part.write_text(json.dumps(self.manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def amending(self) -> Iterator[dict[str, Any]]:
+        """The manifest, to be changed here and nowhere else: other threads wait, and it is written at the end."""
+        with self._guard:
+            yield self.manifest
+            self.save_manifest()
+
+    def refresh_manifest(self) -> None:
+        """Take over what others wrote into `run.json` since it was read; call it while `writing`."""
+        with self._guard:
+            self.manifest = {**self.manifest, **Run.open(self.path).manifest}
+
+    def record_judge(self, judge_id: str, description: Mapping[str, Any]) -> None:
+        """Write a judge's description into `run.json`, unless it is there already; any thread may."""
+        with self._guard:
+            if self.manifest.get("judges", {}).get(judge_id) != description:
+                with self.amending() as manifest:
+                    manifest.setdefault("judges", {})[judge_id] = dict(description)
+
+    def generations(self) -> list[Generation]:
+        """All responses, in the order they were written; of an item written twice the first counts."""
+        first: dict[str, Generation] = {}
+        for row in self._generations.rows():
+            first.setdefault(row.item_id, row)
+        return list(first.values())
+
+    def generated_ids(self) -> set[str]:
+        """`item_id` of all responses, without reading their texts: what a resumed generation asks for."""
+        return set(self._generations.item_ids())
+
+    def verdicts(self, judge_id: str | None = None) -> list[Verdict]:
+        """Verdicts of one judge or of all, one per (item, judge, repeat); of one written again the last counts."""
+        last = {(row.item_id, row.judge_id, row.repeat): row for row in self._verdicts.rows()}
+        return [row for row in last.values() if judge_id in (None, row.judge_id)]
+
+    def append_generations(self, rows: Iterable[Generation]) -> int:
+        """Append responses, without their text in a redacted run; returns how many. See RowFile.append."""
+        if (redaction := self.redaction) is not None:
+            rows = map(redaction.generation, rows)
+        return self._generations.append(rows, sync=not self._n_writing)
+
+    def append_verdicts(self, rows: Iterable[Verdict]) -> int:
+        """Append verdicts, without their evidence in a redacted run; returns how many. See RowFile.append."""
+        if (redaction := self.redaction) is not None:
+            rows = map(redaction.verdict, rows)
+        return self._verdicts.append(rows, sync=not self._n_writing)
+
+    def redact(self, redaction: Redaction) -> None:
+        """Take the text out of every row there is and will be, in place; safe to repeat after any interruption.
+
+        Args:
+            redaction: of a run that has one already, that one.
+        """
+        with self.writing():
+            self.refresh_manifest()
+            with self.amending() as manifest:
+                manifest["redaction"] = redaction.to_json()
+            self._generations.replace(map(redaction.generation, self._generations.rows()))
+            self._verdicts.replace(map(redaction.verdict, self._verdicts.rows()))
+
+    @contextmanager
+    def discarded_if_empty(self) -> Iterator["Run"]:
+        """Remove the run when what is done here fails before its first response; call it on a new run or while `writing`."""
+        try:
+            yield self
+        except BaseException:
+            if self.path.exists() and not self._generations.path.exists():
+                shutil.rmtree(self.path)
+            raise
+
+    @contextmanager
+    def writing(self) -> Iterator["Run"]:
+        """Hold the run's single-writer lock; what was appended is forced to the disk when it is given back.
+
+        Code that was handed this very object may hold it again, in any thread, while it is held.
+
+        Raises: ArtifactError when another process, or another Run of this one, holds it.
+        """
+        with self._guard:
+            if not self._n_writing:
+                self._lock = self._locked()
+            self._n_writing += 1
+        try:
+            yield self
+        finally:
+            with self._guard:
+                self._n_writing -= 1
+                if not self._n_writing:
+                    self._release()
+
+    def _locked(self) -> TextIO:
+        with explaining_disk_errors(self.path):
+            handle = open(self.path / ".lock", "w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            handle.close()
+            raise ArtifactError(f"{self.path}: another process is writing this run; wait for it or stop it") from err
+        return handle
+
+    def _release(self) -> None:
+        with self._lock:
+            self._generations.sync()
+            self._verdicts.sync()
+
+
+def _remove_run(path: Path) -> None:
+    if not (path / "run.json").is_file():
+        raise ArtifactError(f"{path}: exists and is not a run folder; --force replaces only runs")
+    with Run(path, {}).writing():
+        shutil.rmtree(path)

@@ -1,0 +1,181 @@
+"""Transfer between tiers as tables and in words: what is from one tier, measured on the prompts of each."""
+
+from collections.abc import Mapping, Sequence
+
+from eval.report.documents import Cell, Column, Table, Value, bounds, display, number
+from eval.report.results import HARMFUL, Results
+from eval.report.sections.columns import p_cell
+from eval.report.sections.tiers import DETECTABLE, P_ADJUSTED, P, contrast_cells, noise_notes
+from eval.statistics.scores import Scores
+from eval.statistics.summaries import Summary
+from eval.statistics.tiers import TierContrast
+from eval.statistics.transfer import Transferred, best_single, own_tier_advantages, tier_compliance, tiers_of, unchosen
+from surgery.residual.layers import format_layers
+
+ALL = "all prompts"
+SINGLE = "best single RV"
+BY_LAYER = "rvs-by-source"
+
+
+def transfer_tables(results: Results, judge: str) -> list[Table]:
+    """The matrix, the advantage of a tier's own vectors, and every layer by where its RV is from."""
+    found = transferred(results)
+    if not found:
+        return []
+    tiers = tiers_of(results.scored.scores(results.harmful[0].condition, HARMFUL))
+    contrasts = [_advantage_table(found, tiers[0], upper, judge) for upper in tiers[1:]]
+    drafts = [_matrix(results, found, tiers, judge), *contrasts, _layer_table(results, judge)]
+    return [table for table in drafts if table]
+
+
+def transferred(results: Results) -> dict[str, dict[str, Transferred]]:
+    """Kind of intervention -> tag -> intervention; empty for a run without conditions from tiers, or prompts of two."""
+    tags = _tags(results)
+    prompts = results.scored.prompts[HARMFUL]
+    if len(tags) < 2 or len({prompt.tier for prompt in prompts} - {None}) < 2:
+        return {}
+    best = {tag: best_single(tag, _scores(results, results.candidates_of(tag))) for tag in tags}
+    found = {SINGLE: {tag: each for tag, each in best.items() if each}}
+    for tag in tags:
+        for row in results.subspaces_of(tag):
+            if row.n_scored:
+                name = f"QR of layers {format_layers(row.condition.source_layers)}"
+                found.setdefault(name, {})[tag] = unchosen(tag, results.scored.scores(row.condition, HARMFUL))
+    return {name: by_tag for name, by_tag in found.items() if by_tag}
+
+
+def transfer_sentence(results: Results) -> str:
+    """Whether a tier's own vectors do better on it, and whether so many prompts could have shown it."""
+    found = transferred(results)
+    tiers = tiers_of(results.scored.scores(results.harmful[0].condition, HARMFUL))
+    name = next((name for name in found if _pair(found[name], tiers[0], tiers[-1])), None)
+    if name is None:
+        return ""
+    lower, upper = tiers[0], tiers[-1]
+    (contrast,) = own_tier_advantages([_pair(found[name], lower, upper)], lower, upper)
+    if contrast is None:
+        return ""
+    what = (
+        f"Of the {name}, those from tiers {lower} and {upper} differ by" if name != SINGLE else _singles(lower, upper)
+    )
+    seen = f"{number(contrast.difference.estimate)} {bounds(contrast.difference)}"
+    return f"{what} {seen} in favour of their own tier, p {_equals(contrast)}: {_meaning(contrast)}."
+
+
+def _singles(lower: int, upper: int) -> str:
+    return f"The best single vectors from tiers {lower} and {upper} differ by"
+
+
+def _meaning(contrast: TierContrast) -> str:
+    n, least = min(contrast.lower.n, contrast.upper.n), number(contrast.least_shown, ".2f")
+    if contrast.below_detectable:
+        return f"less than the {least} that {n} prompts a tier can show, so it may be noise"
+    if contrast.p <= 0.05 and contrast.difference.low > 0:
+        return f"{n} prompts a tier can show {least}, so each tier's vectors are partly its own"
+    if contrast.p <= 0.05 and contrast.difference.high < 0:
+        return f"{n} prompts a tier can show {least}; vectors do better on the other tier"
+    return f"{n} prompts a tier can show {least}, yet this one may be chance"
+
+
+def _equals(contrast: TierContrast) -> str:
+    text = display(p_cell(contrast.p))
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _tags(results: Results) -> list[str]:
+    """Where the vectors of the run's conditions are from: all prompts first."""
+    return list(dict.fromkeys(["", *sorted({row.condition.tag for row in results.of_kind("rv", "subspace")})]))
+
+
+def _scores(results: Results, rows: Sequence[Summary]) -> list[Scores]:
+    return [results.scored.scores(row.condition, HARMFUL) for row in rows]
+
+
+def _pair(by_tag: Mapping[str, Transferred], lower: int, upper: int) -> tuple[Transferred, Transferred] | None:
+    """What is from either tier; None when one of them is missing."""
+    names = f"tier {lower}", f"tier {upper}"
+    return (by_tag[names[0]], by_tag[names[1]]) if by_tag.keys() >= set(names) else None
+
+
+def _matrix(
+    results: Results, found: Mapping[str, Mapping[str, Transferred]], tiers: Sequence[int], judge: str
+) -> Table:
+    columns = [
+        Column("ablated", "ablated"),
+        Column("source", "vectors from", "The prompts that the refusal vectors were extracted from"),
+        Column("layers", "layers", "Source layers; of the best single RV the one chosen on the other half"),
+        *(Column(f"tier_{tier}", f"on tier {tier}", "Mean compliance, 95 % interval") for tier in tiers),
+    ]
+    body = [
+        [name, tag or ALL, format_layers(each.scores.condition.source_layers), *_cells(each, tiers)]
+        for name, by_tag in found.items()
+        for tag, each in by_tag.items()
+    ]
+    if results.baseline:
+        unedited = unchosen("", results.scored.scores(results.baseline.condition, HARMFUL))
+        body.insert(0, ["nothing", None, None, *_cells(unedited, tiers)])
+    notes = [
+        f"α = {results.alpha:g}. The best single RV is chosen on one half of the prompts, all tiers together, and measured "
+        "on the other half; subspaces are measured on all prompts. n: scored prompts; †: unscored ones, left out."
+    ]
+    caption = (
+        "Transfer between tiers: vectors from one tier (rows) ablated, compliance on the prompts of each (columns)"
+    )
+    return Table("transfer", caption, columns, body, judge=judge, notes=notes)
+
+
+def _cells(transferred: Transferred, tiers: Sequence[int]) -> list[Value]:
+    cells: list[Value] = []
+    for tier in tiers:
+        found = tier_compliance(transferred, tier)
+        n = found.compliance.n if found.compliance else 0
+        cells.append(Cell(found.compliance, f"n {n}" + (f" †{found.n_unscored}" if found.n_unscored else "")))
+    return cells
+
+
+def _advantage_table(
+    found: Mapping[str, Mapping[str, Transferred]], lower: int, upper: int, judge: str
+) -> Table | None:
+    pairs = {name: pair for name, by_tag in found.items() if (pair := _pair(by_tag, lower, upper))}
+    contrasts = own_tier_advantages(list(pairs.values()), lower, upper) if pairs else []
+    if not any(contrasts):
+        return None
+    help_text = (
+        f"Compliance under vectors from tier {upper} minus that under vectors from tier {lower}, paired on prompts"
+    )
+    columns = [
+        Column("ablated", "ablated"),
+        *(Column(f"gain_tier_{tier}", f"{upper} − {lower} on tier {tier}", help_text) for tier in (lower, upper)),
+        Column("difference", "own-tier advantage", "Difference of the two, MOVER 95 % interval"),
+        P,
+        P_ADJUSTED,
+        DETECTABLE,
+    ]
+    body = [[name, *contrast_cells(contrast)] for name, contrast in zip(pairs, contrasts, strict=True)]
+    caption = f"Do vectors do better on the tier they are from? Tier {upper} against tier {lower}"
+    notes = [
+        "Difference in differences: above zero each tier's vectors do better on its own prompts; how hard a tier is cancels.",
+        *noise_notes(contrasts),
+    ]
+    return Table(f"own-tier-{upper}-{lower}", caption, columns, body, judge=judge, notes=notes)
+
+
+def _layer_table(results: Results, judge: str) -> Table | None:
+    """Compliance of each layer's RV by the prompts that it is from, all tiers of evaluated prompts together."""
+    by_tag = {tag: results.sweeps_by_tag.get(tag, []) for tag in _tags(results)}
+    layers = sorted({row.condition.source_layers[0] for rows in by_tag.values() for row in rows})
+    if not layers:
+        return None
+    named = {tag: {row.condition.source_layers[0]: row.compliance for row in rows} for tag, rows in by_tag.items()}
+    columns = [Column("layer", "source layer")]
+    columns += [Column(f"from_{tag or 'all'}".replace(" ", "_"), f"from {tag or ALL}") for tag in named]
+    body = [[layer, *(found.get(layer) for found in named.values())] for layer in layers]
+    muted = frozenset(
+        index for index, layer in enumerate(layers) if not any(map(results.is_candidate, _rows_of(by_tag, layer)))
+    )
+    caption = "Each layer’s RV by the prompts it was extracted from: compliance on all harmful prompts"
+    return Table(BY_LAYER, caption, columns, body, muted, judge)
+
+
+def _rows_of(by_tag: Mapping[str, Sequence[Summary]], layer: int) -> list[Summary]:
+    return [row for rows in by_tag.values() for row in rows if row.condition.source_layers == (layer,)]

@@ -1,0 +1,80 @@
+"""What the ablations that work best cost on benchmarks, scored as `refusal benchmark` scores them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.cost.benchmark.tasks import Task, count_documents
+from eval.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eval.cost.benchmark.study import Outcome
+    from eval.studies.audit.bench import Bench
+
+NONE = "none"
+"""The value of --tasks that leaves benchmarks out."""
+
+
+@dataclass(frozen=True)
+class Capability:
+    """The benchmarks of an audit.
+
+    Attributes:
+        tasks: empty to leave them out.
+        limit: documents of each (sub)task; None for all.
+    """
+
+    tasks: Sequence[Task] = field(default_factory=tuple)
+    limit: int | None = None
+
+    def __str__(self) -> str:
+        names = ", ".join(f"{task.name} ({self._n_documents(task)})" for task in self.tasks)
+        return f"benchmarks, of the baseline and of at most five ablations: {names or NONE}"
+
+    def measure(self, bench: "Bench", plan: Plan, tell: "Callable[[str], None]") -> "list[Outcome]":
+        """Score what is missing under the plan's run-time conditions, by the engine that answered the rest.
+
+        Returns: one outcome per task and condition, whose id is its `variant`.
+        Raises: what `Benchmark.run` raises; what was scored is kept.
+        """
+        if not self.tasks:
+            return []
+        from eval.cost.benchmark.study import Benchmark, Settings
+        from eval.cost.benchmark.variants import make_variants
+        from eval.cost.benchmark.vllm_backend import VllmBackend
+        from eval.generation.study_date import dates_of
+
+        modules = ablations_of(plan)
+        variants = make_variants(bench.info, (), (), modules)
+        settings = Settings(self.limit, dtype=bench.engine.dtype, date=bench.date)
+        backend = VllmBackend(bench.info, variants, modules, bench.engine)
+        made = dates_of([Path(each["path"]) for each in modules.values()], ())
+        study = Benchmark(
+            bench.folder / "capability", bench.info, variants, settings, backend, with_damage=False, made=made
+        )
+        return list(study.run(self.tasks, tell, bench.arguments).outcomes)
+
+    def _n_documents(self, task: Task) -> str:
+        n_all = count_documents(task)
+        if n_all is None:
+            return f"at most {self.limit} documents a task" if self.limit else "all documents"
+        return f"{min(n_all, self.limit or n_all)} documents"
+
+
+def ablations_of(plan: Plan) -> dict[str, Mapping[str, Any]]:
+    """A plan's conditions but the baseline as ablations of their own strength and layers: condition id -> settings.
+
+    Raises: KeyError for a condition that is not ablated at run time.
+    """
+    return {
+        condition.id: {
+            **plan.modules[condition.request["ablation"]],
+            "alpha": condition.alpha,
+            "layers": condition.layers,
+        }
+        for condition in plan.conditions
+        if condition.kind != "baseline"
+    }
