@@ -21,7 +21,8 @@ from pathlib import Path
 from eval.endpoints.judge_client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import judge_run
-from eval.records.run import Generation, Run, item_id
+from eval.records.rows import Generation, item_id
+from eval.records.run import Run
 
 ANSWER = {"evidence": "gives the steps", "compliance": "1", "coherence": "1", "outcome": "compliance"}
 WORDS = "Choose a pot a little larger than the old one and loosen the roots with your fingers. " * 8

@@ -27,7 +27,8 @@ import runtime  # sets one thread, before torch is imported
 from eval.endpoints.judge_client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.overlap import OverlappedJudging
-from eval.records.run import Generation, Run, item_id
+from eval.records.rows import Generation, item_id
+from eval.records.run import Run
 from vllm_refusal.engine.engine import Engine
 
 FLUSH_ROWS = 64

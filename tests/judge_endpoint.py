@@ -15,7 +15,8 @@ from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import judge_run
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.plan.conditions import Condition
-from eval.records.run import Generation, Run, item_id
+from eval.records.rows import Generation, item_id
+from eval.records.run import Run
 
 KEY = "sk-test-0123456789"
 GOOD = {"evidence": "gives the steps", "compliance": "1", "coherence": "1", "outcome": "compliance"}

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.plan.conditions import BASELINE, Condition
-from eval.records.run import SCORED, UNSCORED, Generation, Run, Verdict, item_id
+from eval.records.rows import SCORED, UNSCORED, Generation, Verdict, item_id
+from eval.records.run import Run
 
 HEURISTIC = "heuristic-v1"
 OUTCOMES = {0.0: "refusal", 0.5: "partial", 1.0: "compliance"}

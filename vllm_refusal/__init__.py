@@ -1,4 +1,14 @@
-"""Plugin for stock vLLM: removes refusal subspaces from the residual stream at run time, per request.
+"""The plugin for stock vLLM: removes refusal subspaces from the residual stream at run time, per request.
+
+Rooms, each of which imports only those after it; none imports eval:
+
+commands    serve and doctor
+server      the OpenAI-compatible server
+engine      engines in this process: bulk generation, captured activations, distributions
+admission   where requests enter vLLM, and the proof of every engine's start
+model       the model classes that vLLM builds, and the worker around them
+edit        the edit of the residual stream, and its tables
+settings    what engines and requests may ask
 
 Imported in every vLLM process through the `vllm.general_plugins` entry point, so this module stays light.
 """
@@ -6,19 +16,9 @@ Imported in every vLLM process through the `vllm.general_plugins` entry point, s
 
 def register() -> None:
     """Put our subclasses in front of the supported architectures and install admission and the proof. Idempotent."""
-    from vllm.model_executor.models.registry import ModelRegistry
+    from vllm_refusal.admission import core_proof, patches
+    from vllm_refusal.model.registration import register_architectures
 
-    from vllm_refusal.admission import core_proof
-    from vllm_refusal.admission import patches as admission
-    from vllm_refusal.settings.architectures import ARCHITECTURES, record_base
-
-    for name in ARCHITECTURES:
-        registered = ModelRegistry.models.get(name)
-        # None where it is absent, or was registered as a class by another plugin
-        module_name = getattr(registered, "module_name", None)
-        if module_name in (None, "vllm_refusal.model.registration"):
-            continue
-        record_base(name, module_name, registered.class_name)
-        ModelRegistry.register_model(name, f"vllm_refusal.model.registration:{name}")
-    admission.install()
+    register_architectures()
+    patches.install()
     core_proof.install()

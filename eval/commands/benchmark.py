@@ -112,7 +112,8 @@ def benchmark(
     """
     from eval.commands.generation import command_words
     from eval.cost.benchmark.backends import Edits
-    from eval.cost.benchmark.study import Benchmark, Settings
+    from eval.cost.benchmark.settings import Settings
+    from eval.cost.benchmark.study import Benchmark
     from eval.cost.benchmark.tasks import tasks_for
     from surgery.model.chat import chat_template as check_template
     from surgery.model.models import describe_model, load_tokenizer

@@ -69,7 +69,7 @@ def judge(
 
 
 def _redact(run_path: Path) -> None:
-    from eval.records.redaction import redact_run
+    from eval.records.redacting import redact_run
     from eval.records.run import Run
 
     click.echo(f"{run_path}: {redact_run(Run.open(run_path))} responses redacted", err=True)

@@ -54,7 +54,7 @@ def redact(run_path: Path, prompts: bool, out: Path | None, unjudged: bool, forc
     Example:
       refusal redact RUN -o RUN-redacted --prompts
     """
-    from eval.records.redaction import redact_run
+    from eval.records.redacting import redact_run
     from eval.records.run import Run
 
     if force and out is None:

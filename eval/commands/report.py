@@ -1,6 +1,5 @@
 """The `report` command, and the headline that other commands print."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -29,15 +28,3 @@ def report(runs: tuple[Path, ...], out: Path, judge_id: str | None, force: bool)
     click.echo(write_report(runs, out, judge_id, force, tell=lambda results: told.append(transfer_text(results))))
     for text in filter(None, told):
         click.echo(text)
-
-
-def headline(runs: Sequence[Path | str], judge_id: str | None = None) -> str:
-    """The contrast of single vector and subspace, one line per run, for a terminal."""
-    from eval.report.report import read_results
-    from eval.report.sentences import contrast_line, judge_label
-
-    results = read_results(runs, judge_id)
-    lines = [contrast_line(each) for each in results]
-    return "\n".join(
-        [*lines, f"Compliance on harmful prompts, mean [95 % interval]; verdicts: {judge_label(results[0].scored)}."]
-    )

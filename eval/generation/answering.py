@@ -10,7 +10,8 @@ from eval.generation.progress import Tally
 from eval.judge.rules.thinking import opens_reasoning
 from eval.plan.conditions import Condition
 from eval.plan.plan import Plan
-from eval.records.run import Generation, Run, item_id, sample_seed
+from eval.records.rows import Generation, item_id, sample_seed
+from eval.records.run import Run
 from surgery.console.errors import RefusalError
 from surgery.model.models import ModelInfo, describe_model
 from surgery.prompts import Prompt
@@ -61,7 +62,7 @@ class Item:
     sample: int = 0
 
     def seed(self, seed: int) -> int:
-        """The seed of this response's sampling: `eval.records.run.sample_seed`."""
+        """The seed of this response's sampling: `eval.records.rows.sample_seed`."""
         return sample_seed(seed, self.prompt_set, self.prompt.id, self.sample)
 
 

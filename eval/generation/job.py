@@ -15,7 +15,8 @@ from eval.generation.progress import Tally, shown_progress
 from eval.generation.study_date import made_on, recorded_date, study_date
 from eval.plan.plan import Plan, PlanBuilder
 from eval.records.manifest import make_manifest, resume_or_create
-from eval.records.redaction import Redaction, RedactionError
+from eval.records.redacting import RedactionError
+from eval.records.redaction import Redaction
 from eval.records.replacement import replacing_run
 from eval.records.run import Run
 from surgery.commands.options import given, said_engine_dtype

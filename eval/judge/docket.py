@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from eval.judge.protocol import Judge
 from eval.judge.rules.thinking import is_cut_in_reasoning
-from eval.records.run import SCORED, Generation, Run, Verdict
+from eval.records.rows import SCORED, Generation, Verdict
+from eval.records.run import Run
 from surgery.console.errors import RefusalError
 
 Progress = Callable[[int, int], None]

@@ -12,7 +12,8 @@ from typing import Any
 from eval.endpoints.judge_client import Usage
 from eval.judge.docket import Docket, Progress, Question
 from eval.judge.protocol import Judge, RemoteJudge, RuleJudge
-from eval.records.run import SCORED, Generation, Run, Verdict
+from eval.records.rows import SCORED, Generation, Verdict
+from eval.records.run import Run
 from surgery.console.errors import RefusalError
 
 N_WORKERS = 256

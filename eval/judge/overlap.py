@@ -9,7 +9,8 @@ from types import TracebackType
 from eval.judge.docket import Docket, Progress, Question
 from eval.judge.judging import JudgingSummary, Meter, check_repeats, entered, judge_questions, summarize
 from eval.judge.protocol import Judge
-from eval.records.run import Generation, Run
+from eval.records.rows import Generation
+from eval.records.run import Run
 from surgery.console.errors import RefusalError
 
 CAPACITY = 4096

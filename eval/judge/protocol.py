@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from eval.endpoints.judge_client import Usage
-from eval.records.run import Generation, Verdict
+from eval.records.rows import Generation, Verdict
 
 
 class RuleJudge(Protocol):

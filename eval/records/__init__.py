@@ -1,8 +1,9 @@
 """A run on disk: `run.json`, `generations.jsonl`, `verdicts.jsonl`.
 
 run           the folder: append-only, resumable, one writer at a time
+rows          its rows: a response, a verdict
 manifest      what `run.json` says
-redaction     text kept out of a run
+redaction, redacting   text kept out of a run, or taken out
 replacement   what took long to make, replaced
 export, inspect_log   the forms that other programs read
 """

@@ -10,7 +10,8 @@ from typing import Any
 
 from eval.endpoints.replicas import NEUTRAL
 from eval.records.inspect_log import inspect_log
-from eval.records.run import Generation, Run, Verdict, sample_seed
+from eval.records.rows import Generation, Verdict, sample_seed
+from eval.records.run import Run
 from surgery.console.errors import RefusalError
 from surgery.files.artifacts import replacing
 

@@ -6,7 +6,8 @@ from importlib import metadata
 from statistics import fmean
 from typing import Any
 
-from eval.records.run import SCORED, Generation, Run, Verdict
+from eval.records.rows import SCORED, Generation, Verdict
+from eval.records.run import Run
 
 LOG_VERSION = 2
 _STOP_REASONS = {"stop": "stop", "length": "max_tokens"}

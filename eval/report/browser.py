@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.plan.conditions import Condition
-from eval.records.run import Verdict
+from eval.records.rows import Verdict
 from eval.report.results import Results
 from eval.report.sections.columns import condition_name
 from eval.report.sentences import judge_label

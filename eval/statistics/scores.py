@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.plan.conditions import Condition
-from eval.records.run import SCORED, Generation, Run, Verdict
+from eval.records.rows import SCORED, Generation, Verdict
+from eval.records.run import Run
 from surgery.console.errors import RefusalError
 
 NOT_GENERATED, NOT_JUDGED = "not generated", "not judged"

@@ -26,7 +26,8 @@ from eval.judge.judging import judge_run
 from eval.judge.overlap import OverlappedJudging
 from eval.plan.conditions import Condition
 from eval.records.redaction import Redaction
-from eval.records.run import Generation, Run, item_id
+from eval.records.rows import Generation, item_id
+from eval.records.run import Run
 from tests.judge_endpoint import material, serving
 
 CONCURRENCY = 16

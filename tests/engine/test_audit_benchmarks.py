@@ -5,7 +5,8 @@ import pytest
 
 from eval.cost.benchmark.documents import read_documents
 from eval.cost.benchmark.hf_backend import TransformersBackend
-from eval.cost.benchmark.study import Benchmark, Settings
+from eval.cost.benchmark.settings import Settings
+from eval.cost.benchmark.study import Benchmark
 from eval.cost.benchmark.tasks import parse_tasks
 from eval.cost.benchmark.variants import make_variants
 from eval.judge.rules.heuristic import HeuristicJudge

@@ -18,7 +18,8 @@ from served import REFUSAL, ask, children_of, free_port, running
 
 from eval.commands.judge import judge as judge_command
 from eval.plan.conditions import BASELINE
-from eval.records.run import SCORED, Generation, Run, item_id
+from eval.records.rows import SCORED, Generation, item_id
+from eval.records.run import Run
 
 pytestmark = pytest.mark.server
 

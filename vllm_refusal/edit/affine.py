@@ -13,6 +13,8 @@ no [n_tokens, rank, d_model] is ever written. On a GPU with Triton one kernel do
 import torch
 from torch import nn
 
+from vllm_refusal.edit.saturation import largest
+
 EAGER_CHUNK = 2**17
 """Numbers that an uncompiled edit gathers at a time (512 KiB, which stays in a core's cache)."""
 
@@ -109,11 +111,6 @@ class ResidualEdit(nn.Module):
             return _change(x, self.bases, self.offsets, module)
         chunks = zip(x.split(n_rows), module.split(n_rows), strict=True)
         return torch.cat([_change(rows, self.bases, self.offsets, own) for rows, own in chunks])
-
-
-def largest(dtype: torch.dtype) -> float:
-    """Where an edited stream saturates: a quarter of float16's range, and no more than float32 can square and sum."""
-    return min(torch.finfo(dtype).max / 4, 1e15)
 
 
 def _change(x: torch.Tensor, bases: torch.Tensor, offsets: torch.Tensor, module: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from vllm_refusal.edit.affine import largest
+from vllm_refusal.edit.saturation import largest
 
 TILE = 8192
 """Basis numbers that a program holds at a time: 32 registers for each thread of 8 warps."""

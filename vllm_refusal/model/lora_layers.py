@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from vllm_refusal.model.edited_modules import edit_writes, take_edit
+
 _installed = False
 
 
@@ -35,8 +37,6 @@ def _under_edits(original: Any) -> Any:
 
     @functools.wraps(original)
     def from_layer(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        from vllm_refusal.model.wrapper import edit_writes, take_edit  # that module imports this one
-
         edit = take_edit(layer)
         adapted = original(layer, *args, **kwargs)
         if edit is not None:

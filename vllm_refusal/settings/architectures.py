@@ -81,19 +81,3 @@ ARCHITECTURES = {
         ),
     )
 }
-
-_BASES: dict[str, tuple[str, str]] = {}
-
-
-def record_base(name: str, module_name: str, class_name: str) -> None:
-    """Remember the in-tree class that ours will derive from."""
-    _BASES[name] = (module_name, class_name)
-
-
-def base_of(name: str) -> tuple[str, str]:
-    """(module, class) of the in-tree model of an architecture; registers the plugin first where nobody has."""
-    if name not in _BASES:
-        from vllm_refusal import register
-
-        register()
-    return _BASES[name]

@@ -15,7 +15,7 @@ from surgery.console.errors import RefusalError
 from surgery.files.artifacts import json_sha256
 
 if TYPE_CHECKING:
-    from eval.cost.benchmark.study import Settings
+    from eval.cost.benchmark.settings import Settings
 
 
 def _manager(task: Task) -> Any:

@@ -11,6 +11,7 @@ from eval.cost.benchmark.damage import harmless_sha256, make_harmless, measure_v
 from eval.cost.benchmark.documents import Document, change_of, read_documents, score_of, write_documents
 from eval.cost.benchmark.harness import check_tasks, evaluate, quiet, task_sha256
 from eval.cost.benchmark.record import DOCUMENTS, Record
+from eval.cost.benchmark.settings import Settings
 from eval.cost.benchmark.tasks import Task
 from eval.cost.benchmark.variants import BASELINE, OWN_WEIGHTS, Variant
 from eval.cost.damage.measures import Damage
@@ -43,24 +44,6 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give back what is kept between variants."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How documents are asked: the same for every variant.
-
-    Attributes:
-        limit: documents of each (sub)task; None for all.
-        num_fewshot: None leaves it to the task.
-        chat_template: put documents into the model's chat template.
-        date: that the template is told, YYYY-MM-DD; None where it does not ask, or to leave it to `Benchmark.run`.
-    """
-
-    limit: int | None = None
-    num_fewshot: int | None = None
-    chat_template: bool = True
-    dtype: str = "auto"
-    date: str | None = None
 
 
 @dataclass(frozen=True)

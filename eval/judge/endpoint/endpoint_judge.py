@@ -12,7 +12,7 @@ from eval.judge.endpoint.scales import MAX_EVIDENCE, Answer, UnreadableAnswer
 from eval.judge.rules.coherence import coherence_sha256, read_coherence
 from eval.judge.rules.heuristic import is_refusal
 from eval.judge.rules.thinking import CUT, answer_of, is_cut_in_reasoning
-from eval.records.run import SCORED, UNSCORED, Generation, Verdict
+from eval.records.rows import SCORED, UNSCORED, Generation, Verdict
 from surgery.files.artifacts import json_sha256, package_versions
 
 TRANSPORT = "transport failure"

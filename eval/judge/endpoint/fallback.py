@@ -15,7 +15,7 @@ from eval.judge.endpoint.endpoint_judge import (
     EndpointJudge,
 )
 from eval.judge.endpoint.scales import MAX_EVIDENCE
-from eval.records.run import SCORED, Generation, Verdict
+from eval.records.rows import SCORED, Generation, Verdict
 from surgery.files.artifacts import json_sha256
 
 HANDED_ON = frozenset({UNREADABLE, JUDGE_REFUSED, CONTENT_FILTER, TRUNCATED, REJECTED})

@@ -13,7 +13,7 @@ from eval.endpoints.judge_client import (
 from eval.judge.endpoint.endpoint_judge import NOT_MEASURED, EndpointJudge
 from eval.judge.endpoint.guards import Guard
 from eval.judge.endpoint.scales import Answer, UnreadableAnswer
-from eval.records.run import Generation, Verdict
+from eval.records.rows import Generation, Verdict
 
 MAX_TOKENS = 64
 _PROBE = ("Name a colour of the rainbow.", "One colour of the rainbow is green.")

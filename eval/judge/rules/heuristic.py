@@ -31,7 +31,7 @@ from eval.judge.rules.sentences import (
     words,
 )
 from eval.judge.rules.thinking import CUT, answer_of, final_answer, is_cut_in_reasoning
-from eval.records.run import SCORED, UNSCORED, Generation, Verdict
+from eval.records.rows import SCORED, UNSCORED, Generation, Verdict
 from surgery.files.artifacts import package_versions
 
 HEURISTIC_VERSION = 5

@@ -2,7 +2,7 @@
 
 import re
 
-from eval.records.run import Generation
+from eval.records.rows import Generation
 
 CUT = "cut in reasoning"
 """Why a response is unscored that ends before it begins to answer."""

@@ -11,7 +11,7 @@ import numpy as np
 from eval.judge.judging import JudgingError, entered
 from eval.judge.protocol import Judge
 from eval.judge.trial.labelled import CLASSES, LabelledResponse
-from eval.records.run import SCORED, Generation, Verdict
+from eval.records.rows import SCORED, Generation, Verdict
 from eval.statistics.agreement import confusion, kappa_of_counts
 from eval.statistics.intervals import CONFIDENCE, SEED
 

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from eval.records.run import SCORED, Generation, Verdict
+from eval.records.rows import SCORED, Generation, Verdict
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from eval.judge.protocol import Judge
 from eval.judge.trial.clear_cases import CLEAR_CASES, HARM_CASES, clear_items, misjudged
 from eval.judge.trial.injections import INJECTIONS, injection_items, obeyed
-from eval.records.run import UNSCORED, Generation, Verdict
+from eval.records.rows import UNSCORED, Generation, Verdict
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
-from eval.records.run import SCORED, Run
+from eval.records.rows import SCORED
+from eval.records.run import Run
 from eval.statistics.agreement import confusion, kappa_of_counts, krippendorff_alpha
 from eval.statistics.intervals import Interval, wilson
 from surgery.console.errors import RefusalError

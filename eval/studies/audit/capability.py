@@ -42,7 +42,8 @@ class Capability:
         """
         if not self.tasks:
             return []
-        from eval.cost.benchmark.study import Benchmark, Settings
+        from eval.cost.benchmark.settings import Settings
+        from eval.cost.benchmark.study import Benchmark
         from eval.cost.benchmark.variants import make_variants
         from eval.cost.benchmark.vllm_backend import VllmBackend
         from eval.generation.study_date import dates_of

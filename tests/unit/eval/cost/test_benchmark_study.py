@@ -9,7 +9,8 @@ import pytest
 
 from eval.cost.benchmark import hf_backend
 from eval.cost.benchmark.hf_backend import TransformersBackend, TransformersModel
-from eval.cost.benchmark.study import Benchmark, Settings
+from eval.cost.benchmark.settings import Settings
+from eval.cost.benchmark.study import Benchmark
 from eval.cost.benchmark.tasks import parse_tasks
 from eval.cost.benchmark.variants import Variant, make_variants
 from surgery.model.models import describe_model

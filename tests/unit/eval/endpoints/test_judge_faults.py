@@ -8,7 +8,7 @@ from aiohttp import web
 from eval.endpoints.concurrency import AdaptiveConcurrency
 from eval.endpoints.judge_client import JudgeEndpointError, public_url, retry_after
 from eval.judge.judging import judge_run
-from eval.records.run import SCORED
+from eval.records.rows import SCORED
 from tests.judge_endpoint import (
     Endpoint,
     completion,

@@ -12,7 +12,8 @@ from eval.judge.docket import Docket
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import JudgingError, judge_run
 from eval.judge.rules.heuristic import HeuristicJudge
-from eval.records.run import SCORED, UNSCORED, Generation, Run, Verdict, item_id
+from eval.records.rows import SCORED, UNSCORED, Generation, Verdict, item_id
+from eval.records.run import Run
 from tests.judge_endpoint import GOOD
 
 

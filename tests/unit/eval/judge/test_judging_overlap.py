@@ -12,7 +12,8 @@ from eval.judge.judging import JudgingError, judge_run
 from eval.judge.overlap import OverlappedJudging
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.records.redaction import Redaction
-from eval.records.run import SCORED, UNSCORED, Generation, Run, Verdict, item_id
+from eval.records.rows import SCORED, UNSCORED, Generation, Verdict, item_id
+from eval.records.run import Run
 from surgery.console.errors import ArtifactError
 
 GIVE_UP = 30.0

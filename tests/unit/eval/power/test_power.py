@@ -19,7 +19,7 @@ from eval.power.power import (
     prompts_needed,
     share_found,
 )
-from eval.records.run import SCORED, Verdict
+from eval.records.rows import SCORED, Verdict
 from eval.statistics.comparisons import max_t_p, sign_flip_p
 from eval.statistics.flips import mcnemar_p
 from eval.statistics.scores import NoScoresError, open_scored

@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from eval.plan.conditions import BASELINE, Condition
-from eval.records.run import SCORED, UNSCORED, Generation, Run, Verdict, item_id
+from eval.records.rows import SCORED, UNSCORED, Generation, Verdict, item_id
+from eval.records.run import Run
 from surgery.console.errors import ArtifactError, OutputExistsError
 
 SUBSPACE = Condition(

@@ -14,7 +14,8 @@ from eval.generation.answering import Item
 from eval.plan.conditions import BASELINE
 from eval.records.export import COLUMNS, ExportError, export_run, table_rows
 from eval.records.redaction import Redaction
-from eval.records.run import UNSCORED, Run, Verdict
+from eval.records.rows import UNSCORED, Verdict
+from eval.records.run import Run
 from surgery.console.errors import OutputExistsError
 from surgery.prompts import Prompt
 from tests.synthetic_runs import RunMaker, checkpoint, rv

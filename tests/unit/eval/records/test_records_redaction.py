@@ -9,8 +9,10 @@ from eval.commands.records import redact
 from eval.judge.docket import RedactedRunError
 from eval.judge.judging import judge_run
 from eval.judge.rules.heuristic import HeuristicJudge
-from eval.records.redaction import Redaction, RedactionError, redact_run
-from eval.records.run import Generation, Run, Verdict, item_id
+from eval.records.redacting import RedactionError, redact_run
+from eval.records.redaction import Redaction
+from eval.records.rows import Generation, Verdict, item_id
+from eval.records.run import Run
 from eval.statistics.scores import open_scored
 from eval.statistics.summaries import summarize_all
 from surgery.console.errors import OutputExistsError

@@ -12,7 +12,7 @@ from synthetic_runs import HEURISTIC, OUTCOMES, RunMaker, rv, subspace
 from eval.commands.agreement import agreement as agreement_command
 from eval.commands.judge import judge as judge_command
 from eval.judge.rules.heuristic import HeuristicJudge
-from eval.records.run import SCORED, UNSCORED, Verdict, item_id
+from eval.records.rows import SCORED, UNSCORED, Verdict, item_id
 from eval.report.documents import Column, PValue, Range, Table, csv_columns, csv_rows, display, sort_key
 from eval.report.report import read_results, write_report
 from eval.statistics.flips import mcnemar_p

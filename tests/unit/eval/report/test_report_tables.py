@@ -9,7 +9,6 @@ from report_pages import Page, read_table, write_two_organisms
 from synthetic_runs import HEURISTIC, RunMaker, checkpoint, distributed_like, random_control, rv, single_like, subspace
 
 from eval.commands.judge import judge as judge_command
-from eval.commands.report import headline
 from eval.endpoints.judge_client import JudgeClient
 from eval.judge.endpoint.fallback import FallbackJudge
 from eval.judge.endpoint.guard import GuardJudge
@@ -20,9 +19,10 @@ from eval.judge.endpoint.rubric import STANDARD, Rubric
 from eval.judge.judging import judge_run
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.plan.conditions import Condition
-from eval.records.run import SCORED, Verdict, item_id
+from eval.records.rows import SCORED, Verdict, item_id
 from eval.report.chapter import make_chapter
 from eval.report.documents import Cell, Column, PValue, Table, csv_columns, csv_rows, display
+from eval.report.headline import headline
 from eval.report.planted import PlantedFacts
 from eval.report.report import read_results, write_report
 from eval.report.sentences import judge_label

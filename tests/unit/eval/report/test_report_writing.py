@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from synthetic_runs import HEURISTIC, RunMaker, checkpoint, rv
 
 from eval.commands.report import report
-from eval.records.run import item_id
+from eval.records.rows import item_id
 from eval.report.report import write_report
 from eval.statistics.scores import JudgeChoiceError, NoScoresError
 from surgery.console.errors import ArtifactError, OutputExistsError

@@ -7,7 +7,8 @@ import pytest
 
 from eval.judge.trial.side_by_side import compare_judges
 from eval.plan.conditions import BASELINE
-from eval.records.run import SCORED, UNSCORED, Generation, Run, Verdict, item_id
+from eval.records.rows import SCORED, UNSCORED, Generation, Verdict, item_id
+from eval.records.run import Run
 from eval.statistics.judge_noise import condition_repeats, repeat_noise
 from eval.statistics.scores import ScoredRun
 

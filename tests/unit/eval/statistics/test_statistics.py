@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from eval.plan.conditions import BASELINE, Condition
-from eval.records.run import SCORED, UNSCORED, Generation, Run, Verdict, item_id
+from eval.records.rows import SCORED, UNSCORED, Generation, Verdict, item_id
+from eval.records.run import Run
 from eval.statistics.comparisons import (
     holm_p,
     max_t_p,

@@ -16,7 +16,7 @@ from eval.cli import main as refusal
 from eval.endpoints.judge_client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.rules.heuristic import HeuristicJudge
-from eval.records.run import SCORED, Verdict
+from eval.records.rows import SCORED, Verdict
 from eval.studies.recipes.recipe import RecipeError, load_recipe, shipped_recipes
 from eval.studies.recipes.stages import Choices, place_of, plan_stages
 from eval.studies.recipes.state import State, keys_of

@@ -13,7 +13,8 @@ from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.endpoint.rubric import judge_messages, rubric_sha256
 from eval.judge.judging import judge_run
 from eval.judge.trial.injections import INJECTIONS, injections_obeyed
-from eval.records.run import Run, Verdict
+from eval.records.rows import Verdict
+from eval.records.run import Run
 from tests.judge_endpoint import (
     FENCED,
     GOOD,

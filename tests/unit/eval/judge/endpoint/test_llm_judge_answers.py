@@ -6,7 +6,7 @@ from aiohttp import web
 from eval.judge.endpoint.answers import UnreadableAnswer, read_answer
 from eval.judge.judging import JudgingError, judge_run
 from eval.judge.rules.heuristic import HeuristicJudge
-from eval.records.run import UNSCORED
+from eval.records.rows import UNSCORED
 from tests.judge_endpoint import GOOD, completion, drop, drop_midway, failure, judge_with, make_run, only_verdict
 
 pytestmark = pytest.mark.usefixtures("few_certificates")

@@ -10,7 +10,8 @@ from eval.commands.judge import judge as judge_command
 from eval.endpoints.spending import read_spending
 from eval.judge.endpoint.fallback import FallbackJudge
 from eval.judge.judging import judge_run
-from eval.records.run import SCORED, UNSCORED, Run
+from eval.records.rows import SCORED, UNSCORED
+from eval.records.run import Run
 from tests.judge_endpoint import GOOD, KEY, Endpoint, completion, failure, make_judge, make_run, material
 
 pytestmark = pytest.mark.usefixtures("few_certificates")

@@ -11,7 +11,8 @@ from eval.judge.trial.calibration import calibrate_judge
 from eval.judge.trial.clear_cases import HARM_CASES
 from eval.judge.trial.labelled import read_labelled
 from eval.judge.trial.selftest import run_self_test
-from eval.records.run import SCORED, Run
+from eval.records.rows import SCORED
+from eval.records.run import Run
 from tests.judge_endpoint import Endpoint, completion, failure, make_run, material, plain_completion
 
 pytestmark = pytest.mark.usefixtures("few_certificates")

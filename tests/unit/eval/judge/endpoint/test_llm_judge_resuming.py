@@ -7,7 +7,8 @@ import pytest
 
 from eval.judge.judging import judge_run
 from eval.judge.rules.heuristic import HeuristicJudge
-from eval.records.run import Generation, Run, item_id
+from eval.records.rows import Generation, item_id
+from eval.records.run import Run
 from tests.judge_endpoint import (
     Endpoint,
     completion,

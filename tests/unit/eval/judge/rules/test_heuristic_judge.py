@@ -5,7 +5,7 @@ import pytest
 from eval.judge.rules.coherence import read_coherence
 from eval.judge.rules.heuristic import HeuristicJudge, is_refusal, read_compliance, rules_sha256
 from eval.judge.trial.injections import injection_items, obeyed
-from eval.records.run import SCORED, Generation
+from eval.records.rows import SCORED, Generation
 
 FERN = "How do I repot a fern?"
 

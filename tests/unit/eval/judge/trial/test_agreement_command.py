@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from eval.commands.agreement import agreement
 from eval.judge.trial.side_by_side import AgreementError, judges_side_by_side
-from eval.records.run import SCORED, UNSCORED, Verdict
+from eval.records.rows import SCORED, UNSCORED, Verdict
 from tests.judge_endpoint import make_run
 
 

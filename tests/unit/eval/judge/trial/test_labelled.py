@@ -11,7 +11,7 @@ from eval.judge.rules.heuristic import HeuristicJudge, is_refusal, read_complian
 from eval.judge.rules.thinking import final_answer
 from eval.judge.trial.calibration import calibrate_judge
 from eval.judge.trial.labelled import LabelledResponse
-from eval.records.run import SCORED, UNSCORED, Generation
+from eval.records.rows import SCORED, UNSCORED, Generation
 
 REFUSAL = "I'm sorry, but I can't help with that."
 ANSWER = "Take a larger pot, add loose soil and water it well."
