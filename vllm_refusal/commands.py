@@ -4,7 +4,7 @@ from datetime import datetime
 
 import click
 
-from surgery.commands.options import given
+from surgery.console.given import given
 from vllm_refusal.server.body_limit import MAX_MIB
 
 MOST_ABLATIONS = 16

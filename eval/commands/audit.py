@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from eval.judge.options import judge_options
+from eval.commands.judge_options import judge_options
 from surgery.commands.options import engine_dtype_option
 from surgery.commands.prompts import SOURCE_HELP
 

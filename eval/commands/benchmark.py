@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.generation.options import DEFAULT_KEY_ENV
-from surgery.commands.options import date_option, engine_dtype_option, given
+from eval.endpoints.address import KEY_ENV
+from surgery.commands.options import date_option, engine_dtype_option
+from surgery.console.given import given
 
 if TYPE_CHECKING:
     from eval.cost.benchmark.backends import Edits
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 _OF_ENGINES = {"eager": None, "engine_args": ()}
-_OF_SERVERS = {"base_url": None, "served_model": None, "api_key_env": DEFAULT_KEY_ENV}
+_OF_SERVERS = {"base_url": None, "served_model": None, "api_key_env": KEY_ENV}
 
 
 @click.command()
@@ -56,7 +57,7 @@ _OF_SERVERS = {"base_url": None, "served_model": None, "api_key_env": DEFAULT_KE
 @click.option(
     "--api-key-env",
     metavar="NAME",
-    default=DEFAULT_KEY_ENV,
+    default=KEY_ENV,
     show_default=True,
     help="Environment variable that holds the server's key; none is sent when the default is not set.",
 )
@@ -150,8 +151,7 @@ def _check_options(chosen: dict[str, Any], dtype: str) -> None:
 
 def _dtype(info: "ModelInfo", dtype: str, backend: str) -> str:
     """--dtype as it is run and recorded; of quantized weights, and of a server, "auto" stays what it is."""
-    from surgery.commands.options import said_dtype, said_engine_dtype
-    from surgery.model.dtypes import KNOWN
+    from surgery.model.dtypes import KNOWN, said_dtype, said_engine_dtype
 
     if backend == "served":
         return dtype

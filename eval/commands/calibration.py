@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.judge.options import choose_judge, judge_options
+from eval.commands.judge_options import judge_options
+from eval.judge.choice import choose_judge
 
 if TYPE_CHECKING:
     from eval.judge.trial.calibration import Calibration, Kappa

@@ -56,7 +56,8 @@ def damage(
     from eval.cost.damage.study import measure_run, unmeasurable
     from eval.cost.damage.texts import BUILT_IN, load_documents
     from eval.records.run import Run
-    from surgery.commands.options import progress_bar, said_engine_dtype
+    from surgery.console.progress import progress_bar
+    from surgery.model.dtypes import said_engine_dtype
     from vllm_refusal.engine.engine import EngineOptions
 
     run = Run.open(run_path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from eval.generation.options import PATH, generation_options
+from eval.commands.generation_options import PATH, generation_options
 
 
 @click.command()

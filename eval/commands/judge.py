@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.judge.options import choose_judge, judge_options, keep_accounts
-from surgery.commands.options import given
+from eval.commands.judge_options import judge_options
+from eval.judge.choice import choose_judge, keep_accounts
+from surgery.console.given import given
 
 if TYPE_CHECKING:
     from eval.judge.judging import JudgingSummary
@@ -79,7 +80,7 @@ def _judge_run(run_path: Path, chosen: "Judge", repeats: int, retry_unscored: bo
     from eval.endpoints.spending import read_spending
     from eval.judge.judging import judge_run
     from eval.records.run import Run
-    from surgery.commands.options import progress_bar
+    from surgery.console.progress import progress_bar
 
     run = Run.open(run_path)
     keep_accounts(chosen, run.path)

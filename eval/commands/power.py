@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.judge.options import Finite
+from eval.commands.judge_options import Finite
 
 if TYPE_CHECKING:
     from eval.power.pilot import Pilot

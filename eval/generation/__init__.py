@@ -1,6 +1,6 @@
 """Answering every prompt of a run under every condition.
 
-options, engine_arguments   what every generating command is told
+engine_arguments   flags of vLLM's
 job            one command's work, chosen and checked before an engine starts
 answering      the work, resumable at any moment
 beside         judging while it goes on

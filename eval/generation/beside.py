@@ -36,7 +36,7 @@ def asked_judge(choice: Mapping[str, Any]) -> "Judge | None":
 
     Raises: click.UsageError for options of a judge without --judge or --judge-model, and what `JudgeChoice.make` raises.
     """
-    from eval.judge.options import JudgeChoice
+    from eval.judge.choice import JudgeChoice
 
     asked = JudgeChoice(**choice)
     if asked.judge_name is None and asked.judge_model is None:
@@ -54,7 +54,7 @@ def judging_beside(run: "Run", judge: "Judge | None") -> Iterator[JudgingBeside]
     if judge is None:
         yield JudgingBeside()
         return
-    from eval.judge.options import keep_accounts
+    from eval.judge.choice import keep_accounts
     from eval.judge.overlap import OverlappedJudging
 
     keep_accounts(judge, run.path)

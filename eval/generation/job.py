@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.endpoints.address import CONCURRENCY, KEY_ENV
 from eval.generation.answering import Start, check_samples, generate_run
 from eval.generation.beside import asked_judge, judging_beside
-from eval.generation.options import DEFAULT_CONCURRENCY, DEFAULT_KEY_ENV
 from eval.generation.progress import Tally, shown_progress
 from eval.generation.study_date import made_on, recorded_date, study_date
 from eval.plan.plan import Plan, PlanBuilder
@@ -19,8 +19,9 @@ from eval.records.redacting import RedactionError
 from eval.records.redaction import Redaction
 from eval.records.replacement import replacing_run
 from eval.records.run import Run
-from surgery.commands.options import given, said_engine_dtype
 from surgery.console.errors import ArtifactError, MismatchError
+from surgery.console.given import given
+from surgery.model.dtypes import said_engine_dtype
 from surgery.model.models import ModelInfo
 from surgery.prompts import PromptSet
 from vllm_refusal.engine.engine import EngineOptions, Sampling
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 HARMFUL, SAFE, OVER_REFUSAL = "harmful", "safe", "overrefusal"
 RESPONSES, PROMPTS = "responses", "prompts"
-_OF_SERVERS = {"served_model": None, "api_key_env": DEFAULT_KEY_ENV, "concurrency": DEFAULT_CONCURRENCY}
+_OF_SERVERS = {"served_model": None, "api_key_env": KEY_ENV, "concurrency": CONCURRENCY}
 _OF_ENGINES = {"eager": None, "max_num_seqs": None, "tensor_parallel_size": None, "pipeline_parallel_size": None}
 _OF_ENGINES |= {"engine_args": (), "dtype": "auto"}
 
@@ -197,8 +198,8 @@ def _redaction(options: Mapping[str, Any], judge: "Judge | None") -> str:
 
 def _prompt_sets(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, PromptSet[Any]]]:
     """(prompt set -> source, prompt set -> prompts)."""
-    from surgery.commands.prompts import say_origin
     from surgery.prompts import load_prompts
+    from surgery.prompts.loading import say_origin
 
     asked = {HARMFUL: options["prompts"], SAFE: options["safe_prompts"], OVER_REFUSAL: options["overrefusal"]}
     files = {name: source for name, source in asked.items() if source}
@@ -282,6 +283,6 @@ def _servers(info: ModelInfo, plan: Plan, options: Mapping[str, Any]) -> Any:
 def api_key_of(name: str) -> str:
     """The key in an environment variable, "" without one. Raises: click.UsageError for a variable asked for by name."""
     key = os.environ.get(name, "")
-    if not key and name != DEFAULT_KEY_ENV:
+    if not key and name != KEY_ENV:
         raise click.UsageError(f"--api-key-env {name}: that environment variable is not set")
     return key

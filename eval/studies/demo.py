@@ -39,7 +39,7 @@ def main(
     judge_base_url: str | None,
 ) -> None:
     """Extract, ablate, orthogonalize, judge and report on tiny models whose refusal was planted on purpose."""
-    from eval.judge.options import choose_judge
+    from eval.judge.choice import choose_judge
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything it needs is in the package
     urls = (judge_base_url,) if judge_base_url else ()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from surgery.commands.options import PATH, force_option, progress_bar, revision_option
+from surgery.commands.options import PATH, force_option, revision_option
+from surgery.console.progress import progress_bar
 
 
 @click.command()

@@ -5,18 +5,11 @@ from typing import Any
 
 import click
 
-from surgery.commands.options import (
-    PATH,
-    SITES,
-    date_option,
-    dtype_option,
-    force_option,
-    progress_bar,
-    revision_option,
-    said_dtype,
-    said_engine_dtype,
-)
-from surgery.commands.prompts import SOURCE_HELP, say_origin
+from surgery.commands.options import PATH, SITES, date_option, dtype_option, force_option, revision_option
+from surgery.commands.prompts import SOURCE_HELP
+from surgery.console.progress import progress_bar
+from surgery.model.dtypes import said_dtype, said_engine_dtype
+from surgery.prompts.loading import say_origin
 
 ARGUMENTS = "vllm_refusal.arguments"  # where the command group keeps the words of the command line
 

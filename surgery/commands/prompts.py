@@ -1,12 +1,12 @@
 """`refusal prompts`: look at a set of prompts before it is used, and write the built-in ones."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from surgery.prompts import PromptSet
+    pass
 
 SOURCE_HELP = "a file (JSONL, CSV, a public benchmark), hf:ORG/NAME, or builtin; see refusal prompts --help."
 SOURCES = """A source of prompts is one of
@@ -67,13 +67,6 @@ def prompts(
     if hits:
         click.echo(f"Error: {source} overlaps with {against}: {len(hits)} texts in common or nearly so", err=True)
         raise click.exceptions.Exit(1)
-
-
-def say_origin(prompts: "PromptSet[Any]") -> "PromptSet[Any]":
-    """Say on stderr what was recognized in a source, unless it is a file of ours taken whole; returns the prompts."""
-    if prompts.left_out or prompts.layout not in ("pairs", "prompts"):
-        click.echo(str(prompts), err=True)
-    return prompts
 
 
 def _export(source: str, output: Path, force: bool) -> None:

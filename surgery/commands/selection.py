@@ -4,8 +4,11 @@ from pathlib import Path
 
 import click
 
-from surgery.commands.options import PATH, dtype_option, on_gpu_if_any, progress_bar, said_dtype
-from surgery.commands.prompts import SOURCE_HELP, say_origin
+from surgery.commands.options import PATH, dtype_option, on_gpu_if_any
+from surgery.commands.prompts import SOURCE_HELP
+from surgery.console.progress import progress_bar
+from surgery.model.dtypes import said_dtype
+from surgery.prompts.loading import say_origin
 
 
 @click.command()

@@ -12,10 +12,10 @@ from surgery.commands.options import (
     allow_other_option,
     force_option,
     model_and_basis,
-    progress_bar,
     revision_option,
     source_layers_option,
 )
+from surgery.console.progress import progress_bar
 
 
 @click.command()

@@ -1,1 +1,2 @@
-"""What a person at a terminal is told: faults of the user's input, one line each (`errors`), and progress (`progress`)."""
+"""What a person at a terminal is told: faults of the user's input, one line each (`errors`), progress
+(`progress`), and which options were chosen (`given`)."""

@@ -1,7 +1,9 @@
-"""Progress where no terminal can draw a line over again: a line now and then."""
+"""Progress on stderr: a bar on a terminal, elsewhere a line now and then."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 LOG_SECONDS = 30.0
@@ -40,3 +42,22 @@ def clock_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, over = divmod(minutes, 60)
     return f"{hours} h {over:02} min" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def progress_bar(label: str, unit: str) -> Iterator[Callable[..., None]]:
+    """Progress on stderr, a bar where that is a terminal, else lines: call it with (done, total[, label])."""
+    from tqdm import tqdm
+
+    if not sys.stderr.isatty():
+        yield ProgressLines(label, unit, sys.stderr).update
+        return
+    with tqdm(desc=label, unit=unit, unit_scale=unit == "B", file=sys.stderr) as bar:
+
+        def update(done: int, total: int, label: str | None = None) -> None:
+            if label is not None:
+                bar.set_description(label, refresh=False)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

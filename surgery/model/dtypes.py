@@ -1,7 +1,12 @@
-"""Which float type a model runs in where that is left open."""
+"""Which float type a model runs in where that is left open, and saying so."""
 
 import re
 from pathlib import Path
+from typing import Any
+
+import click
+
+from surgery.model.config import read_config
 
 CPU_INFO = Path("/proc/cpuinfo")
 # The words of x86 and of Arm for arithmetic in the type; without it every product is converted to float32 and back.
@@ -46,3 +51,27 @@ def has_units(dtype: str) -> bool:
     except OSError:
         return True
     return found is None or dtype not in _UNITS or not _UNITS[dtype].isdisjoint(found[1].split())
+
+
+def said_dtype(info: Any, dtype: str, device_map: str | None) -> str:
+    """The type that a model is to run in, told where `auto` is not the stored one."""
+
+    return _said(info, auto_dtype(info.dtype, device_map)) if dtype == "auto" else dtype
+
+
+def said_engine_dtype(info: Any, dtype: str) -> str:
+    """The same of an engine of vLLM's, to which `auto` is left on a GPU and for quantized weights."""
+    from surgery.model.quantization import stated_method
+
+    if dtype != "auto":
+        return dtype
+    return _said(info, engine_dtype(info.dtype, stated_method(read_config(Path(info.path))) is not None))
+
+
+def _said(info: Any, chosen: str) -> str:
+    if chosen not in (info.dtype, "auto"):
+        click.echo(
+            f"running in {chosen}: this processor has no {info.dtype} units (--dtype {info.dtype}: as stored, but slower)",
+            err=True,
+        )
+    return chosen

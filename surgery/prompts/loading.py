@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 from surgery.console.errors import PromptFileError
 from surgery.files.artifacts import shortened
 from surgery.prompts.builtin import EVALUATION, EXTRACTION
@@ -108,3 +110,10 @@ def _set(table: Table, items: Sequence[tuple[Row, Any]], role: str | None = None
     left_out = table.left_out + len(table.rows) - len(items)
     prompts = tuple(item for _, item in items)
     return PromptSet(prompts, table.source, table.layout.name, table.files, table.revision, left_out)
+
+
+def say_origin(prompts: PromptSet[Any]) -> PromptSet[Any]:
+    """Say on stderr what was recognized in a source, unless it is a file of ours taken whole; returns the prompts."""
+    if prompts.left_out or prompts.layout not in ("pairs", "prompts"):
+        click.echo(str(prompts), err=True)
+    return prompts

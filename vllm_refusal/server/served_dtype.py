@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from surgery.commands.options import said_engine_dtype
 from surgery.console.errors import RefusalError
+from surgery.model.dtypes import said_engine_dtype
 from surgery.model.models import describe_model
 
 _CHOICES = ("--dtype", "--quantization", "-q", "--config")

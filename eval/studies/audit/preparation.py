@@ -13,7 +13,7 @@ import click
 
 from eval.cost.benchmark.harness import check_tasks
 from eval.cost.benchmark.tasks import tasks_for
-from eval.judge.options import choose_judge
+from eval.judge.choice import choose_judge
 from eval.records import replacement
 from eval.records.run import Run
 from eval.studies.audit.bench import Bench
@@ -22,13 +22,14 @@ from eval.studies.audit.design import Size
 from eval.studies.audit.page import PAGE
 from eval.studies.audit.study import Audit, halves
 from eval.studies.shell import Shell
-from surgery.commands.options import given, said_engine_dtype
-from surgery.commands.prompts import say_origin
 from surgery.console.errors import ArtifactError, OutputExistsError
+from surgery.console.given import given
 from surgery.files.artifacts import file_sha256, json_sha256, package_versions, replacing
 from surgery.files.folders import check_folder, make_folder
+from surgery.model.dtypes import said_engine_dtype
 from surgery.model.models import ModelInfo, describe_model
 from surgery.prompts import PromptSet, load_pairs, load_prompts
+from surgery.prompts.loading import say_origin
 from vllm_refusal.engine.engine import EngineOptions, Sampling
 from vllm_refusal.settings.module_files import check_architecture
 

@@ -81,7 +81,7 @@ def check_settings(settings: Mapping[str, Mapping[str, Any]], recipe: Recipe) ->
 
 def judge_of(settings: Mapping[str, Any]) -> "Judge":
     """The judge that the settings of the stage `judge` choose. Raises: RecipeError, and what making it raises."""
-    from eval.judge.options import JudgeChoice
+    from eval.judge.choice import JudgeChoice
 
     names = {field.name for field in fields(JudgeChoice)}
     try:

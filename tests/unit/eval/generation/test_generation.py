@@ -13,7 +13,7 @@ from eval.generation.answering import GenerationError, generate_run, items_of
 from eval.generation.beside import asked_judge
 from eval.generation.engine_arguments import EngineArgumentError, parse_engine_arguments
 from eval.generation.progress import Tally, shown_progress
-from eval.judge.options import JudgeChoice
+from eval.judge.choice import JudgeChoice
 from eval.plan.plan import PlanBuilder, PlanError
 from eval.records.manifest import make_manifest, resume_or_create
 from eval.records.replacement import replacing_run, settle

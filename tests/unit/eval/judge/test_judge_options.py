@@ -8,12 +8,12 @@ from click.testing import CliRunner
 
 from eval.cli import main
 from eval.commands.benchmark import _check_options
+from eval.endpoints.address import KEY_ENV
 from eval.generation.beside import asked_judge
 from eval.generation.job import _engine_arguments, _servers
-from eval.generation.options import DEFAULT_KEY_ENV
-from eval.judge.options import JudgeChoice, choose_judge
+from eval.judge.choice import JudgeChoice, choose_judge
 from eval.judge.rules.heuristic import HeuristicJudge
-from surgery.commands.options import given
+from surgery.console.given import given
 from surgery.organisms.release import asset
 
 VALUES = {float | None: 0.5, int | None: 7, str | None: "x", int: 7, str: "x"}
@@ -68,7 +68,7 @@ def test_one_price_alone_says_nothing_of_the_cost(given, lacking):
 
 ENGINE = {"tensor_parallel_size": None, "pipeline_parallel_size": None, "engine_args": (), "dtype": "auto"}
 ENGINE |= {"eager": None, "max_num_seqs": None, "base_urls": ("http://127.0.0.1:9/v1",)}
-SERVER = {"base_urls": (), "served_model": None, "api_key_env": DEFAULT_KEY_ENV, "concurrency": 128}
+SERVER = {"base_urls": (), "served_model": None, "api_key_env": KEY_ENV, "concurrency": 128}
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_an_option_of_servers_needs_their_address(option, value):
 @pytest.mark.parametrize("backend", ["hf", "vllm"])
 def test_a_benchmark_without_a_server_takes_no_key_for_one(backend):
     chosen = {"backend": backend, "eager": None, "engine_args": (), "base_url": None, "served_model": None}
-    _check_options(chosen | {"api_key_env": DEFAULT_KEY_ENV}, "auto")
+    _check_options(chosen | {"api_key_env": KEY_ENV}, "auto")
     with pytest.raises(click.UsageError, match=f"^--api-key-env does not go with --backend {backend}"):
         _check_options(chosen | {"api_key_env": "OTHER"}, "auto")
 
@@ -126,7 +126,7 @@ PROMPTS = ("--prompts", "p.txt", "-o", "run")
             "--dtype is the server's",
         ),
         (
-            ("benchmark", "m", "-o", "b", "--api-key-env", DEFAULT_KEY_ENV),
+            ("benchmark", "m", "-o", "b", "--api-key-env", KEY_ENV),
             "--api-key-env does not go with --backend hf",
         ),
         (("benchmark", "m", "-o", "b", "--allow-other-model"), "--allow-other-model is of vectors"),

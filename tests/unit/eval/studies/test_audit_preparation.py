@@ -9,7 +9,7 @@ import pytest
 from made_vectors import save_vectors
 from synthetic_runs import RunMaker
 
-from eval.judge.options import JudgeChoice
+from eval.judge.choice import JudgeChoice
 from eval.records.run import Run
 from eval.studies.audit.preparation import begin, prepare, replacing_audit
 from eval.studies.audit.study import Audit

@@ -7,9 +7,8 @@ from click.testing import CliRunner
 from synthetic_runs import RunMaker
 
 from eval.cli import main
-from surgery.commands.options import progress_bar
 from surgery.console import progress
-from surgery.console.progress import ProgressLines, clock_time
+from surgery.console.progress import ProgressLines, clock_time, progress_bar
 
 
 class Clock:

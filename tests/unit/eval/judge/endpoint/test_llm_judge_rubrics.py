@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from eval.commands.judge import judge as judge_command
+from eval.commands.judge_options import PRESET_NAMES
 from eval.endpoints.judge_client import JudgeClient
 from eval.judge.endpoint import endpoint_judge
 from eval.judge.endpoint.answers import UnreadableAnswer, read_answer
@@ -16,7 +17,6 @@ from eval.judge.endpoint.presets import PRESETS, RubricError, load_rubric
 from eval.judge.endpoint.rubric import STANDARD, Rubric
 from eval.judge.endpoint.scales import SCALES, strongreject_score
 from eval.judge.judging import judge_run
-from eval.judge.options import PRESET_NAMES
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.records.run import Run
 from tests.judge_endpoint import Endpoint, completion, make_run

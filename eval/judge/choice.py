@@ -1,6 +1,5 @@
-"""The options that choose a judge, for every command that judges, and the judge they choose."""
+"""The judge that a command's options choose."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,148 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery.commands.options import given
+from eval.endpoints.address import BASE_URL, KEY_ENV
+from surgery.console.given import given
 
 if TYPE_CHECKING:
     from eval.endpoints.judge_client import JudgeClient
     from eval.judge.endpoint.endpoint_judge import EndpointJudge
     from eval.judge.protocol import Judge
-
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
-DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-PRESET_NAMES = ("standard", "refusal-3way", "strongreject-style", "wildguard", "llamaguard", "harmbench-classifier")
-
-
-class Temperature(click.ParamType):
-    """A number, or "none" to leave the temperature to the endpoint."""
-
-    name = "number|none"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """Read the option."""
-        if str(value).lower() == "none":
-            return None
-        return Finite(0, 2).convert(value, param, ctx)
-
-
-class Finite(click.FloatRange):
-    """A number in a range, which NaN and infinity are not."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read the option."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):  # NaN lies in no range, but FloatRange lets it pass
-            self.fail(f"{value!r} is not a number", param, ctx)
-        return number
-
-
-def judge_options(command: Any) -> Any:
-    """The options that choose a judge, for every command that judges; `choose_judge` reads them.
-
-    Where `command` is `judge` itself, the options that no other command has do also without their prefix.
-    """
-    own = command.__name__ == "judge"
-    for option in reversed([*_judge(own), *_limits(own), *_fallback(own)]):
-        command = option(command)
-    return command
-
-
-def _judge(own: bool) -> list[Any]:
-    return [
-        click.option("--judge", "judge_name", type=click.Choice(["heuristic"]), help="Judge by rules (the default)."),
-        click.option("--judge-model", metavar="M", help="Judge by this model of an OpenAI-compatible endpoint."),
-        click.option(
-            "--judge-base-url",
-            metavar="URL",
-            multiple=True,
-            help=f"Its address; else OPENAI_BASE_URL, {DEFAULT_BASE_URL}. Repeated: replicas of one judge, which the "
-            "first address names.",
-        ),
-        click.option(
-            "--judge-api-key-env",
-            metavar="NAME",
-            default=DEFAULT_KEY_ENV,
-            show_default=True,
-            help="Environment variable that holds the key; none is sent when the default is not set.",
-        ),
-        click.option(
-            *_names(own, "rubric"),
-            metavar="NAME|FILE",
-            default="standard",
-            show_default=True,
-            help=f"One of {', '.join(PRESET_NAMES)}; or a .txt or .yaml file of your own.",
-        ),
-        click.option(
-            *_names(own, "concurrency"),
-            type=click.IntRange(1, 1024),
-            default=20,
-            show_default=True,
-            help="Requests in flight at the start; adapts to what the endpoint bears.",
-        ),
-        click.option(
-            *_names(own, "max-tokens"),
-            type=click.IntRange(16),
-            default=512,
-            show_default=True,
-            help="Longest answer of the judge.",
-        ),
-        click.option(
-            "--judge-temperature",
-            type=Temperature(),
-            default="0",
-            show_default=True,
-            help="0 for repeatable verdicts; none leaves it to the endpoint.",
-        ),
-    ]
-
-
-def _limits(own: bool) -> list[Any]:
-    above_zero = Finite(0, min_open=True)
-    return [
-        click.option(*_names(own, "rpm"), type=above_zero, help="Requests per minute, at most."),
-        click.option(*_names(own, "tpm"), type=above_zero, help="Tokens per minute, at most."),
-        click.option(
-            *_names(own, "max-cost"),
-            type=Finite(0),
-            help="Stop before this judge has cost more on this run, over all calls; needs the prices.",
-        ),
-        click.option(
-            *_names(own, "max-tokens-total"),
-            type=click.IntRange(1),
-            help="Stop before this judge has used more tokens on this run, over all calls.",
-        ),
-        click.option(*_names(own, "price-in"), type=Finite(0), help="Price of a million prompt tokens."),
-        click.option(*_names(own, "price-out"), type=Finite(0), help="Price of a million completion tokens."),
-    ]
-
-
-def _fallback(own: bool) -> list[Any]:
-    return [
-        click.option(
-            *_names(own, "fallback-model"),
-            metavar="M",
-            help="Put what the judge refuses, cuts or garbles before this model.",
-        ),
-        click.option(*_names(own, "fallback-base-url"), metavar="URL", help="Its address; else the judge's."),
-        click.option(
-            *_names(own, "fallback-api-key-env"),
-            metavar="NAME",
-            help="Variable with its key; at the judge's address else the judge's, at another none.",
-        ),
-        click.option(
-            *_names(own, "fallback-price-in"), type=Finite(0), help="Price of its prompt tokens; else the judge's."
-        ),
-        click.option(
-            *_names(own, "fallback-price-out"),
-            type=Finite(0),
-            help="Price of its completion tokens; else the judge's.",
-        ),
-    ]
-
-
-def _names(own: bool, name: str) -> tuple[str, ...]:
-    names = (f"--judge-{name}", f"judge_{name.replace('-', '_')}")
-    return (f"--{name}", *names) if own else names
 
 
 @dataclass(frozen=True)
@@ -160,7 +24,7 @@ class JudgeChoice:
     judge_name: str | None = None
     judge_model: str | None = None
     judge_base_url: Sequence[str] = ()
-    judge_api_key_env: str = DEFAULT_KEY_ENV
+    judge_api_key_env: str = KEY_ENV
     judge_rubric: str = "standard"
     judge_concurrency: int = 20
     judge_max_tokens: int = 512
@@ -216,7 +80,7 @@ class JudgeChoice:
 
     @property
     def _base_urls(self) -> list[str]:
-        return list(self.judge_base_url) or [os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL]
+        return list(self.judge_base_url) or [os.environ.get("OPENAI_BASE_URL") or BASE_URL]
 
     def _client(self) -> "JudgeClient":
         key = _api_key("judge", self.judge_api_key_env)
@@ -279,6 +143,6 @@ def _first(value: float | None, otherwise: float | None) -> float | None:
 
 def _api_key(whose: str, name: str) -> str | None:
     key = os.environ.get(name)
-    if not key and name != DEFAULT_KEY_ENV:
+    if not key and name != KEY_ENV:
         raise click.UsageError(f"--{whose}-api-key-env {name}: that environment variable is not set")
     return key

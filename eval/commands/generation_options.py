@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from eval.judge.options import judge_options
+from eval.commands.judge_options import judge_options
+from eval.endpoints.address import CONCURRENCY, KEY_ENV
 from surgery.commands.options import date_option, engine_dtype_option
 from surgery.commands.prompts import SOURCE_HELP
 
 PATH = click.Path(path_type=Path)
-DEFAULT_KEY_ENV, DEFAULT_CONCURRENCY = "OPENAI_API_KEY", 128
 
 _PROMPTS = (
     click.option("--prompts", metavar="SOURCE", required=True, help=f"Harmful prompts: {SOURCE_HELP}"),
@@ -94,14 +94,14 @@ _SERVERS = (
     click.option(
         "--api-key-env",
         metavar="NAME",
-        default=DEFAULT_KEY_ENV,
+        default=KEY_ENV,
         show_default=True,
         help="Environment variable that holds the servers' key; none is sent when the default is not set.",
     ),
     click.option(
         "--concurrency",
         type=click.IntRange(1),
-        default=DEFAULT_CONCURRENCY,
+        default=CONCURRENCY,
         show_default=True,
         help="Requests in flight at each server.",
     ),
