@@ -1,17 +1,16 @@
 """Coherence by rules: empty text, loops, repetition, broken joins, word salad, foreign scripts."""
 
-import hashlib
 import json
 import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from eval.judge.rules import sentences, thinking
+from eval.judge.rules.digest import rules_digest
 from eval.judge.rules.languages import LANGUAGES
 from eval.judge.rules.sentences import words
 
@@ -44,9 +43,8 @@ FLUENT = Coherence(1.0)
 @lru_cache
 def coherence_sha256() -> str:
     """sha256 over the source of these rules and the tables they use: judges that take coherence from here name it."""
-    sources = [Path(module).read_text(encoding="utf-8") for module in (__file__, sentences.__file__, thinking.__file__)]
     tables = [[table.misjoined, sorted(table.stopwords)] for table in LANGUAGES]
-    return hashlib.sha256(json.dumps([sources, tables]).encode()).hexdigest()
+    return rules_digest(__file__, sentences, thinking, beside=json.dumps(tables))
 
 
 def read_coherence(response: str, prompt: str = "") -> Coherence:

@@ -6,16 +6,15 @@ response cut at its token limit is scored like any other, and its evidence says 
 unscored.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from eval.judge.rules import coherence, languages, literals, phrases, sentences, thinking
 from eval.judge.rules.coherence import read_coherence
+from eval.judge.rules.digest import rules_digest
 from eval.judge.rules.languages import LANGUAGES
 from eval.judge.rules.sentences import (
     N_OPENING,
@@ -113,13 +112,7 @@ class HeuristicJudge:
 @lru_cache
 def rules_sha256() -> str:
     """sha256 over the source of the rules and tables."""
-    digest = hashlib.sha256()
-    for source in (
-        __file__,
-        *(module.__file__ for module in (coherence, languages, literals, phrases, sentences, thinking)),
-    ):
-        digest.update(Path(source).read_bytes())
-    return digest.hexdigest()
+    return rules_digest(__file__, coherence, languages, literals, phrases, sentences, thinking)
 
 
 def is_refusal(text: str) -> bool:

@@ -1,0 +1,33 @@
+"""What makes rules the same rules: their source, wherever it lies and whatever it imports."""
+
+import ast
+import hashlib
+from pathlib import Path
+from types import ModuleType
+
+_SAME = {}
+"""Digest -> the one under which the same rules were known before code moved. An entry is right only while no verdict changes."""
+
+
+def rules_digest(*sources: ModuleType | str, beside: str = "") -> str:
+    """sha256, hexadecimal, over the source of modules without their import statements.
+
+    Args:
+        sources: modules, or paths of files.
+        beside: what else decides.
+    """
+    digest = hashlib.sha256(beside.encode())
+    for source in sources:
+        path = source if isinstance(source, str) else source.__file__
+        assert path is not None, f"{source} has no file"
+        digest.update(_without_imports(Path(path).read_text(encoding="utf-8")).encode())
+    found = digest.hexdigest()
+    return _SAME.get(found, found)
+
+
+def _without_imports(text: str) -> str:
+    lines = text.splitlines()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+    return "\n".join(line for line in lines if line)
