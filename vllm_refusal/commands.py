@@ -95,7 +95,7 @@ def serve(
     """
     from surgery.model.chat import today
     from vllm_refusal.server.allowed_folder import AllowedFolder
-    from vllm_refusal.server.chat_date import tell, told
+    from vllm_refusal.server.chat_date import telling, told
     from vllm_refusal.server.launch import check_modules, run_server, server_arguments
     from vllm_refusal.server.served_dtype import dtype_flags
     from vllm_refusal.settings.modules import check_default
@@ -116,9 +116,9 @@ def serve(
         room.setdefault("max_modules", max(MOST_ABLATIONS, len(modules)))
     arguments = server_arguments(model, modules, default, flags, room)
     check_modules(model, revision, modules)
-    tell(date.date().isoformat() if date else today())
-    click.echo(f"chat templates that ask for the date are told {told()}")
-    run_server(arguments, folder, max_body_mib * 2**20)
+    with telling(date.date().isoformat() if date else today()):
+        click.echo(f"chat templates that ask for the date are told {told()}")
+        run_server(arguments, folder, max_body_mib * 2**20)
 
 
 @click.command()

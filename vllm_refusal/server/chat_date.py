@@ -1,6 +1,8 @@
 """The date that a server's chat templates are told: one for as long as it runs, as `--date` says."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from surgery.model.chat import Clock
@@ -8,8 +10,9 @@ from surgery.model.chat import Clock
 _told: list[str] = []
 
 
-def tell(date: str) -> None:
-    """Have every chat that this process renders see one date, whoever renders it and whatever a request says.
+@contextmanager
+def telling(date: str) -> Iterator[None]:
+    """While it lasts, every chat that this process renders sees one date, whoever renders it and whatever a request says.
 
     Set on the class, for vLLM renders with copies of its tokenizer. Its engine processes render nothing.
     Raises: ModelError when it is no date.
@@ -17,8 +20,14 @@ def tell(date: str) -> None:
     from transformers import PreTrainedTokenizerBase
 
     clock = Clock(date)
-    PreTrainedTokenizerBase.apply_chat_template = _telling(PreTrainedTokenizerBase.apply_chat_template, clock)
+    original = PreTrainedTokenizerBase.apply_chat_template
+    PreTrainedTokenizerBase.apply_chat_template = _telling(original, clock)
     _told[:] = [clock.date]
+    try:
+        yield
+    finally:
+        PreTrainedTokenizerBase.apply_chat_template = original
+        _told.clear()
 
 
 def told() -> str | None:

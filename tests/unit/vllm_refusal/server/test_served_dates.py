@@ -20,31 +20,28 @@ DATED = "{{ strftime_now('%d %b %Y') }} " + TEMPLATE
 HELLO = [{"role": "user", "content": "Hi"}]
 
 
-@pytest.fixture(autouse=True)
-def _this_test_only(monkeypatch):
-    monkeypatch.setattr(PreTrainedTokenizerBase, "apply_chat_template", PreTrainedTokenizerBase.apply_chat_template)
-    monkeypatch.setattr(chat_date, "_told", [])
-
-
 def served(*words, monkeypatch):
-    """`refusal serve` up to where vLLM would start."""
-    monkeypatch.setattr(server, "run_server", lambda *_arguments: None)
-    return CliRunner().invoke(main.get_command(None, "serve"), ["model", *words])
+    """`refusal serve` up to where vLLM would start, and the date that templates are told there."""
+    dates = []
+    monkeypatch.setattr(server, "run_server", lambda *_arguments: dates.append(chat_date.told()))
+    return dates, CliRunner().invoke(main.get_command(None, "serve"), ["model", *words])
 
 
 @pytest.mark.parametrize(("words", "date"), [((), "2031-01-01"), (("--date", "2024-07-26"), "2024-07-26")])
 def test_a_server_says_the_date_that_it_tells_templates_today_s_by_default(words, date, monkeypatch):
     monkeypatch.setattr("surgery.model.chat.today", lambda: "2031-01-01")
-    found = served(*words, monkeypatch=monkeypatch)
+    stock = PreTrainedTokenizerBase.apply_chat_template
+    dates, found = served(*words, monkeypatch=monkeypatch)
     assert found.exit_code == 0, found.output
-    assert f"are told {date}\n" in found.output and chat_date.told() == date
+    assert f"are told {date}\n" in found.output and dates == [date]
+    assert chat_date.told() is None and PreTrainedTokenizerBase.apply_chat_template is stock  # afterwards
 
 
 def test_what_is_no_date_starts_no_server(monkeypatch):
-    found = served("--date", "yesterday", monkeypatch=monkeypatch)
-    assert found.exit_code == 2 and "--date" in found.output and chat_date.told() is None
-    with pytest.raises(ModelError, match="expected a date as YYYY-MM-DD"):
-        chat_date.tell("26 July 2024")
+    dates, found = served("--date", "yesterday", monkeypatch=monkeypatch)
+    assert found.exit_code == 2 and "--date" in found.output and dates == []
+    with pytest.raises(ModelError, match="expected a date as YYYY-MM-DD"), chat_date.telling("26 July 2024"):
+        pass
 
 
 def test_vllm_s_copies_of_its_tokenizer_see_the_date_whatever_a_request_says():
@@ -52,12 +49,12 @@ def test_vllm_s_copies_of_its_tokenizer_see_the_date_whatever_a_request_says():
     from vllm.tokenizers.hf import maybe_make_thread_pool
 
     tokenizer = maybe_make_thread_pool(tiny_tokenizer(DATED), 2)
-    chat_date.tell("2024-07-26")
     model = SimpleNamespace(trust_remote_code=False)
     for keys in ({}, {"strftime_now": "1 Jan 1999"}):
-        text = safe_apply_chat_template(
-            model, tokenizer, HELLO, chat_template=DATED, tokenize=False, add_generation_prompt=True, **keys
-        )
+        with chat_date.telling("2024-07-26"):
+            text = safe_apply_chat_template(
+                model, tokenizer, HELLO, chat_template=DATED, tokenize=False, add_generation_prompt=True, **keys
+            )
         assert text.startswith("26 Jul 2024 <s>"), text
 
 
@@ -74,8 +71,9 @@ def test_the_listing_of_a_server_says_its_date_and_a_client_reads_it(monkeypatch
         return asyncio.run(models.show_available_models()).model_dump()
 
     assert ServedModels.from_listing("http://a/v1", listing()).date is None
-    chat_date.tell("2024-07-26")
-    assert ServedModels.from_listing("http://a/v1", listing()).date == "2024-07-26"
+    with chat_date.telling("2024-07-26"):
+        listed = listing()
+    assert ServedModels.from_listing("http://a/v1", listed).date == "2024-07-26"
 
 
 def test_servers_that_tell_different_dates_are_refused_where_the_template_asks():
