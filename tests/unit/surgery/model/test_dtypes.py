@@ -252,12 +252,10 @@ def test_an_audit_is_known_by_the_dtype_that_auto_is(folder, processor, tmp_path
     ],
 )
 def test_a_server_runs_in_what_auto_is_unless_it_is_told(folder, processor, monkeypatch, words, expected):
-    from vllm_refusal.server import chat_date
     from vllm_refusal.server import launch as server
 
     started = []
     processor(WITHOUT)
-    monkeypatch.setattr(chat_date, "tell", lambda date: None)
     monkeypatch.setattr(server, "run_server", lambda arguments, *_: started.extend(arguments))
     found = CliRunner().invoke(main.get_command(None, "serve"), [str(folder / "m"), *words])
     assert found.exit_code == 0, found.exception
@@ -265,12 +263,10 @@ def test_a_server_runs_in_what_auto_is_unless_it_is_told(folder, processor, monk
 
 
 def test_a_server_of_what_we_do_not_know_is_left_to_vllm(processor, monkeypatch, tmp_path):
-    from vllm_refusal.server import chat_date
     from vllm_refusal.server import launch as server
 
     started = []
     processor(WITHOUT)
-    monkeypatch.setattr(chat_date, "tell", lambda date: None)
     monkeypatch.setattr(server, "run_server", lambda arguments, *_: started.extend(arguments))
     found = CliRunner().invoke(main.get_command(None, "serve"), [str(tmp_path / "no-such.gguf")])
     assert found.exit_code == 0 and "--dtype" not in started
