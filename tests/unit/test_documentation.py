@@ -1,13 +1,16 @@
-"""What the documents claim about the tests and the commands."""
+"""What the documents claim about the tests, the commands and the rooms."""
 
 import re
 from pathlib import Path
 
+import click
+import documents
 import pytest
+from documents import ROOT
 
 from eval.cli import COMMANDS, main
+from eval.commands.reference import PAGE, reference
 
-ROOT = Path(__file__).parents[2]
 MIN_TOKENS = 256  # at 30 most refusals that come late in an answer are not seen
 
 
@@ -35,3 +38,46 @@ def test_answers_are_long_enough_by_default_to_show_refusals(name):
     assert command is not None
     (option,) = [option for option in command.params if option.name == "max_tokens"]
     assert option.default >= MIN_TOKENS
+
+
+# ---------------------------------------------------------------- the reference of the commands
+
+
+def test_the_reference_is_that_of_todays_help():
+    assert reference() == documents.read(str(PAGE)), "renew it: .venv/bin/python -m eval.commands.reference"
+
+
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_no_width_of_a_terminal_is_in_the_reference(columns, monkeypatch):
+    before = reference()
+    monkeypatch.setenv("COLUMNS", columns)
+    assert reference() == before
+
+
+def test_every_command_has_an_example_in_the_reference():
+    for section in documents.read(str(PAGE)).split("\n## ")[1:]:
+        name = section.partition("\n")[0]
+        assert len(re.findall(rf"^refusal {name}\b", section, re.MULTILINE)) >= 2, f"{name}: usage alone"
+
+
+# ---------------------------------------------------------------- commands
+
+
+def examples():
+    """Every line of `refusal` in an example of the help, and in a document."""
+    helped = (content.replace("\\\n", " ") for _, _, content in documents.blocks(str(PAGE), "text"))
+    lines = [line for content in helped for line in content.splitlines() if "[OPTIONS]" not in line]
+    shown = [step.text for page in documents.PAGES for step in documents.steps(page) if step.language == "console"]
+    return sorted({line for line in (*lines, *shown) if documents.is_refusal(line)})
+
+
+@pytest.mark.parametrize("line", examples())
+def test_every_example_is_one_that_the_command_line_takes(line):
+    documents.parse(line)
+
+
+def test_an_example_of_an_option_that_is_none_would_be_found():
+    with pytest.raises(click.UsageError):
+        documents.parse("refusal sweep MODEL --rvs a.safetensors --prompts builtin -o RUN --no-such-option")
+    with pytest.raises(click.UsageError):
+        documents.parse("refusal power --difference much")

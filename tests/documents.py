@@ -1,0 +1,69 @@
+"""The documents as data: their blocks of code, the commands in them and what they show as output."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from eval.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command with the output shown below it, or one block of Python."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    shown: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}: {self.text.splitlines()[0]}"
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, *languages: str) -> list[tuple[int, str, str]]:
+    """(line, language, content) of every fenced block in one of `languages`."""
+    text = read(page)
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: m.start()].count("\n") + 2, m[1], m[2]) for m in found if m[1] in languages]
+
+
+def steps(page: str) -> list[Step]:
+    """What a reader of the page runs, in its order."""
+    found = []
+    for line, language, content in blocks(page, "console", "python"):
+        if language == "python":
+            found.append(Step(page, line, language, content))
+            continue
+        assert content.startswith("$ "), f"{page}:{line}: a block of console begins with a command"
+        for part in re.finditer(r"^\$ (.*(?:(?<=\\)\n.*)*)\n((?:(?!\$ ).*\n)*)", content, re.MULTILINE):
+            at = line + content[: part.start()].count("\n")
+            found.append(Step(page, at, language, part[1].replace("\\\n", " "), tuple(part[2].splitlines())))
+    return found
+
+
+def words(command: str) -> list[str]:
+    """A command line's words, without its comment."""
+    return shlex.split(command, comments=True)
+
+
+def is_refusal(command: str) -> bool:
+    return words(command)[:1] in (["refusal"], ["bin/refusal"])
+
+
+def parse(command: str) -> click.Context:
+    """The context of one line of `refusal`, every option read and checked, nothing run. Raises: click.UsageError."""
+    group = main.make_context("refusal", words(command)[1:])
+    name, found, rest = main.resolve_command(group, [*group._protected_args, *group.args])
+    assert name is not None and found is not None
+    return found.make_context(name, rest, parent=group)
