@@ -1,7 +1,6 @@
 """What the documents claim about the tests, the commands and the rooms."""
 
 import re
-from pathlib import Path
 
 import click
 import documents
