@@ -1,5 +1,6 @@
 """What the documents claim about the tests, the commands and the rooms."""
 
+import configparser
 import re
 
 import click
@@ -80,3 +81,38 @@ def test_an_example_of_an_option_that_is_none_would_be_found():
         documents.parse("refusal sweep MODEL --rvs a.safetensors --prompts builtin -o RUN --no-such-option")
     with pytest.raises(click.UsageError):
         documents.parse("refusal power --difference much")
+
+
+# ---------------------------------------------------------------- the map of the code
+
+
+def rooms(package):
+    """Rooms by the table of a package in docs/architecture.md."""
+    section = re.search(rf"^### {package}: .*?(?=^#)", documents.read("docs/architecture.md"), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\| `(\w+)` \|", section[0], re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", ["surgery", "vllm_refusal", "eval"])
+def test_the_rooms_of_the_map_are_those_on_disk(package):
+    folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    files = {"commands"} if (ROOT / package / "commands.py").is_file() else set()
+    assert sorted(rooms(package)) == sorted(folders | files)
+
+
+@pytest.mark.parametrize("package", ["surgery", "vllm_refusal", "eval"])
+def test_the_rooms_of_the_map_stand_in_the_order_of_their_imports(package):
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config[f"importlinter:contract:{package}"]["layers"].split("\n")
+    rank = {name.strip(): len(lines) - n for n, line in enumerate(lines) for name in line.split("|")}
+    order = [rank[name] for name in rooms(package)]
+    assert order == sorted(order, reverse=package == "vllm_refusal")
+
+
+@pytest.mark.parametrize("page", [page for page in documents.PAGES if page != str(PAGE)])
+def test_every_file_of_the_repository_that_a_page_names_is_there(page):
+    text = documents.read(page)
+    named = re.findall(r"`((?:surgery|vllm_refusal|eval|tests|benchmarks|docs|bin)/[\w./*-]+)`", text)
+    named += [f"docs/{link}" if page.startswith("docs/") else link for link in re.findall(r"\]\(([\w./-]+)\)", text)]
+    missing = [name for name in named if not list(ROOT.glob(name.rstrip("/")))]
+    assert missing == []
