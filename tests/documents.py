@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,3 +68,27 @@ def parse(command: str) -> click.Context:
     name, found, rest = main.resolve_command(group, [*group._protected_args, *group.args])
     assert name is not None and found is not None
     return found.make_context(name, rest, parent=group)
+
+
+def section(page: str, heading: str) -> str:
+    """A page's text from a heading (with its #) to the next one."""
+    _, _, rest = read(page).partition(f"\n{heading}\n")
+    assert rest, f"{page} has no heading {heading!r}"
+    return re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def check_keys(heading: str, record: Mapping[str, object]) -> None:
+    """Hold a record that was written against its table in docs/file-formats.md: no key missing, none too many."""
+    cells = re.findall(r"^\| ([`\[].*?) \|", section("docs/file-formats.md", heading), re.MULTILINE)
+    named = [name for cell in cells for name in cell.split(", ")]
+    allowed = {name.strip("[`]") for name in named}
+    always = {name.strip("`") for name in named if not name.startswith("[")}
+    assert len(allowed) == len(named), f"{heading}: a key stands twice"
+    assert always <= set(record) <= allowed, (
+        f"docs/file-formats.md, {heading}: lacks {sorted(set(record) - allowed)}, the file lacks {sorted(always - set(record))}"
+    )
+
+
+def check_kind(heading: str, record: Mapping[str, object], page: str = "docs/file-formats.md") -> None:
+    """The kind that a file has is the one that its section names."""
+    assert f"ind `{record['kind']}`" in section(page, heading), record["kind"]
