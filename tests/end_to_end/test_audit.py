@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from documents import check_keys, check_kind
 from judge_endpoint import Endpoint, verdict_by_rules
 
 from eval.cli import main
@@ -109,6 +110,13 @@ def test_what_was_chosen_is_measured_on_other_prompts(single):
     )
     assert (len(chosen), len(measured)) == (8, 8)
     assert not chosen & measured
+
+
+def test_its_records_hold_the_keys_that_are_documented(single):
+    _, folder = single
+    check_keys("### `audit.json`", read(folder))
+    check_kind("### `audit.json`", read(folder))
+    check_keys("### `design.json`", json.loads((folder / "design.json").read_text()))
 
 
 def test_no_more_is_asked_than_was_announced(single):

@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import yaml
 from click.testing import CliRunner
+from documents import check_keys, check_kind, section
 from judge_endpoint import Endpoint, verdict_by_rules
 from qwen_v1 import write_qwen_v1
 from tiny_models import servable_model, tiny_tokenizer
@@ -99,6 +100,19 @@ def test_every_artifact_of_a_study_is_there_and_the_run_has_as_many_conditions_a
     page = (out / "report" / "report.html").read_text()
     assert "Capability" in page and "organism-answers" in page
     assert "Claims of the write-up" in page and "Claims of the write-up" in (out / "report" / "report.md").read_text()
+
+
+def test_the_records_of_a_study_hold_the_keys_that_are_documented(study):
+    _, _, out, _ = study("single")
+    state, found = (json.loads((out / name).read_text()) for name in ("reproduce.json", "findings.json"))
+    check_keys("### `reproduce.json`", state)
+    check_kind("### `reproduce.json`", state)
+    check_keys("### `findings.json`", found)
+    named = {key for stage in state["stages"].values() for key in stage} | {
+        key for row in found["findings"] for key in row
+    }
+    said = "".join(section("docs/file-formats.md", f"### `{name}.json`") for name in ("reproduce", "findings"))
+    assert all(f"`{key}`" in said for key in named)
 
 
 def test_a_finished_study_is_not_run_again_and_a_lost_artifact_is_made_again(study):
