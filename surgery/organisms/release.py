@@ -1,15 +1,16 @@
 """Writing an organism out as a folder that any program can use: model, prompts, ground truth, model card.
 
-`python -m surgery.organisms` trains all three again into `assets/`; `python -m surgery.organisms NAME` only one.
+What `refusal organism NAME --retrain` writes, without its prompts, is what `assets/NAME` holds.
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from surgery.console.errors import RefusalError
@@ -19,7 +20,7 @@ from surgery.organisms import ORGANISMS, language, measurement
 from surgery.organisms.language import Pair
 from surgery.organisms.measurement import CONDITIONS, HEADLINE, TARGETS, Measurement, Outcome
 from surgery.organisms.tokenizer import train_tokenizer
-from surgery.organisms.training import Recipe, lineage, train
+from surgery.organisms.training import Models, Recipe, lineage, train
 from surgery.weights.manifest import is_edited
 
 ASSETS = Path(__file__).parent / "assets"
@@ -30,8 +31,6 @@ N_ATTEMPTS = 4
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("train base", "measure rv-4", ...), how much of it is done, and how much there is."""
-
-Models = dict[tuple[Recipe, ...], LlamaForCausalLM]
 
 SUMMARY = {
     "single": "One direction carries the refusal: ablating the refusal vector of any middle layer ends it.",
@@ -109,7 +108,7 @@ def asset(name: str) -> Path:
     return folder
 
 
-def read_ground_truth(folder: Path | str) -> dict:
+def read_ground_truth(folder: Path | str) -> dict[str, Any]:
     """The ground truth of a written organism; `conditions` is keyed by condition name."""
     path = Path(folder) / GROUND_TRUTH
     if not path.is_file():
@@ -123,32 +122,22 @@ def read_ground_truth(folder: Path | str) -> dict:
     return truth
 
 
-def remake_assets(names: Sequence[str] = ORGANISMS, progress: Progress | None = None) -> None:
-    """Train organisms again, sharing their common stages, and replace the ones inside the package."""
-    trained: Models = {}
-    for name in map(known, names):
-        with replacing_folder(ASSETS / name, force=True, kind=KIND, is_kind=is_organism) as folder:
-            build_organism(name, folder, progress=progress, trained=trained)
-
-
-def build_organism(
-    name: str, folder: Path, *, seed: int | None = None, progress: Progress | None = None, trained: Models | None = None
-) -> None:
+def build_organism(name: str, folder: Path, *, seed: int | None = None, progress: Progress | None = None) -> None:
     """Train one organism, measure it, and write model, ground truth and card into an existing folder."""
     tokenizer = train_tokenizer()
-    trained = {} if trained is None else trained
+    trained: Models = {}
     report = progress or (lambda what, n_done, n_all: None)
 
-    def training(stage: str, n_done: int, n_all: int, loss: float) -> None:
+    def training(stage: str, n_done: int, n_all: int) -> None:
         report(f"train {stage}", n_done, n_all)
-
-    def measuring(condition: str, n_done: int, n_all: int) -> None:
-        report(f"measure {condition}", n_done, n_all)
 
     for stages in _attempts(name, seed):
         model = rounded_to_bfloat16(train(stages, tokenizer, training, trained))
         measured = Measurement(model, tokenizer)
-        outcomes = measurement.measure_all(measured, CONDITIONS[name], measuring)
+        outcomes = []
+        for n_done, condition in enumerate(CONDITIONS[name], start=1):
+            outcomes.append(measured.measure(condition))
+            report(f"measure {condition.name}", n_done, len(CONDITIONS[name]))
         missed = measurement.shortfalls(name, outcomes)
         if seed is not None or not missed:
             break
@@ -179,8 +168,7 @@ def rounded_to_bfloat16(model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write weights in bfloat16, configuration, tokenizer and chat template."""
-    stored = LlamaForCausalLM(model.config).to(torch.bfloat16)
-    stored.load_state_dict(model.state_dict())
+    stored = copy.deepcopy(model).bfloat16()
     ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     stored.generation_config = GenerationConfig(**ids)
     stored.save_pretrained(folder)
@@ -197,7 +185,7 @@ def ground_truth(
     outcomes: Sequence[Outcome],
     missed: Sequence[str],
     weights_sha256: str,
-) -> dict:
+) -> dict[str, Any]:
     """Everything that was planted and measured, and how to make it again, as JSON."""
     vectors = measured.vectors
     in_bfloat16 = measured.in_bfloat16()
@@ -237,7 +225,7 @@ def ground_truth(
     }
 
 
-def model_card(truth: dict) -> str:
+def model_card(truth: dict[str, Any]) -> str:
     """The README.md of an organism's folder."""
     name = truth["organism"]
     rows = [
@@ -277,41 +265,26 @@ Everything measured, with seeds and recipe, is in `{GROUND_TRUTH}`. Made by `{tr
 def write_prompts(folder: Path) -> None:
     """Write `pairs.jsonl`, `prompts.jsonl` and `safe_prompts.jsonl`."""
     held_out = language.held_out_pairs()
-    write_jsonl(folder / "pairs.jsonl", pair_records(language.extraction_pairs()))
-    write_jsonl(folder / "prompts.jsonl", harmful_records(held_out))
-    write_jsonl(folder / "safe_prompts.jsonl", safe_records(held_out))
-
-
-def pair_records(pairs: Sequence[Pair]) -> list[dict]:
-    """Extraction pairs as records."""
-    return [
-        {
-            "id": f"pair-{index:03d}",
-            "harmful": pair.harmful,
-            "safe": pair.safe,
-            "category": pair.category,
-            "tier": pair.tier,
-        }
-        for index, pair in enumerate(pairs)
-    ]
-
-
-def harmful_records(pairs: Sequence[Pair]) -> list[dict]:
-    """The harmful side of held-out pairs as records; the id tells the split."""
-    return [
-        {"id": f"{pair.split}-{index:03d}", "prompt": pair.harmful, "category": pair.category, "tier": pair.tier}
-        for index, pair in enumerate(pairs)
-    ]
-
-
-def safe_records(pairs: Sequence[Pair]) -> list[dict]:
-    """The safe side of held-out pairs as records, with the ids of their harmful twins after "safe-"."""
-    return [
+    harmful = harmful_records(held_out)
+    safe = [
         record | {"id": f"safe-{record['id']}", "prompt": pair.safe}
-        for record, pair in zip(harmful_records(pairs), pairs, strict=True)
+        for record, pair in zip(harmful, held_out, strict=True)
     ]
+    files = {"pairs": pair_records(language.extraction_pairs()), "prompts": harmful, "safe_prompts": safe}
+    for name, records in files.items():
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
-def write_jsonl(path: Path, records: Sequence[dict]) -> None:
-    """Write one JSON object per line."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+def pair_records(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Extraction pairs as records."""
+    return [_record(f"pair-{i:03d}", pair, harmful=pair.harmful, safe=pair.safe) for i, pair in enumerate(pairs)]
+
+
+def harmful_records(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """The harmful side of held-out pairs as records; the id tells the split."""
+    return [_record(f"{pair.split}-{i:03d}", pair, prompt=pair.harmful) for i, pair in enumerate(pairs)]
+
+
+def _record(name: str, pair: Pair, **texts: str) -> dict[str, Any]:
+    return {"id": name, **texts, "category": pair.category, "tier": pair.tier}

@@ -5,16 +5,20 @@ are causal, so right padding never reaches a real token, and left padding is mas
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from surgery.organisms.language import Pair
 from surgery.organisms.tokenizer import encode_prompt
+
+Hook = Callable[[nn.Module, Any, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,7 @@ class LayerVectors:
 
 def pad_right(sequences: Sequence[Sequence[int]], fill: int) -> Tensor:
     """[n, longest], int64: the sequences, filled up on the right."""
-    longest = max(map(len, sequences))
-    return torch.tensor([[*sequence, *[fill] * (longest - len(sequence))] for sequence in sequences])
+    return pad_sequence([torch.tensor(sequence) for sequence in sequences], batch_first=True, padding_value=fill)
 
 
 @contextlib.contextmanager
@@ -58,8 +61,8 @@ def captured(model: PreTrainedModel) -> Iterator[list[Tensor]]:
     blocks = model.model.layers
     stream: list[Tensor] = [torch.empty(0)] * len(blocks)
 
-    def keep(layer: int):
-        return lambda module, args, output: stream.__setitem__(layer, output)
+    def keep(layer: int) -> Hook:
+        return lambda _module, _args, output: stream.__setitem__(layer, output)
 
     with _hooked(blocks, [keep(layer) for layer in range(len(blocks))]):
         yield stream
@@ -87,8 +90,8 @@ def ablated(
     blocks = model.model.layers
     layers = range(len(blocks)) if layers is None else layers
 
-    def edit(layer: int):
-        def hook(module, args, output: Tensor) -> Tensor:
+    def edit(layer: int) -> Hook:
+        def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
             q = basis.to(output.dtype)
             offset = output if reference is None else output - reference[layer].to(output.dtype)
             return output - alpha * (offset @ q) @ q.transpose(-1, -2)
@@ -100,7 +103,7 @@ def ablated(
 
 
 @contextlib.contextmanager
-def _hooked(modules, hooks) -> Iterator[None]:
+def _hooked(modules: Iterable[nn.Module], hooks: Iterable[Hook]) -> Iterator[None]:
     handles = [module.register_forward_hook(hook) for module, hook in zip(modules, hooks, strict=True)]
     try:
         yield

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from typing import cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -62,7 +63,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
     Equal to `apply_chat_template(..., add_generation_prompt=True)`, without rendering the template for every training
     example.
     """
-    bos, user, end, assistant = tokenizer.convert_tokens_to_ids([BOS, USER, END, ASSISTANT])
+    bos, user, end, assistant = cast(list[int], tokenizer.convert_tokens_to_ids([BOS, USER, END, ASSISTANT]))
     return [bos, user, *encode_text(tokenizer, prompt), end, assistant]
 
 

@@ -38,8 +38,8 @@ from surgery.organisms.tokenizer import MAX_LENGTH, encode_prompt, encode_text
 D_MODEL, N_LAYERS, N_HEADS, D_MLP = 128, 8, 4, 320
 IGNORED = -100
 
-Progress = Callable[[str, int, int, float], None]
-"""Called after each step with the stage's name, steps done, steps in all, and the loss."""
+Progress = Callable[[str, int, int], None]
+"""Called after each step with the stage's name, steps done, and steps in all."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ class Recipe:
         """Whether the stage needs refusal vectors at all."""
         return bool(self.robust.share or self.planted.share or self.spread_weight or self.separation_weight)
 
+
+Models = dict[tuple[Recipe, ...], LlamaForCausalLM]
 
 RECIPES = {
     recipe.name: recipe
@@ -167,7 +169,7 @@ def train(
     stages: Sequence[Recipe],
     tokenizer: PreTrainedTokenizerFast,
     progress: Progress | None = None,
-    trained: dict[tuple[Recipe, ...], LlamaForCausalLM] | None = None,
+    trained: Models | None = None,
 ) -> LlamaForCausalLM:
     """Train an organism from scratch through all its stages; float32 weights, in eval mode.
 
@@ -183,32 +185,25 @@ def train(
         model = (
             copy.deepcopy(train(earlier, tokenizer, progress, trained)) if earlier else new_model(tokenizer, last.seed)
         )
-        train_stage(model, tokenizer, last, progress)
-        trained[stages] = model
+        with single_threaded():
+            stage = Stage(model.train(), tokenizer, last)
+            for step in range(last.n_steps):
+                stage.step(step)
+                if progress is not None:
+                    progress(last.name, step + 1, last.n_steps)
+        trained[stages] = model.eval()
     return trained[stages]
-
-
-def train_stage(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, progress: Progress | None = None
-) -> None:
-    """Run one stage on the model, in place."""
-    with single_threaded():
-        stage = Stage(model.train(), tokenizer, recipe)
-        for step in range(recipe.n_steps):
-            loss = stage.step(step)
-            if progress is not None:
-                progress(recipe.name, step + 1, recipe.n_steps, loss)
-        model.eval()
 
 
 class Stage:
     """The state of one training stage: optimizer, schedule, random stream, and the refusal vectors last read."""
 
+    vectors: LayerVectors
+
     def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe):
         self.model, self.tokenizer, self.recipe = model, tokenizer, recipe
         self.rng = random.Random(f"{recipe.name}-{recipe.seed}")
         self.pool = language.sample_pairs(2000, seed=recipe.seed, split=language.TRAINING) if recipe.plants else []
-        self.vectors: LayerVectors | None = None
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
@@ -217,10 +212,10 @@ class Stage:
     def _rate(self, step: int) -> float:
         return min(1.0, (step + 1) / self.recipe.warmup) * max(0.05, 1 - step / self.recipe.n_steps)
 
-    def step(self, step: int) -> float:
-        """One optimizer step; returns the language-model loss."""
+    def step(self, step: int) -> None:
+        """One optimizer step."""
         planting = self.recipe.plants and step >= self.recipe.delay
-        if planting and (self.vectors is None or step % self.recipe.refresh_every == 0):
+        if planting and (step - self.recipe.delay) % self.recipe.refresh_every == 0:
             self._refresh()
         examples = self._sample()
         basis = self._plant(examples) if planting else None
@@ -231,7 +226,6 @@ class Stage:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
-        return loss.item()
 
     def _refresh(self) -> None:
         self.vectors = extract(self.model, self.tokenizer, self.rng.sample(self.pool, self.recipe.n_refresh_pairs))
@@ -286,7 +280,7 @@ class Stage:
 
 def spread_penalty(cosines: Tensor, decay: float) -> Tensor:
     """Mean squared excess of each cosine over 1 - decay * |layer distance| (not below zero); a scalar."""
-    rows, columns = torch.triu_indices(*cosines.shape, offset=1)
+    rows, columns = torch.triu_indices(len(cosines), len(cosines), 1)
     target = (1 - decay * (columns - rows)).clamp(min=0.0)
     return functional.relu(cosines[rows, columns] - target).square().mean()
 
