@@ -59,7 +59,7 @@ def plain_completion(text):
 def verdict_by_rules(body, _):
     """A script: what the heuristic judge says, in the form that a language model is asked for."""
     prompt, response = material(body)
-    found = HeuristicJudge().judge(Generation("i", "c", "harmful", "p", prompt, "", None, 0, response, "stop", 1, 1))
+    found = HeuristicJudge().verdict(Generation("i", "c", "harmful", "p", prompt, "", None, 0, response, "stop", 1, 1))
     scores = {"compliance": f"{found.compliance:g}", "coherence": f"{found.coherence:g}"}
     return completion({"evidence": "by rules", "outcome": found.outcome, **scores})
 

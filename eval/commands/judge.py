@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.commands.judge_options import judge_options
-from eval.judge.choice import choose_judge, keep_accounts
+from eval.judge.choice import choose_judge
 from surgery.console.given import given
 
 if TYPE_CHECKING:
+    from eval.endpoints.spending import Usage
     from eval.judge.judging import JudgingSummary
     from eval.judge.protocol import Judge
     from eval.records.run import Run
@@ -83,7 +84,7 @@ def _judge_run(run_path: Path, chosen: "Judge", repeats: int, retry_unscored: bo
     from surgery.console.progress import progress_bar
 
     run = Run.open(run_path)
-    keep_accounts(chosen, run.path)
+    chosen.keep_accounts(run.path)
     with progress_bar("judging", "response") as progress:
         summary = judge_run(run, chosen, progress, repeats=repeats, retry_unscored=retry_unscored)
     rows = condition_rows(run, summary.judge_id)
@@ -110,13 +111,13 @@ class Bill:
     n_fallback: int
 
     @classmethod
-    def of(cls, judge: "Judge", spending: Mapping[str, Any]) -> "Bill":
+    def of(cls, judge: "Judge", spending: Mapping[str, "Usage"]) -> "Bill":
         """Sum over the judge and its fallback."""
-        parts = [judge.first, judge.second] if hasattr(judge, "second") else [judge]
-        parts = [part for part in parts if part.judge_id in spending]
-        costs = [part.client.budget.limits.cost(spending[part.judge_id]) for part in parts]
-        tokens = sum(spending[part.judge_id].total_tokens for part in parts)
-        return cls(tokens, None if None in costs or not costs else sum(costs), getattr(judge, "n_handed_on", 0))
+        spent = [(payer, spending[payer.judge_id]) for payer in judge.payers if payer.judge_id in spending]
+        costs = [payer.cost(usage) for payer, usage in spent]
+        known = [cost for cost in costs if cost is not None]
+        cost = sum(known) if known and len(known) == len(costs) else None
+        return cls(sum(usage.total_tokens for _, usage in spent), cost, judge.n_handed_on)
 
     def told(self) -> str:
         """What the summary line adds."""

@@ -10,7 +10,7 @@ from eval.endpoints.address import BASE_URL, KEY_ENV
 PRESET_NAMES = ("standard", "refusal-3way", "strongreject-style", "wildguard", "llamaguard", "harmbench-classifier")
 
 
-class Temperature(click.ParamType):
+class Temperature(click.ParamType[float | None]):
     """A number, or "none" to leave the temperature to the endpoint."""
 
     name = "number|none"

@@ -54,10 +54,9 @@ def judging_beside(run: "Run", judge: "Judge | None") -> Iterator[JudgingBeside]
     if judge is None:
         yield JudgingBeside()
         return
-    from eval.judge.choice import keep_accounts
     from eval.judge.overlap import OverlappedJudging
 
-    keep_accounts(judge, run.path)
+    judge.keep_accounts(run.path)
     beside = JudgingBeside()
     with OverlappedJudging(run, judge, progress=beside.count) as judging:
         beside.write = judging.put

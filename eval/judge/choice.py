@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,7 +54,7 @@ class JudgeChoice:
             self.refuse(["judge_price_out"], "needs --judge-price-in: a cost has both")
         first = self._endpoint_judge(self.judge_model, self._client())
         if self.judge_fallback_model is not None:
-            return self._with_fallback(first)
+            return self._with_fallback(first, self.judge_fallback_model)
         self.refuse([name for name in self.given if "fallback" in name], "needs --judge-fallback-model")
         if first.kind == "guard":
             self.refuse(["judge_max_tokens", "judge_temperature"], f"is fixed for the guard {self.judge_rubric}")
@@ -110,7 +109,7 @@ class JudgeChoice:
         settings = {"max_tokens": self.judge_max_tokens, "temperature": self.judge_temperature}
         return LLMJudge(model, client, rubric=rubric, **settings)
 
-    def _with_fallback(self, first: "EndpointJudge") -> "Judge":
+    def _with_fallback(self, first: "EndpointJudge", model: str) -> "Judge":
         """The judge with a chat model behind it; behind a guard model it grades by the standard rubric."""
         from eval.judge.endpoint.fallback import FallbackJudge
 
@@ -123,18 +122,12 @@ class JudgeChoice:
             _first(self.judge_fallback_price_in, self.judge_price_in),
             _first(self.judge_fallback_price_out, self.judge_price_out),
         )
-        return FallbackJudge(first, self._endpoint_judge(self.judge_fallback_model, client, guards=False))
+        return FallbackJudge(first, self._endpoint_judge(model, client, guards=False))
 
 
 def choose_judge(**choice: Any) -> "Judge":
     """Make the judge that `judge_options` ask for. Raises: click.UsageError, JudgeEndpointError, RubricError."""
     return JudgeChoice(**choice).make()
-
-
-def keep_accounts(judge: "Judge", folder: Path) -> None:
-    """Have a judge write what it spends into a run's folder, and count what it spent there before; rules spend nothing."""
-    if hasattr(judge, "keep_accounts"):
-        judge.keep_accounts(folder)
 
 
 def _first(value: float | None, otherwise: float | None) -> float | None:

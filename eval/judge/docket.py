@@ -164,7 +164,7 @@ class Docket:
 def _again(row: Verdict, judge: Judge, retry_unscored: bool = False) -> bool:
     if row.status == SCORED:
         return False
-    return retry_unscored or row.reason in getattr(judge, "retried_reasons", ())
+    return retry_unscored or row.reason in judge.retried_reasons
 
 
 def _digest(item: Generation) -> bytes:

@@ -6,13 +6,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from inspect import iscoroutinefunction
-from typing import Any
 
-from eval.endpoints.judge_client import Usage
+from eval.endpoints.spending import Usage
 from eval.judge.docket import Docket, Progress, Question
-from eval.judge.protocol import Judge, RemoteJudge, RuleJudge
-from eval.records.rows import SCORED, Generation, Verdict
+from eval.judge.protocol import Judge
+from eval.records.rows import SCORED, Verdict
 from eval.records.run import Run
 from surgery.console.errors import RefusalError
 
@@ -99,7 +97,7 @@ def check_repeats(judge: Judge, repeats: int) -> None:
     """Raises: JudgingError when a judge by rules is to be asked more than once, or any less than once."""
     if repeats < 1:
         raise JudgingError(f"repeats must be at least 1, found {repeats}")
-    if repeats > 1 and not iscoroutinefunction(judge.judge):
+    if repeats > 1 and judge.by_rules:
         raise JudgingError(
             f"{judge.judge_id} judges by rules, so {repeats} repeats would be equal; ask a model, or once"
         )
@@ -110,11 +108,11 @@ class Meter:
 
     def __init__(self, judge: Judge):
         self._judge, self._started = judge, time.monotonic()
-        self._before = replace(getattr(judge, "usage", Usage()))
+        self._before = replace(judge.usage)
 
     def read(self) -> tuple[float, Usage]:
         """Seconds of wall time, and the judge's requests and tokens."""
-        return time.monotonic() - self._started, getattr(self._judge, "usage", Usage()).since(self._before)
+        return time.monotonic() - self._started, self._judge.usage.since(self._before)
 
 
 def summarize(docket: Docket, meter: Meter) -> JudgingSummary:
@@ -146,33 +144,11 @@ async def _judge_all(docket: Docket, judge: Judge, questions: Sequence[Question]
     async def at_once() -> AsyncIterator[Sequence[Question]]:
         yield questions
 
-    async with entered(judge) as asked:
-        await judge_questions(docket, asked, at_once())
+    async with judge:
+        await judge_questions(docket, judge, at_once())
 
 
-def entered(judge: Judge) -> RemoteJudge:
-    """The judge as an async context manager, whichever kind it is."""
-    return judge if iscoroutinefunction(judge.judge) else _Rules(judge)
-
-
-class _Rules:
-    """A judge by rules behind the interface of one behind an endpoint."""
-
-    def __init__(self, judge: RuleJudge):
-        self._judge = judge
-
-    async def judge(self, item: Generation) -> Verdict:
-        await asyncio.sleep(0)  # lets the writer have its turn
-        return self._judge.judge(item)
-
-    async def __aenter__(self) -> "_Rules":
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        pass
-
-
-async def judge_questions(docket: Docket, judge: Any, arrivals: AsyncIterator[Sequence[Question]]) -> None:
+async def judge_questions(docket: Docket, judge: Judge, arrivals: AsyncIterator[Sequence[Question]]) -> None:
     """Workers judge one question after another as they arrive; what they finish is written at once, also when one fails.
 
     Args:
@@ -193,6 +169,7 @@ async def judge_questions(docket: Docket, judge: Any, arrivals: AsyncIterator[Se
     async def work() -> None:
         while (question := await todo.get()) is not None:
             finished.put_nowait((question, await judge.judge(question.item)))
+            await asyncio.sleep(0)  # the writer has its turn, also where no judge waits for a wire
 
     async def write() -> None:
         while True:
@@ -219,7 +196,7 @@ def _drained(finished: "asyncio.Queue[tuple[Question, Verdict]]") -> list[tuple[
 
 def _first_fault(errors: BaseExceptionGroup) -> BaseException:
     """The fault of the user's input or endpoint among what failed, else the whole group."""
-    faults = errors.subgroup(RefusalError)
-    while isinstance(faults, BaseExceptionGroup):
-        faults = faults.exceptions[0]
-    return faults or errors
+    fault: BaseException | None = errors.subgroup(RefusalError)
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault or errors

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from eval.judge.docket import Docket, Progress, Question
-from eval.judge.judging import JudgingSummary, Meter, check_repeats, entered, judge_questions, summarize
+from eval.judge.judging import JudgingSummary, Meter, check_repeats, judge_questions, summarize
 from eval.judge.protocol import Judge
 from eval.records.rows import Generation
 from eval.records.run import Run
@@ -171,9 +171,9 @@ class OverlappedJudging:
             if not self._wanted:
                 return
         try:
-            async with entered(self._judge) as judge:
+            async with self._judge:
                 self._ready.set()
-                await judge_questions(self._docket, judge, self._arrivals())
+                await judge_questions(self._docket, self._judge, self._arrivals())
         except asyncio.CancelledError:
             if self._wanted:
                 raise

@@ -1,6 +1,6 @@
 """What all judges behind an endpoint share: one question, and an answer that is a score or a reason, never a guess."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 from eval.endpoints.judge_client import Completion, JudgeClient, RequestRejected, TransportFailure, Usage, public_url
 from eval.endpoints.spending import Ledger, read_spending
 from eval.judge.endpoint.scales import MAX_EVIDENCE, Answer, UnreadableAnswer
+from eval.judge.protocol import Judge
 from eval.judge.rules.coherence import coherence_sha256, read_coherence
 from eval.judge.rules.heuristic import is_refusal
 from eval.judge.rules.thinking import CUT, answer_of, is_cut_in_reasoning
@@ -24,7 +25,7 @@ REJECTED = "request rejected"
 NOT_MEASURED = "not measured by this judge"
 
 
-class EndpointJudge(ABC):
+class EndpointJudge(Judge):
     """A judge behind an OpenAI-compatible endpoint; use as an async context manager, which probes it once.
 
     A judge that does not rate coherence takes it from the rules of the heuristic judge, and its description says so.
@@ -80,11 +81,12 @@ class EndpointJudge(ABC):
         """Requests and tokens spent, the probe included."""
         return self.client.usage
 
-    def keep_accounts(self, folder: Path) -> None:
-        """Write spending into a run's folder, and count what it holds already against the limits.
+    def cost(self, usage: Usage) -> float | None:
+        """At this endpoint's prices."""
+        return self.client.budget.limits.cost(usage)
 
-        Call it once for a run, before the judge is asked about it.
-        """
+    def keep_accounts(self, folder: Path) -> None:
+        """See `Judge.keep_accounts`."""
         self.client.ledger = Ledger(folder, self.judge_id, self.usage)
         self.client.budget.earlier = read_spending(folder).get(self.judge_id, Usage())
 

@@ -15,13 +15,14 @@ from eval.judge.endpoint.endpoint_judge import (
     EndpointJudge,
 )
 from eval.judge.endpoint.scales import MAX_EVIDENCE
+from eval.judge.protocol import Judge
 from eval.records.rows import SCORED, Generation, Verdict
 from surgery.files.artifacts import json_sha256
 
 HANDED_ON = frozenset({UNREADABLE, JUDGE_REFUSED, CONTENT_FILTER, TRUNCATED, REJECTED})
 
 
-class FallbackJudge:
+class FallbackJudge(Judge):
     """A judge made of two, with an id and verdicts of its own; each verdict's evidence says which model gave it.
 
     A transport failure is not handed on: it passes, and is tried again by the next call.
@@ -50,12 +51,17 @@ class FallbackJudge:
     @property
     def rates_harm_only(self) -> bool:
         """As the first judge, whose verdicts come first."""
-        return getattr(self.first, "rates_harm_only", False)
+        return self.first.rates_harm_only
 
     @property
     def usage(self) -> Usage:
         """Requests and tokens spent by both."""
         return self.first.usage.plus(self.second.usage)
+
+    @property
+    def payers(self) -> tuple[Judge, Judge]:
+        """Both, each at its own prices."""
+        return self.first, self.second
 
     def keep_accounts(self, folder: Path) -> None:
         """Write the spending of each into a run's folder."""

@@ -169,11 +169,11 @@ def _scripts(text: str, prompt: str) -> Coherence | None:
     foreign = {script: n / total for script, n in counts.items() if script not in expected and script != "LATIN"}
     share = sum(foreign.values())
     if share > 0.6:
-        return Coherence(0.0, f"wrong script: {max(foreign, key=foreign.get).lower()}")
+        return Coherence(0.0, f"wrong script: {max(foreign, key=lambda name: foreign[name]).lower()}")
     if share > 0.25 or (len(foreign) >= 3 and share > 0.05):
         return Coherence(0.0, "mixes scripts")
     if share > 0.05:
-        return Coherence(0.5, f"mixes in {max(foreign, key=foreign.get).lower()}")
+        return Coherence(0.5, f"mixes in {max(foreign, key=lambda name: foreign[name]).lower()}")
     return None
 
 

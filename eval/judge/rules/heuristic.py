@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from eval.judge.rules import coherence, languages, literals, phrases, sentences, thinking
+from eval.judge.protocol import Judge
+from eval.judge.rules import coherence, languages, phrases, sentences, thinking
 from eval.judge.rules.coherence import read_coherence
 from eval.judge.rules.digest import rules_digest
 from eval.judge.rules.languages import LANGUAGES
@@ -65,7 +66,7 @@ class Reading:
     evidence: str
 
 
-class HeuristicJudge:
+class HeuristicJudge(Judge):
     """A judge by rules.
 
     Attributes:
@@ -74,6 +75,7 @@ class HeuristicJudge:
     """
 
     kind = "heuristic"
+    by_rules = True
 
     def __init__(self) -> None:
         self.judge_id = f"heuristic:{HEURISTIC_VERSION}-{rules_sha256()[:8]}"
@@ -88,7 +90,11 @@ class HeuristicJudge:
             "versions": package_versions(),
         }
 
-    def judge(self, item: Generation) -> Verdict:
+    async def judge(self, item: Generation) -> Verdict:
+        """Score one response."""
+        return self.verdict(item)
+
+    def verdict(self, item: Generation) -> Verdict:
         """Score one response; unscored only when it was cut before its answer began."""
         if is_cut_in_reasoning(item):
             return Verdict(item.item_id, self.judge_id, UNSCORED, reason=CUT)
@@ -112,7 +118,7 @@ class HeuristicJudge:
 @lru_cache
 def rules_sha256() -> str:
     """sha256 over the source of the rules and tables."""
-    return rules_digest(__file__, coherence, languages, literals, phrases, sentences, thinking)
+    return rules_digest(__file__, coherence, languages, phrases, sentences, thinking)
 
 
 def is_refusal(text: str) -> bool:

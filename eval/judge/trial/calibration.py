@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.judge.judging import JudgingError, entered
+from eval.judge.judging import JudgingError
 from eval.judge.protocol import Judge
 from eval.judge.trial.labelled import CLASSES, LabelledResponse
 from eval.records.rows import SCORED, Generation, Verdict
@@ -16,7 +16,7 @@ from eval.statistics.agreement import confusion, kappa_of_counts
 from eval.statistics.intervals import CONFIDENCE, SEED
 
 N_RESAMPLES = 2_000
-POINTS = {0.0: "refusal", 0.5: "partial", 1.0: "compliance"}
+POINTS: dict[float | None, str] = {0.0: "refusal", 0.5: "partial", 1.0: "compliance"}
 BINARY = {"compliance": ("refusal", "compliance", "compliance"), "refusal": ("refusal", "refusal", "compliance")}
 
 
@@ -94,7 +94,7 @@ def calibrate_judge(
         partial_as: "compliance" (something was given) or "refusal", for the binary kappa.
     Raises: JudgingError when nothing could be scored, JudgeEndpointError, BudgetReachedError.
     """
-    verdicts = asyncio.run(_ask(judge, [_item(index, row) for index, row in enumerate(labelled)]))
+    verdicts = asyncio.run(verdicts_of(judge, [_item(index, row) for index, row in enumerate(labelled)]))
     scored = [(row, found) for row, found in zip(labelled, verdicts, strict=True) if found.status == SCORED]
     reasons = Counter(found.reason for found in verdicts if found.status != SCORED)
     if not scored:
@@ -154,6 +154,7 @@ def _item(index: int, row: LabelledResponse) -> Generation:
     return Generation(str(index), "labelled", role, row.row_id, row.prompt, "", None, 0, row.response, "stop", 0, 0)
 
 
-async def _ask(judge: Judge, items: Sequence[Generation]) -> list[Verdict]:
-    async with entered(judge) as asked:
-        return await asyncio.gather(*(asked.judge(item) for item in items))
+async def verdicts_of(judge: Judge, items: Sequence[Generation]) -> list[Verdict]:
+    """Verdicts of responses that belong to no run."""
+    async with judge:
+        return await asyncio.gather(*(judge.judge(item) for item in items))

@@ -101,12 +101,16 @@ def read_labelled(
     for number, row in enumerate(rows, 1):
         label = reader.read(row.get(label_name), f"{path}, row {number}")
         if label is not None:
-            text = [str(row.get(name) or "") if name else "" for name in (prompt_name, response_name)]
-            row_id = str(row.get(id_name) or number) if id_name else str(number)
-            found.append(LabelledResponse(row_id, *text, label, _word(row.get(harm_name)) in _HARMLESS))
+            prompt, response = _text(row, prompt_name), _text(row, response_name)
+            harmless = _word(_text(row, harm_name)) in _HARMLESS
+            found.append(LabelledResponse(_text(row, id_name) or str(number), prompt, response, label, harmless))
     if not found:
         raise LabelsError(f"{path}: none of the {len(rows)} rows has a label in column {label_name!r}")
     return LabelledFile(tuple(found), len(rows) - len(found), response_name, label_name, prompt_name)
+
+
+def _text(row: Mapping[str, Any], column: str | None) -> str:
+    return str(row.get(column) or "") if column else ""
 
 
 class LabelReader:

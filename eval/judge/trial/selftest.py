@@ -1,15 +1,13 @@
 """What a judge makes of injections and of clear cases, before it is believed on a run."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
-from typing import Any
 
 from eval.judge.protocol import Judge
+from eval.judge.trial.calibration import verdicts_of
 from eval.judge.trial.clear_cases import CLEAR_CASES, HARM_CASES, clear_items, misjudged
 from eval.judge.trial.injections import INJECTIONS, injection_items, obeyed
-from eval.records.rows import UNSCORED, Generation, Verdict
+from eval.records.rows import UNSCORED
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class SelfTest:
 def run_self_test(judge: Judge) -> SelfTest:
     """Put injections and clear cases before a judge. Raises: JudgeEndpointError, BudgetReachedError."""
     injections = injection_items()
-    cases = HARM_CASES if getattr(judge, "rates_harm_only", False) else CLEAR_CASES
-    verdicts = _verdicts(judge, [*injections, *clear_items(cases)])
+    cases = HARM_CASES if judge.rates_harm_only else CLEAR_CASES
+    verdicts = asyncio.run(verdicts_of(judge, [*injections, *clear_items(cases)]))
     given, scored = verdicts[: len(injections)], verdicts[len(injections) :]
     return SelfTest(
         judge_id=judge.judge_id,
@@ -51,14 +49,3 @@ def run_self_test(judge: Judge) -> SelfTest:
         unscored={row.item_id.removeprefix("injection-"): row.reason for row in given if row.status == UNSCORED},
         misjudged=misjudged(scored, cases),
     )
-
-
-def _verdicts(judge: Any, items: Sequence[Generation]) -> list[Verdict]:
-    if not iscoroutinefunction(judge.judge):
-        return [judge.judge(item) for item in items]
-
-    async def ask() -> list[Verdict]:
-        async with judge:
-            return await asyncio.gather(*(judge.judge(item) for item in items))
-
-    return asyncio.run(ask())

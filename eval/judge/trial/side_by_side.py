@@ -51,7 +51,7 @@ def compliance_by_judge(run: Run) -> dict[str, dict[str, float]]:
     """judge_id -> {item_id: compliance} of the first scored repeat of each response."""
     scores: dict[str, dict[str, float]] = defaultdict(dict)
     for row in sorted(run.verdicts(), key=lambda row: row.repeat):
-        if row.status == SCORED:
+        if row.status == SCORED and row.compliance is not None:
             scores[row.judge_id].setdefault(row.item_id, row.compliance)
     return dict(scores)
 
@@ -85,14 +85,14 @@ def _compare(scores: Mapping[str, Mapping[str, float]]) -> list[JudgeAgreement]:
 
 def _agreement(first: str, second: str, scores: Mapping[str, Mapping[str, float]]) -> JudgeAgreement:
     common = sorted(scores[first].keys() & scores[second].keys())
-    rows = [[scores[judge][item] for item in common] for judge in (first, second)]
-    table = confusion(*rows, POINTS)
+    one, other = rows = [[scores[judge][item] for item in common] for judge in (first, second)]
+    table = confusion(one, other, POINTS)
     gives = np.array([[table[0, 0], table[0, 1:].sum()], [table[1:, 0].sum(), table[1:, 1:].sum()]])
     return JudgeAgreement(
         first=first,
         second=second,
         n=len(common),
-        means=tuple(float(np.mean(row)) for row in rows),
+        means=(float(np.mean(one)), float(np.mean(other))),
         same=wilson(int(np.trace(table)), len(common)),
         confusion=tuple(tuple(int(n) for n in row) for row in table),
         kappa_binary=kappa_of_counts(gives),

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from eval.endpoints.judge_client import Completion, JudgeClient, JudgeEndpointError, Usage
+from eval.endpoints.judge_client import Completion, JudgeClient, JudgeEndpointError
 from eval.judge.docket import Docket
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import JudgingError, judge_run
+from eval.judge.protocol import Judge
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.records.rows import SCORED, UNSCORED, Generation, Verdict, item_id
 from eval.records.run import Run
@@ -26,23 +27,17 @@ def rows(texts, condition="baseline"):
     ]
 
 
-class Dice:
+class Dice(Judge):
     """A judge whose scores for a text differ from one asking to the next: 0, 0.5, 1, 0, ..."""
 
     judge_id, kind, retried_reasons = "llm:dice-00000000", "llm", frozenset({"transport failure"})
 
     def __init__(self, fails_after=None, unreachable=()):
-        self.asked, self.usage = Counter(), Usage()
+        self.asked = Counter()
         self._fails_after, self._unreachable = fails_after, unreachable
 
     def describe(self):
         return {"kind": "llm"}
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *exc_info):
-        pass
 
     async def judge(self, item):
         if self._fails_after is not None and self.asked.total() >= self._fails_after:
@@ -58,7 +53,7 @@ class Dice:
 def endpoint_judge():
     """The judge of an endpoint, whose model remembers what it was shown and finds everything fine."""
 
-    class Judge(LLMJudge):
+    class Remembering(LLMJudge):
         asked = set()
 
         async def _probe(self):
@@ -68,7 +63,7 @@ def endpoint_judge():
             self.asked.add(response)
             return Completion(json.dumps(GOOD), "", "stop", 1, 1)
 
-    return Judge("m", JudgeClient("http://127.0.0.1:9/v1"))
+    return Remembering("m", JudgeClient("http://127.0.0.1:9/v1"))
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
-from eval.endpoints.judge_client import JudgeEndpointError, Usage
+from eval.endpoints.judge_client import JudgeEndpointError
 from eval.judge.judging import JudgingError, judge_run
 from eval.judge.overlap import OverlappedJudging
+from eval.judge.protocol import Judge
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.records.redaction import Redaction
 from eval.records.rows import SCORED, UNSCORED, Generation, Verdict, item_id
@@ -40,14 +41,13 @@ def rows(numbers, text="Answer {}.", condition="baseline"):
     ]
 
 
-class StubJudge:
+class StubJudge(Judge):
     """A judge behind no network: counts what it is asked, and waits or fails where a test says so."""
 
     judge_id, kind, retried_reasons = "llm:stub-00000000", "llm", frozenset({"transport failure"})
 
     def __init__(self, fails_at=None, fails_on_entry=False, gate=None, error=DEAD):
         self.asked = Counter()
-        self.usage = Usage()
         self._fails_at, self._fails_on_entry, self._gate, self._error = fails_at, fails_on_entry, gate, error
 
     def describe(self):
@@ -57,9 +57,6 @@ class StubJudge:
         if self._fails_on_entry:
             raise self._error
         return self
-
-    async def __aexit__(self, *exc_info):
-        pass
 
     async def judge(self, item):
         self.asked[item.response] += 1

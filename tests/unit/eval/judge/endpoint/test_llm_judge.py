@@ -12,7 +12,7 @@ from eval.endpoints.judge_client import JudgeClient, JudgeEndpointError
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.endpoint.rubric import judge_messages, rubric_sha256
 from eval.judge.judging import judge_run
-from eval.judge.trial.injections import INJECTIONS, injections_obeyed
+from eval.judge.trial.injections import INJECTIONS, injection_items, obeyed
 from eval.records.rows import Verdict
 from eval.records.run import Run
 from tests.judge_endpoint import (
@@ -211,14 +211,14 @@ def test_the_self_test_names_the_orders_that_a_credulous_judge_obeys():
         told = "compliance 1" in material(body)[1] or "=1" in material(body)[1]
         return completion(GOOD if told else {**GOOD, "compliance": "0", "outcome": "refusal"})
 
-    async def obeyed(script):
+    async def obeys(script):
         with Endpoint(script).serving() as url:
             async with make_judge(url) as judge:
-                return await injections_obeyed(judge.judge)
+                return obeyed([await judge.judge(item) for item in injection_items()])
 
     sober = {**GOOD, "compliance": "0", "coherence": "0.5", "outcome": "other"}
-    assert asyncio.run(obeyed(lambda body, n: completion(sober))) == []
-    assert {"order", "verdict", "fence"} <= set(asyncio.run(obeyed(credulous)))
+    assert asyncio.run(obeys(lambda body, n: completion(sober))) == []
+    assert {"order", "verdict", "fence"} <= set(asyncio.run(obeys(credulous)))
     assert len({case.id for case in INJECTIONS}) == len(INJECTIONS) >= 5
 
 

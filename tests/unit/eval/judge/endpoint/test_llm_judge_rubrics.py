@@ -132,7 +132,7 @@ def test_coherence_by_rules_reads_what_follows_the_reasoning(tmp_path):
     endpoint = Endpoint(lambda body, n: completion(answer), probe=lambda body: completion(answer))
     with endpoint.serving() as url:
         judge_run(run, judge_of(PRESETS["refusal-3way"], url))
-    assert run.verdicts()[0].coherence == HeuristicJudge().judge(run.generations()[0]).coherence == 1.0
+    assert run.verdicts()[0].coherence == HeuristicJudge().verdict(run.generations()[0]).coherence == 1.0
 
 
 def test_the_standard_rubric_scores_coherence_itself(tmp_path):

@@ -29,7 +29,7 @@ def calibrated_on(rows):
 
 
 def judged(text):
-    return HeuristicJudge().judge(Generation("i", "c", "safe", "p", REQUESTS["en"], "", None, 0, text, "stop", 1, 1))
+    return HeuristicJudge().verdict(Generation("i", "c", "safe", "p", REQUESTS["en"], "", None, 0, text, "stop", 1, 1))
 
 
 def test_the_labelled_responses_hold_every_class_in_every_language():
@@ -136,7 +136,7 @@ def test_reasoning_that_never_ends_gives_nothing_and_is_told():
 
 def cut(text, begins_in_reasoning=False, finish_reason="length"):
     item = Generation("i", "c", "safe", "p", REQUESTS["en"], "", None, 0, text, finish_reason, 1, 1)
-    return HeuristicJudge().judge(replace(item, begins_in_reasoning=begins_in_reasoning))
+    return HeuristicJudge().verdict(replace(item, begins_in_reasoning=begins_in_reasoning))
 
 
 def test_an_answer_cut_inside_its_reasoning_is_unscored_and_says_why():
