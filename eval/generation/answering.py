@@ -120,7 +120,7 @@ def generate_run(
         plan.save_made()
         done = run.generated_ids()
         missing = [item for item in items if item.id not in done]
-        tally = Tally(len(items) - len(missing), len(items))
+        tally = Tally(len(items) - len(missing), len(items), sampling.max_tokens)
         crew = _Crew(run, info, plan, options, servers, start)
         for key, group in crew.groups(missing).items():
             crew.answer(key, group, sampling, _Sink(write or _writing_to(run), tally, show))

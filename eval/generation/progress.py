@@ -21,10 +21,11 @@ class Tally:
         done, total: responses, those of earlier calls included.
         n_to_do: responses that this call is to give.
         n_new: responses of this call.
+        longest: tokens that a response has at most.
     """
 
-    def __init__(self, done: int, total: int, clock: Callable[[], float] = time.monotonic):
-        self.done, self.total, self.n_to_do = done, total, total - done
+    def __init__(self, done: int, total: int, longest: int, clock: Callable[[], float] = time.monotonic):
+        self.done, self.total, self.n_to_do, self.longest = done, total, total - done, longest
         self.n_new = self._finished_tokens = 0
         self._clock = clock
         self._before, self._since = 0.0, None
@@ -61,18 +62,22 @@ class Tally:
         return self._before + (0.0 if since is None else self._clock() - since)
 
     @property
-    def seconds_left(self) -> float | None:
-        """At the rate of this call, if the rest is as long as what has finished; None while that is too little."""
+    def seconds_left(self) -> tuple[float, float] | None:
+        """(if the rest is as long as what has finished, if every response is as long as can be), at the rate of this call.
+
+        None while little has finished: the short ones finish first and say little of the rest.
+        """
         return self._seconds_left(self._pending())
 
-    def _seconds_left(self, n_pending: int) -> float | None:
+    def _seconds_left(self, n_pending: int) -> tuple[float, float] | None:
         if not self.n_new or self.n_new < _LEAST_SHARE * self.n_to_do:
             return None
-        share_left = (self.total - self.done) / self.n_new
-        n_tokens = self._finished_tokens + n_pending
+        n_left, n_tokens = self.total - self.done, self._finished_tokens + n_pending
         if not n_tokens:
-            return share_left * self.seconds
-        return max(0.0, self._finished_tokens * share_left - n_pending) * self.seconds / n_tokens
+            return (n_left / self.n_new * self.seconds,) * 2
+        seconds_a_token = self.seconds / n_tokens
+        least = max(0.0, self._finished_tokens / self.n_new * n_left - n_pending)
+        return least * seconds_a_token, max(least, n_left * self.longest - n_pending) * seconds_a_token
 
     def _pending(self) -> int:
         n_pending = self._n_pending
@@ -85,7 +90,7 @@ class Tally:
         if seconds <= 0:
             return share
         counted = _rate(self.n_new / seconds) if self.n_new else f"{n_tokens} tokens"
-        time_text = f"{clock_time(seconds)} so far" if left is None else f"{clock_time(left)} left"
+        time_text = f"{clock_time(seconds)} so far" if left is None else f"{_between(*map(clock_time, left))} left"
         return f"{share}, {counted}, {n_tokens / seconds:.0f} tokens/s, {time_text}"
 
 
@@ -163,3 +168,7 @@ class _Display:
 
 def _rate(per_second: float) -> str:
     return f"{per_second:.1f}/s" if per_second >= 0.1 else f"{60 * per_second:.1f}/min"
+
+
+def _between(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"

@@ -320,21 +320,21 @@ class Clock:
 
 def test_rates_leave_out_the_time_of_starting_engines_and_earlier_responses():
     clock = Clock()
-    tally = Tally(100, 130, clock)
+    tally = Tally(100, 130, 8, clock)
     clock.now = 50.0  # an engine starts
     with tally.running():
         clock.now += 2
         for _ in range(10):
             tally.add(8)
     clock.now += 1000  # another starts
-    assert (tally.done, tally.seconds, tally.seconds_left) == (110, 2.0, 4.0)
+    assert (tally.done, tally.seconds, tally.seconds_left) == (110, 2.0, (4.0, 4.0))
     assert str(tally) == "110/130 responses (84 %), 5.0/s, 40 tokens/s, 0:04 left"
 
 
 def test_a_log_gets_a_line_every_thirty_seconds_and_one_at_the_end():
     clock, log = Clock(), io.StringIO()
     with shown_progress("generating", log, lambda: "; 2 judged", clock) as show:
-        tally = Tally(0, 100, clock)
+        tally = Tally(0, 100, 1, clock)
         with tally.running():
             for _ in range(100):
                 clock.now += 0.75
@@ -349,13 +349,13 @@ def test_nothing_is_said_while_an_engine_starts():
     clock, log = Clock(), io.StringIO()
     with shown_progress("generating", log, clock=clock) as show:
         clock.now += 60
-        show(Tally(5, 10, clock))
+        show(Tally(5, 10, 8, clock))
     assert log.getvalue() == ""
 
 
 def test_tokens_are_counted_from_the_first_step_and_shown_within_it(monkeypatch):
     monkeypatch.setattr("eval.generation.progress.LOG_SECONDS", 0.02)
-    log, n_tokens, tally = io.StringIO(), iter(range(7, 10_000)), Tally(0, 8)
+    log, n_tokens, tally = io.StringIO(), iter(range(7, 10_000)), Tally(0, 8, 64)
     with shown_progress("generating", log) as show:
         show(tally)
         with tally.running(lambda: next(n_tokens)):
@@ -367,20 +367,30 @@ def test_tokens_are_counted_from_the_first_step_and_shown_within_it(monkeypatch)
 
 def test_an_estimate_is_given_once_a_tenth_of_the_responses_stand_for_the_rest():
     clock = Clock()
-    tally = Tally(50, 250, clock)
+    tally = Tally(50, 250, 64, clock)
     with tally.running(lambda: 4000):
         clock.now += 100
         for n in range(20):
             assert tally.seconds_left is None and "left" not in str(tally) and "1:40 so far" in str(tally), n
             tally.add(50)
-        # 180 responses of 50 tokens, 4000 tokens of which are there, at 5000 tokens in 100 s
-        assert tally.seconds_left == 100 and str(tally).endswith("50 tokens/s, 1:40 left")
-    assert (Tally(0, 3, clock).seconds_left, tally.n_to_do) == (None, 200)
+        # 180 responses of 50 to 64 tokens, 4000 tokens of which are there, at 5000 tokens in 100 s
+        assert tally.seconds_left == (100, 150.4) and str(tally).endswith("50 tokens/s, 1:40 to 2:30 left")
+    assert (Tally(0, 3, 64, clock).seconds_left, tally.n_to_do) == (None, 200)
+
+
+def test_short_responses_that_finish_first_do_not_end_the_estimate():
+    clock = Clock()
+    tally = Tally(0, 20, 64, clock)
+    with tally.running(lambda: 18 * 40):  # the others are longer already
+        clock.now += 76
+        tally.add(20)
+        tally.add(20)
+        assert tally.seconds_left == (0, 43.2) and str(tally).endswith("0:00 to 0:43 left")
 
 
 def test_a_slow_machine_has_a_rate_that_is_not_zero():
     clock = Clock()
-    tally = Tally(0, 10, clock)
+    tally = Tally(0, 10, 512, clock)
     with tally.running():
         clock.now += 120
         tally.add(240)
