@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from surgery.commands.options import PATH, SITES, force_option
+from surgery.commands.options import PATH, SITES, force_option, json_option
 
 
 @click.command()
 @click.argument("file", type=PATH)
 @click.argument("other", type=PATH, required=False)
 @click.option("--all", "whole", is_flag=True, help="Of refusal vectors: every layer, category, tier and reading.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@json_option
 @click.option("--subspace", "spans", multiple=True, help="Layers, e.g. 7-10: angles between tiers' spans; repeatable.")
 @click.option("--figures", type=PATH, help="Draw the refusal vectors of FILE into this folder, as SVG and PNG.")
 def show(
@@ -35,18 +35,20 @@ def show(
     import json
 
     from surgery.commands.summary import render, summarize
+    from surgery.residual.vectors import RefusalVectors
     from surgery.statistics.angles import compare, render_comparison
+    from surgery.statistics.figures import draw
 
-    if other is not None and figures is not None:
-        raise click.UsageError("--figures draws one file of refusal vectors; leave out OTHER")
-    if other is not None and spans:
-        raise click.UsageError("--subspace compares the tiers of one file; leave out OTHER")
     if other is not None:
+        if figures is not None:
+            raise click.UsageError("--figures draws one file of refusal vectors; leave out OTHER")
+        if spans:
+            raise click.UsageError("--subspace compares the tiers of one file; leave out OTHER")
         found = compare(file, other)
         click.echo(json.dumps(found, indent=1) if as_json else render_comparison(found))
         return
     summary = summarize(file, spans)
-    drawn = _draw(file, figures) if figures is not None else []
+    drawn = draw(RefusalVectors.load(file), figures) if figures is not None else []
     click.echo(json.dumps(summary, indent=1) if as_json else render(summary, whole))
     for path in drawn:
         click.echo(f"wrote {path}", err=True)
@@ -115,10 +117,3 @@ def _site_and_position(reading: str) -> tuple[str, int]:
     if site not in SITES or not at or not position.removeprefix("-").isdigit():
         raise click.UsageError(f"--reading {reading!r}: expected site@position, e.g. resid_mid@-2")
     return site, int(position)
-
-
-def _draw(file: Path, folder: Path) -> list[Path]:
-    from surgery.residual.vectors import RefusalVectors
-    from surgery.statistics.figures import draw
-
-    return draw(RefusalVectors.load(file), folder)

@@ -1,31 +1,33 @@
 """What several offline commands share: options, and the check that a model and a basis belong together."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.decorators import FC
 
 PATH = click.Path(path_type=Path)
 SITES = ("resid_pre", "resid_mid", "resid_post")
 force_option = click.option("--force", is_flag=True, help="Replace the output if it is already there.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 revision_option = click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
 allow_other_option = click.option(
     "--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape."
 )
-dtype_option = click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="auto: as stored; float32 on a CPU without units for that.",
-)
-engine_dtype_option = click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="auto: as stored, on a GPU what vLLM chooses; float32 on a CPU without units for that.",
-)
+
+
+def _dtype_option(on_gpu: str) -> Callable[[FC], FC]:
+    return click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        default="auto",
+        show_default=True,
+        help=f"auto: as stored{on_gpu}; float32 on a CPU without units for that.",
+    )
+
+
+dtype_option, engine_dtype_option = _dtype_option(""), _dtype_option(", on a GPU what vLLM chooses")
 date_option = click.option(
     "--date",
     type=click.DateTime(["%Y-%m-%d"]),

@@ -1,12 +1,10 @@
 """`refusal prompts`: look at a set of prompts before it is used, and write the built-in ones."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    pass
+from surgery.commands.options import PATH, force_option, json_option
 
 SOURCE_HELP = "a file (JSONL, CSV, a public benchmark), hf:ORG/NAME, or builtin; see refusal prompts --help."
 SOURCES = """A source of prompts is one of
@@ -32,9 +30,9 @@ SOURCES = """A source of prompts is one of
     show_default=True,
     help="Token Jaccard similarity of near-duplicates.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the built-in sets into this folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-@click.option("--force", is_flag=True, help="Replace the output if it is already there.")
+@click.option("-o", "--output", type=PATH, help="Write the built-in sets into this folder.")
+@json_option
+@force_option
 def prompts(
     source: str, against: str | None, threshold: float, output: Path | None, as_json: bool, force: bool
 ) -> None:
@@ -52,13 +50,17 @@ def prompts(
     import json
 
     from surgery.prompts import load_set
+    from surgery.prompts.export import export_builtin
     from surgery.prompts.inspection import inspect_set, render
 
     if output is not None:
         given = {"--against": against, "--json": as_json}
         if useless := [name for name, value in given.items() if value]:
             raise click.UsageError(f"-o only writes the built-in sets; leave out {' and '.join(useless)}")
-        _export(source, output, force)
+        if source != "builtin":
+            raise click.UsageError("-o writes the built-in sets: refusal prompts builtin -o DIR")
+        written = export_builtin(output, force)
+        click.echo(f"wrote {output}: " + ", ".join(f"{name} ({n})" for name, n in written.items()))
         return
     loaded = load_set(source)
     found = inspect_set(loaded, load_set(against) if against else None, threshold)
@@ -67,12 +69,3 @@ def prompts(
     if hits:
         click.echo(f"Error: {source} overlaps with {against}: {len(hits)} texts in common or nearly so", err=True)
         raise click.exceptions.Exit(1)
-
-
-def _export(source: str, output: Path, force: bool) -> None:
-    from surgery.prompts.export import export_builtin
-
-    if source != "builtin":
-        raise click.UsageError("-o writes the built-in sets: refusal prompts builtin -o DIR")
-    written = export_builtin(output, force)
-    click.echo(f"wrote {output}: " + ", ".join(f"{name} ({n})" for name, n in written.items()))

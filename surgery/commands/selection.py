@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from surgery.commands.options import PATH, dtype_option, on_gpu_if_any
+from surgery.commands.options import (
+    PATH,
+    allow_other_option,
+    dtype_option,
+    force_option,
+    json_option,
+    on_gpu_if_any,
+    revision_option,
+)
 from surgery.commands.prompts import SOURCE_HELP
 from surgery.console.progress import progress_bar
 from surgery.model.dtypes import said_dtype
@@ -16,12 +24,12 @@ from surgery.prompts.loading import say_origin
 @click.argument("rvs", type=PATH)
 @click.option("--pairs", metavar="SOURCE", required=True, help=f"Pairs not extracted from: {SOURCE_HELP}")
 @click.option("-o", "--output", type=PATH, help="Write the selected vector as a subspace file (.safetensors).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@json_option
 @dtype_option
 @click.option("--device-map", help='Placement, as in transformers, e.g. "auto". Default: the GPU if any, else CPU.')
-@click.option("--allow-other-model", is_flag=True, help="Accept vectors of other weights of the same shape.")
-@click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")
-@click.option("--force", is_flag=True, help="Replace the output if it is already there.")
+@allow_other_option
+@revision_option
+@force_option
 def select(
     model: str,
     rvs: Path,
@@ -65,10 +73,10 @@ def select(
     with progress_bar("selecting", "vector") as progress:
         found = select_vector(weights, tokenizer, vectors, loaded, vectors.header.get("template_options"), progress)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else render_selection(found))
-    if output is not None and found.chosen is None:
-        raise ModelError(
-            f"{output} was not written: no vector passes every filter; choose a layer with refusal subspace"
-        )
     if output is not None:
+        if found.chosen is None:
+            raise ModelError(
+                f"{output} was not written: no vector passes every filter; choose a layer with refusal subspace"
+            )
         Subspace.from_vectors(vectors, found.chosen.layer).save(output, force)
         click.echo(f"wrote {output}", err=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from surgery.console.table import Column, table
 from surgery.files.artifacts import file_sha256, load_artifact
 from surgery.residual.layers import LayerSpec, format_layers
 from surgery.residual.subspace import KIND as SUBSPACE
@@ -16,8 +17,8 @@ from surgery.statistics.separability import analysis
 from surgery.statistics.tier_angles import angle_lines, tier_angles
 from surgery.weights import manifest as manifests
 
-Column = tuple[str, int, Sequence[Any]]
-"""Heading, width, and a cell for each layer."""
+PerLayer = tuple[Column, Sequence[Any]]
+"""A column and its cell for each layer."""
 _VERSIONS = ("vllm-refusal", "torch", "transformers")
 _MOST_ROWS, _BAR = 30, 20
 _ORDINALS = {2: "2nd", 3: "3rd"}
@@ -58,8 +59,8 @@ def render(summary: Mapping[str, Any], whole: bool = True) -> str:
     lines = {
         VECTORS: _vectors_lines if whole else _overview_lines,
         SUBSPACE: _subspace_lines,
-        manifests.KIND: _checkpoint_lines,
-        manifests.ADAPTER_KIND: _adapter_lines,
+        manifests.KIND: _edit_lines,
+        manifests.ADAPTER_KIND: _edit_lines,
     }
     return "\n".join(lines[summary["kind"]](summary))
 
@@ -67,8 +68,8 @@ def render(summary: Mapping[str, Any], whole: bool = True) -> str:
 def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
     columns = _separation_columns(summary)
     columns += [
-        ("cos prev", 9, ["-", *_texts(summary["cosine"][i + 1][i] for i in range(summary["n_layers"] - 1))]),
-        ("cos next", 9, [*_texts(summary["cosine"][i][i + 1] for i in range(summary["n_layers"] - 1)), "-"]),
+        (("cos prev", ">9"), ["-", *_texts(summary["cosine"][i + 1][i] for i in range(summary["n_layers"] - 1))]),
+        (("cos next", ">9"), [*_texts(summary["cosine"][i][i + 1] for i in range(summary["n_layers"] - 1)), "-"]),
     ]
     return [
         *_size_lines(summary),
@@ -77,7 +78,7 @@ def _vectors_lines(summary: Mapping[str, Any]) -> list[str]:
         _rank_line(summary),
         *_cosine_lines(summary["cosine_statistics"], summary["n_layers"]),
         "",
-        *_table(columns, range(summary["n_layers"])),
+        *_layer_table(columns, range(summary["n_layers"])),
         *_tag_lines(summary),
         *angle_lines(summary["tier_angles"]),
         *_reading_lines(summary),
@@ -94,12 +95,12 @@ def _overview_lines(summary: Mapping[str, Any]) -> list[str]:
     thinned = (
         [f"      every {_ORDINALS.get(step, f'{step}th')} layer, and the one with the largest d"] if step > 1 else []
     )
-    bars = ("", 1, [f" {bar}" for bar in _bars(summary["cohens_d"])])
+    bars = (("", "<"), [f" {bar}" for bar in _bars(summary["cohens_d"])])
     return [
         *_size_lines(summary),
         f"model             {(summary['header'].get('model') or {}).get('model', 'not recorded')}",
         "",
-        *_table([*_separation_columns(summary), bars], layers),
+        *_layer_table([*_separation_columns(summary), bars], layers),
         *thinned,
         "",
         *_fact_lines(summary, best),
@@ -155,23 +156,14 @@ def _rank_line(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _separation_columns(summary: Mapping[str, Any]) -> list[Column]:
-    held_out = summary["held_out"]
-    columns: list[Column] = [
-        ("norm", 10, [f"{norm:.4g}" for norm in summary["norms"]]),
-        ("d", 8, _texts(summary["cohens_d"])),
-        ("95 % interval", 16, _intervals(summary["cohens_d_interval"])),
-    ]
-    if held_out:
-        columns += [
-            ("held-out d", 11, _texts(held_out["cohens_d"])),
-            ("95 % interval", 16, _intervals(held_out["cohens_d_interval"])),
-        ]
-    return [
-        *columns,
-        ("AUROC", 7, _texts(summary["auroc"], 3)),
-        ("halves", 7, _texts(summary["split_half_cosine"], 3)),
-    ]
+def _separation_columns(summary: Mapping[str, Any]) -> list[PerLayer]:
+    columns: list[PerLayer] = [(("norm", ">10"), [f"{norm:.4g}" for norm in summary["norms"]])]
+    for heading, found in ((("d", ">8"), summary), (("held-out d", ">11"), summary["held_out"])):
+        if found:
+            columns += [(heading, _texts(found["cohens_d"]))]
+            columns += [(("95 % interval", ">16"), _intervals(found["cohens_d_interval"]))]
+    columns += [(("AUROC", ">7"), _texts(summary["auroc"], 3))]
+    return [*columns, (("halves", ">7"), _texts(summary["split_half_cosine"], 3))]
 
 
 def _cosine_lines(found: Mapping[str, Any] | None, n_layers: int) -> list[str]:
@@ -200,37 +192,27 @@ def _contrast_text(found: Mapping[str, Any]) -> str:
 def _origin_lines(header: Mapping[str, Any]) -> list[str]:
     """Where the prompts of a file of refusal vectors come from, and the command that made it."""
     groups = (("", header.get("prompts")), ("held-out ", (header.get("held_out") or {}).get("prompts")))
-    lines = [
-        f"{kind + name:<17} {origin['source']} ({origin['layout']}{_at(origin)}), {origin['n']}, sha256 {origin['sha256'][:16]}"
-        for kind, origins in groups
-        for name, origin in (origins or {}).items()
-    ]
+    lines = []
+    for kind, origins in groups:
+        for name, origin in (origins or {}).items():
+            at = f", revision {origin['revision'][:12]}" if origin.get("revision") else ""
+            read = f"{origin['source']} ({origin['layout']}{at}), {origin['n']}, sha256 {origin['sha256'][:16]}"
+            lines.append(f"{kind + name:<17} {read}")
     engine = [header[key] for key in ("engine", "devices") if header.get(key)]
     texts = [part if isinstance(part, str) else ", ".join(part) for part in engine]
     lines += [f"run by            {' on '.join(texts)}"] if texts else []
-    lines += _prefix_lines(header)
+    if header.get("whole_prompts_because"):
+        lines += [f"shared prefix     none: {header['whole_prompts_because']}"]
+    elif header.get("shared_prefix_tokens"):
+        lines += [f"shared prefix     {header['shared_prefix_tokens']} tokens, run once"]
     named = [f"{name} {header['versions'][name]}" for name in _VERSIONS if name in header.get("versions", {})]
     lines += [f"versions          {', '.join(named)}"] if named else []
     return [*lines, *([f"command           {shlex.join(header['command'])}"] if header.get("command") else [])]
 
 
-def _prefix_lines(header: Mapping[str, Any]) -> list[str]:
-    """Of batches: how many tokens were run once for all prompts, or why none were."""
-    if header.get("whole_prompts_because"):
-        return [f"shared prefix     none: {header['whole_prompts_because']}"]
-    n_tokens = header.get("shared_prefix_tokens", 0)
-    return [f"shared prefix     {n_tokens} tokens, run once"] if n_tokens else []
-
-
-def _at(origin: Mapping[str, Any]) -> str:
-    return f", revision {origin['revision'][:12]}" if origin.get("revision") else ""
-
-
-def _table(columns: Sequence[Column], layers: Iterable[int]) -> list[str]:
-    lines = [" ".join([f"{'layer':>5}", *(f"{name:>{width}}" for name, width, _ in columns)]).rstrip()]
-    for layer in layers:
-        lines.append(" ".join([f"{layer:>5}", *(f"{cells[layer]:>{width}}" for _, width, cells in columns)]).rstrip())
-    return lines
+def _layer_table(columns: Sequence[PerLayer], layers: Iterable[int]) -> list[str]:
+    rows = ([layer, *(cells[layer] for _, cells in columns)] for layer in layers)
+    return table([("layer", ">5"), *(column for column, _ in columns)], rows, gap=" ")
 
 
 def _tag_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -282,38 +264,22 @@ def _subspace_lines(summary: Mapping[str, Any]) -> list[str]:
     return [*lines, *_provenance(header)]
 
 
-def _checkpoint_lines(summary: Mapping[str, Any]) -> list[str]:
-    return [
-        "edited checkpoint (refusals removed for research)",
-        *_edit_lines(summary),
-        f"layers            {summary['layers']}{', and the embeddings' if summary['embeddings'] else ''}",
-        f"tensors edited    {len(summary['tensors'])} ({summary['n_untouched']} untouched)",
-        f"norms             {'kept' if summary.get('keep_norms') else 'not kept'}",
-        *_note_lines(summary),
-    ]
-
-
-def _adapter_lines(summary: Mapping[str, Any]) -> list[str]:
-    return [
-        "LoRA adapter (refusals removed for research)",
-        *_edit_lines(summary),
-        f"layers            {summary['layers']}",
-        f"modules edited    {len(summary['modules'])}",
-        *_note_lines(summary),
-    ]
-
-
-def _note_lines(summary: Mapping[str, Any]) -> list[str]:
-    return [f"note: {note}" for note in summary.get("notes", ())]
-
-
 def _edit_lines(summary: Mapping[str, Any]) -> list[str]:
-    basis = summary["basis"]
-    return [
+    """Of an edited checkpoint, or of an adapter."""
+    basis, is_adapter = summary["basis"], summary["kind"] == manifests.ADAPTER_KIND
+    lines = [
+        f"{'LoRA adapter' if is_adapter else 'edited checkpoint'} (refusals removed for research)",
         *_provenance({"model": summary["base_model"]}),
         f"subspace          rank {basis['rank']}, source layers {format_layers(basis['source_layers']) or 'not recorded'}",
         f"alpha             {summary['alpha']:g}",
+        f"layers            {summary['layers']}{', and the embeddings' if summary.get('embeddings') else ''}",
     ]
+    if is_adapter:
+        lines.append(f"modules edited    {len(summary['modules'])}")
+    else:
+        lines.append(f"tensors edited    {len(summary['tensors'])} ({summary['n_untouched']} untouched)")
+        lines.append(f"norms             {'kept' if summary.get('keep_norms') else 'not kept'}")
+    return [*lines, *(f"note: {note}" for note in summary.get("notes", ()))]
 
 
 def _provenance(header: Mapping[str, Any]) -> list[str]:

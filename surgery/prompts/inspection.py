@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from surgery.console.table import table
 from surgery.prompts.prompt_set import PromptSet
 from surgery.prompts.similarity import clusters, edit_distance, near_duplicates, tokens_of
 
@@ -42,18 +43,10 @@ def overlap(prompts: PromptSet[Any], other: PromptSet[Any], threshold: float = N
     found = []
     for i, j, similarity in near_duplicates([text for *_, text in ours], [text for *_, text in theirs], threshold):
         (name, side, text), (other_name, other_side, other_text) = ours[i], theirs[j]
-        found.append(
-            {
-                "id": name,
-                "side": side,
-                "text": text,
-                "other_id": other_name,
-                "other_side": other_side,
-                "other_text": other_text,
-                "jaccard": round(similarity, 3),
-                "exact": tokens_of(text) == tokens_of(other_text),
-            }
-        )
+        hit = {"id": name, "side": side, "text": text}
+        hit |= {"other_id": other_name, "other_side": other_side, "other_text": other_text}
+        exact = tokens_of(text) == tokens_of(other_text)
+        found.append({**hit, "jaccard": round(similarity, 3), "exact": exact})
     return sorted(found, key=lambda hit: (not hit["exact"], -hit["jaccard"]))
 
 
@@ -62,8 +55,8 @@ def render(found: Mapping[str, Any]) -> str:
     origin = found["provenance"]
     kind = "pairs" if "pairs" in found else "prompts"
     lines = [f"{origin['source']}: {origin['n']} {kind} ({origin['layout']})", f"sha256 {origin['sha256']}", ""]
-    lines += [f"{'n':>5}  {'tier':<5} category"]
-    lines += [f"{row['n']:>5}  {_or_dash(row['tier']):<5} {_or_dash(row['category'])}" for row in found["tags"]]
+    tags = [(row["n"], row["tier"], row["category"] or None) for row in found["tags"]]
+    lines += table([("n", ">5"), ("tier", "<4"), ("category", "<")], tags)
     if "pairs" in found:
         lines += ["", *_pair_lines(found["pairs"])]
     for side, clusters_found in found["near_duplicates"].items():
@@ -101,25 +94,20 @@ def _clusters(prompts: PromptSet[Any], texts: list[str], threshold: float) -> di
 def _distance(pair: Any) -> dict[str, Any]:
     harmful, safe = tokens_of(pair.harmful), tokens_of(pair.safe)
     edits, longest = edit_distance(harmful, safe), max(len(harmful), len(safe), 1)
-    return {
-        "id": pair.id,
-        "harmful": pair.harmful,
-        "safe": pair.safe,
-        "n_tokens": longest,
-        "edit_distance": edits,
-        "edited": round(edits / longest, 3),
-    }
+    texts = {"id": pair.id, "harmful": pair.harmful, "safe": pair.safe}
+    return {**texts, "n_tokens": longest, "edit_distance": edits, "edited": round(edits / longest, 3)}
 
 
 def _pair_lines(pairs: list[dict[str, Any]]) -> list[str]:
     share = sorted(row["edited"] for row in pairs)
-    names = max(len(row["id"]) for row in pairs)
-    lines = [f"token edits between harmful and safe: median {share[len(share) // 2]:.0%} of the longer text"]
-    lines += [f"{'id':<{names}}  edits  tokens  harmful / safe"]
-    for row in pairs:
-        lines.append(f"{row['id']:<{names}}  {row['edit_distance']:>5}  {row['n_tokens']:>6}  {_cut(row['harmful'])}")
-        lines.append(f"{'':<{names}}  {'':>5}  {'':>6}  {_cut(row['safe'])}")
-    return lines
+    rows: list[tuple[object, ...]] = []
+    for pair in pairs:
+        rows += [(pair["id"], pair["edit_distance"], pair["n_tokens"], _cut(pair["harmful"]))]
+        rows += [("", "", "", _cut(pair["safe"]))]
+    return [
+        f"token edits between harmful and safe: median {share[len(share) // 2]:.0%} of the longer text",
+        *table([("id", "<"), ("edits", ">"), ("tokens", ">"), ("harmful / safe", "<")], rows),
+    ]
 
 
 def _cluster_lines(side: str, found: Mapping[str, Any], threshold: float) -> list[str]:
@@ -145,7 +133,3 @@ def _overlap_lines(found: Mapping[str, Any]) -> list[str]:
 def _cut(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
-
-
-def _or_dash(value: object) -> str:
-    return str(value) if value not in (None, "") else "-"

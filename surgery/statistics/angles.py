@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.console.errors import MismatchError
+from surgery.console.table import table
 from surgery.files.artifacts import load_artifact
 from surgery.residual.subspace import KIND as SUBSPACE
 from surgery.residual.subspace import Subspace
@@ -15,12 +16,17 @@ from surgery.residual.vectors import RefusalVectors
 if TYPE_CHECKING:
     import torch
 
+_COMPARED = (
+    ("angles_degrees", "angle", "degrees", ".3f"),
+    ("cosine", "layer", "cosine", ".4f"),
+    ("share_inside", "layer", "inside", ".4f"),
+)
+
 
 def principal_angles(a: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
-    """Angles between two subspaces, smallest first, in radians.
+    """Angles between two subspaces, smallest first, in radians; small ones keep their digits.
 
-    cos(theta_k) are the singular values of A B^T; small angles are taken from the sines of the part of B outside A,
-    which keep their digits where the cosine has lost them   (Bjorck & Golub 1973, Math. Comp. 27(123), section 3)
+    (Bjorck & Golub 1973, Math. Comp. 27(123), section 3; Knyazev & Argentati 2002, SIAM J. Sci. Comput. 23(6))
 
     Args:
         a, b: [rank, d_model], float32 orthonormal rows; the ranks may differ.
@@ -28,16 +34,14 @@ def principal_angles(a: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
     Raises: MismatchError when d_model differs.
     """
     import torch
+    from scipy.linalg import subspace_angles
 
     if a.shape[1] != b.shape[1]:
         raise MismatchError(
             f"one subspace has d_model {a.shape[1]}, the other {b.shape[1]}; compare those of one model"
         )
-    larger, smaller = (a, b) if len(a) >= len(b) else (b, a)
-    q, p = (torch.linalg.qr(rows.double().T).Q for rows in (larger, smaller))
-    cosines = torch.linalg.svdvals(q.T @ p).clamp(0, 1)
-    sines = torch.linalg.svdvals(p - q @ (q.T @ p)).clamp(0, 1).flip(0)
-    return torch.where(cosines**2 < 0.5, cosines.arccos(), sines.arcsin())
+    angles = subspace_angles(*(rows.double().numpy().T for rows in (a, b)))
+    return torch.from_numpy(angles[::-1].copy())
 
 
 def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
@@ -57,26 +61,18 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
         raise MismatchError(f"{first} has d_model {a.d_model}, {second} has {b.d_model}; compare files of one model")
     if isinstance(a, RefusalVectors) and isinstance(b, RefusalVectors):
         return found | {"cosine": _cosines(a, b)}
-    vectors, subspace = (a, b) if isinstance(a, RefusalVectors) else (b, a)
-    wide = vectors.vectors.double()
-    inside = ((wide @ subspace.basis.double().T) ** 2).sum(1) / (wide**2).sum(1)
+    (basis,) = (each.basis.double() for each in (a, b) if isinstance(each, Subspace))
+    (wide,) = (each.vectors.double() for each in (a, b) if isinstance(each, RefusalVectors))
+    inside = ((wide @ basis.T) ** 2).sum(1) / (wide**2).sum(1)
     return found | {"share_inside": inside.tolist()}
 
 
 def render_comparison(found: Mapping[str, Any]) -> str:
     """A comparison as text to be read."""
-    lines = [f"{found['first']} against {found['second']}"]
-    if "angles_degrees" in found:
-        lines += [f"{'angle':>5} {'degrees':>9}", *_rows(found["angles_degrees"], ".3f")]
-    elif "cosine" in found:
-        lines += [f"{'layer':>5} {'cosine':>9}", *_rows(found["cosine"], ".4f")]
-    else:
-        lines += [f"{'layer':>5} {'inside':>9}", *_rows(found["share_inside"], ".4f")]
-    return "\n".join(lines)
-
-
-def _rows(values: list[float | None], form: str) -> list[str]:
-    return [f"{index:>5} {'-' if value is None else format(value, form):>9}" for index, value in enumerate(values)]
+    key, index, heading, form = next(each for each in _COMPARED if each[0] in found)
+    cells = [None if value is None else format(value, form) for value in found[key]]
+    lines = table([(index, ">5"), (heading, ">9")], enumerate(cells), gap=" ")
+    return "\n".join([f"{found['first']} against {found['second']}", *lines])
 
 
 def _cosines(a: RefusalVectors, b: RefusalVectors) -> list[float | None]:

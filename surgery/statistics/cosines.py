@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from surgery.reading.activations import HARMFUL, SAFE, LayerActivations
@@ -136,7 +137,9 @@ def _grams(samples: "Sequence[torch.Tensor]") -> "Iterator[torch.Tensor]":
         samples: blocks' shares of the differences of means, [n_blocks, n_layers, d_model] each.
     Yields: [n_layers, n_layers] float64.
     """
-    total = sum(sample.double().sum(0) for sample in samples)
+    import torch
+
+    total = reduce(torch.add, (sample.double().sum(0) for sample in samples))
     spreads = [sample - sample.mean(0) for sample in samples]
     squares = [sum(_square(row) for row in spread) for spread in spreads]
     noise = [square * len(spread) / (len(spread) - 1) for square, spread in zip(squares, spreads, strict=True)]

@@ -9,7 +9,7 @@ from surgery.architecture.families import family_of
 from surgery.console.errors import MismatchError, ModelError, PromptFileError
 from surgery.model.models import ModelInfo
 from surgery.prompts import Pair
-from surgery.reading.activations import HARMFUL, SAFE, ActivationStore, LayerActivations
+from surgery.reading.activations import HARMFUL, SAFE, ActivationStore
 from surgery.reading.contrast import Contrast, as_contrast, check_held_out
 from surgery.reading.hooks import RESID_POST
 from surgery.reading.readings import Readings, Rendered
@@ -140,19 +140,6 @@ def extract_from(
         "held_out": {**others.header(), "n_near_duplicates": n_near} if held_out else None,
     }
     return RefusalVectors(**fitted, header=header, extras=extras)
-
-
-def vectors_from_activations(
-    harmful: "torch.Tensor", safe: "torch.Tensor", header: dict, estimator: str = "mean"
-) -> RefusalVectors:
-    """Refusal vectors from activations of matched pairs in memory.
-
-    Args:
-        harmful, safe: [n_pairs, n_layers, d_model], float32, the same prompts' counterparts in the same order.
-    Raises: ModelError when a layer has no direction.
-    """
-    layers = [LayerActivations.of(harmful[:, layer], safe[:, layer]) for layer in range(harmful.shape[1])]
-    return RefusalVectors(**fit(layers, estimator), header=header)
 
 
 def _activations(

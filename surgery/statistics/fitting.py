@@ -1,6 +1,6 @@
 """From one layer's activations to its refusal vector and the statistics that need every prompt."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from surgery.console.errors import ModelError
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 N_SPLITS = 20
 N_SCATTER = 128  # prompts of a group that the axes of the scatter plot are fitted on; all are placed on them
 SEED = 0
+Rows = tuple[Sequence[int], Sequence[int]]
+"""Row numbers of some harmful and of some safe prompts, at least one each."""
 
 
 def fit(
@@ -74,22 +76,16 @@ def split_half_cosines(layer: LayerActivations, n_splits: int = N_SPLITS, seed: 
     generator = torch.Generator().manual_seed(seed)
     of_harmful = _halves(layer.sizes[HARMFUL], n_splits, generator)
     of_safe = of_harmful if layer.matched else _halves(layer.sizes[SAFE], n_splits, generator)
-    differences = [
+    first, second = (
         _weighted_sums(layer, HARMFUL, of_harmful[half]) - _weighted_sums(layer, SAFE, of_safe[half]) for half in (0, 1)
-    ]
-    return torch.nn.functional.cosine_similarity(*differences, dim=1)
+    )
+    return torch.nn.functional.cosine_similarity(first, second, dim=1)
 
 
-def tagged_means(
-    layer: LayerActivations, tags: "Mapping[str, tuple[Sequence[int], Sequence[int]]]"
-) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Difference of means over some prompts only, and the mean of their safe ones, [n_tags, d_model] float32 each.
-
-    Args:
-        tags: name -> row numbers of its harmful and of its safe prompts, at least one each.
-    """
+def tagged_means(layer: LayerActivations, samples: Collection[Rows]) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Differences of means over some prompts only, and the means of their safe ones, [n_samples, d_model] float32 each."""
     harmful, safe = (
-        _weighted_sums(layer, group, _averaging([rows[group] for rows in tags.values()], layer.sizes[group]))
+        _weighted_sums(layer, group, _averaging([rows[group] for rows in samples], layer.sizes[group]))
         for group in (HARMFUL, SAFE)
     )
     return (harmful - safe).float(), safe.float()
@@ -114,12 +110,12 @@ def scatter(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
 
 
 def statistics(
-    layers: Sequence[LayerActivations], tags: "Mapping[str, tuple[Sequence[int], Sequence[int]]]", n_components: int
+    layers: Sequence[LayerActivations], tags: Mapping[str, Rows], n_components: int
 ) -> "dict[str, torch.Tensor]":
     """What later commands need beyond `fit`, as the extra tensors of a refusal-vector file.
 
     Args:
-        tags: as in `tagged_means`; may be empty.
+        tags: name -> rows; may be empty.
         n_components: singular directions a layer, of matched pairs only; 0 for none.
     Returns: split_half_cosine [n_splits, n_layers] and scatter_harmful, scatter_safe [n_prompts, n_layers, 2] (with two
         prompts a group or more), by_tag, safe_by_tag [n_tags, n_layers, d_model], components [n_layers, n_components,
@@ -129,12 +125,12 @@ def statistics(
 
     extras: dict[str, torch.Tensor] = {}
     if min(layers[0].sizes) > 1:
-        extras["split_half_cosine"] = _stacked(split_half_cosines, layers, 1)
+        extras["split_half_cosine"] = torch.stack([split_half_cosines(layer).float() for layer in layers], dim=1)
         placed = [scatter(layer) for layer in layers]
         extras["scatter_harmful"] = torch.stack([harmful for harmful, _ in placed], dim=1)
         extras["scatter_safe"] = torch.stack([safe for _, safe in placed], dim=1)
     if tags:
-        tagged = [tagged_means(layer, tags) for layer in layers]
+        tagged = [tagged_means(layer, tags.values()) for layer in layers]
         extras["by_tag"], extras["safe_by_tag"] = (torch.stack(tensors, 1) for tensors in zip(*tagged, strict=True))
     if n_components:
         found = [singular_directions(layer, n_components) for layer in layers]
@@ -170,11 +166,3 @@ def _weighted_sums(layer: LayerActivations, group: int, weights: "torch.Tensor")
     for start, rows in layer.rows(group):
         total += weights[:, start : start + len(rows)] @ rows.double()
     return total
-
-
-def _stacked(
-    measure: "Callable[[LayerActivations], torch.Tensor]", layers: Sequence[LayerActivations], dim: int
-) -> "torch.Tensor":
-    import torch
-
-    return torch.stack([measure(layer).float() for layer in layers], dim=dim)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgery.console.errors import ModelError, PromptFileError
+from surgery.console.table import table
 from surgery.model.chat import prompt_token_ids
 from surgery.prompts import Pair
 from surgery.reading.hooks import ablated, added
@@ -193,15 +194,16 @@ def next_token_log_probs(
 
 def render_selection(selection: Selection) -> str:
     """A selection as text to be read."""
+    rows = [
+        (each.layer, f"{each.bypass:.2f}", f"{each.induce:.2f}", f"{each.kl:.3f}", ", ".join(each.removed_by) or None)
+        for each in selection.candidates
+    ]
     lines = [
         f"{selection.n_pairs} pairs; refusals open with {', '.join(map(repr, selection.refusal_tokens))}; refusal score "
         f"without intervention {selection.baseline_harmful:.2f} on harmful, {selection.baseline_safe:.2f} on safe prompts",
         "",
-        f"{'layer':>5} {'bypass':>8} {'induce':>8} {'KL':>8}  removed by",
+        *table([("layer", ">5"), ("bypass", ">7"), ("induce", ">7"), ("KL", ">7"), ("removed by", "<")], rows),
     ]
-    for found in selection.candidates:
-        why = ", ".join(found.removed_by) or "-"
-        lines.append(f"{found.layer:>5} {found.bypass:>8.2f} {found.induce:>8.2f} {found.kl:>8.3f}  {why}")
     if selection.chosen is not None:
         lines += ["", f"selected layer {selection.chosen.layer}"]
         if selection.chosen.bypass > 0:

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from surgery.console.table import table
 from surgery.reading.activations import HARMFUL, SAFE, LayerActivations
 from surgery.residual.layers import LayerSpec, format_layers, parse_layers
 from surgery.residual.subspace import Subspace
 from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.angles import principal_angles
-from surgery.statistics.fitting import SEED, tagged_means
+from surgery.statistics.fitting import SEED, Rows, tagged_means
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 N_SPLITS = 10
 MIN_HALF = 2  # prompts: the mean of one is no mean
 INDEPENDENT = 1e-6  # least eigenvalue of a Gram matrix of unit vectors that float32 entries leave above their rounding
-Rows = tuple[Sequence[int], Sequence[int]]
+_HALVES = [(name, ">22") for name in ("halves across", "within first", "within second")]
+_COLUMNS = [("layers", ">10"), ("angle", ">5"), ("tiers", ">15"), ("all prompts", ">11"), *_HALVES, ("excess", ">6")]
 
 
 def half_grams(layers: Sequence[LayerActivations], tags: Mapping[str, Rows]) -> "torch.Tensor | None":
@@ -38,7 +40,9 @@ def half_grams(layers: Sequence[LayerActivations], tags: Mapping[str, Rows]) -> 
     samples = _halves(tags, layers[0].matched)
     if not samples:
         return None
-    means = torch.stack([tagged_means(layer, samples)[0] for layer in layers], dim=1)  # [n_samples, n_layers, d_model]
+    means = torch.stack(
+        [tagged_means(layer, samples.values())[0] for layer in layers], dim=1
+    )  # [n_samples, n_layers, d_model]
     units = torch.nn.functional.normalize(means.double(), dim=-1).unflatten(0, (N_SPLITS, -1))
     return torch.stack([split.flatten(0, 1) @ split.flatten(0, 1).T for split in units]).float()
 
@@ -117,23 +121,19 @@ def angle_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """The angles as lines of text: a row for each angle."""
     if not found:
         return []
-    lines = [
+    rows: list[list[object]] = []
+    for row in found:
+        for index, angle in enumerate(row["angles_degrees"]):
+            halves = [_spread(part, index) for part in (row["across"], *(row["within"] or (None, None)))]
+            over = excess(row, index)
+            above = None if over is None else f"{over:+.1f}"
+            rows.append([row["layers"], index, " / ".join(row["tiers"]), f"{angle:.1f}", *halves, above])
+    return [
         "",
         "principal angles between the vectors of two tiers, in degrees; of halves mean (least .. greatest) over splits.",
         f"Halves of one tier lie apart by noise alone; only the excess over them tells tiers apart. {_size(found[0])}",
-        f"{'layers':>10} {'angle':>5} {'tiers':>15} {'all prompts':>11} {'halves across':>22} {'within first':>22} "
-        f"{'within second':>22} {'excess':>6}",
+        *table(_COLUMNS, rows, gap=" "),
     ]
-    for row in found:
-        for index, angle in enumerate(row["angles_degrees"]):
-            halves = " ".join(
-                f"{_spread(part, index):>22}" for part in (row["across"], *(row["within"] or (None, None)))
-            )
-            names = " / ".join(row["tiers"])
-            over = excess(row, index)
-            above = "-" if over is None else f"{over:+.1f}"
-            lines.append(f"{row['layers']:>10} {index:>5} {names:>15} {angle:>11.1f} {halves} {above:>6}")
-    return lines
 
 
 def _size(row: Mapping[str, Any]) -> str:
@@ -142,9 +142,9 @@ def _size(row: Mapping[str, Any]) -> str:
     return f"Halves: {row['n_per_half']} harmful prompts each."
 
 
-def _spread(part: Mapping[str, Any] | None, index: int) -> str:
+def _spread(part: Mapping[str, Any] | None, index: int) -> str | None:
     if part is None or index >= len(part["mean"]):
-        return "-"
+        return None
     return f"{part['mean'][index]:.1f} ({part['low'][index]:.1f} .. {part['high'][index]:.1f})"
 
 
@@ -213,8 +213,5 @@ def _over_splits(grams: "torch.Tensor", sides: Sequence[tuple[list[int], list[in
     angles = [torch.stack([angles_of_gram(gram, *side) for side in sides]).mean(0) for gram in grams]
     rank = min(map(len, angles))
     degrees = torch.rad2deg(torch.stack([each[:rank] for each in angles]))
-    return {
-        "mean": degrees.mean(0).tolist(),
-        "low": degrees.min(0).values.tolist(),
-        "high": degrees.max(0).values.tolist(),
-    }
+    low, high = degrees.aminmax(dim=0)
+    return {"mean": degrees.mean(0).tolist(), "low": low.tolist(), "high": high.tolist()}

@@ -170,7 +170,7 @@ def test_the_tags_of_harmful_prompts_are_held_against_all_harmless_ones(model):
     layer, _ = groups(6, 4)
     harmful = torch.cat([rows for _, rows in layer.rows(HARMFUL)])
     safe = torch.cat([rows for _, rows in layer.rows(SAFE)])
-    (found,), (mean,) = tagged_means(layer, {"x": ([0, 5], [1, 2, 3])})
+    (found,), (mean,) = tagged_means(layer, [([0, 5], [1, 2, 3])])
     assert torch.allclose(found, harmful[[0, 5]].mean(0) - safe[1:].mean(0), atol=1e-6)
     assert torch.allclose(mean, safe[1:].mean(0), atol=1e-6)
 

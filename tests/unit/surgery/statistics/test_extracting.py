@@ -11,9 +11,11 @@ from surgery.console.errors import ArtifactError, MismatchError, ModelError, Pro
 from surgery.model.chat import prompt_token_ids
 from surgery.model.models import ModelInfo
 from surgery.prompts import prompts_sha256
+from surgery.reading.activations import LayerActivations
 from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.cosines import decay_off_diagonal
-from surgery.statistics.extraction import extract, vectors_from_activations
+from surgery.statistics.extraction import extract
+from surgery.statistics.fitting import fit
 from surgery.statistics.separability import analysis, cohens_d, cosine_matrix
 
 N_LAYERS = 3
@@ -101,14 +103,14 @@ def test_inputs_that_cannot_give_vectors_are_refused(model):
     with pytest.raises(ModelError, match="no chat template"):
         extract(model, tiny_tokenizer(None), PAIRS, describe())
     with pytest.raises(ModelError, match="layer 0: harmful and safe prompts give equal"):
-        vectors_from_activations(torch.ones(2, 1, 4), torch.ones(2, 1, 4), {})
+        fit([LayerActivations.of(torch.ones(2, 4), torch.ones(2, 4))])
 
 
 def test_means_do_not_lose_small_differences_between_large_activations():
     generator = torch.Generator().manual_seed(0)
-    harmful, safe = 1000 + torch.randn(2, 4001, 1, 4, generator=generator)
+    harmful, safe = 1000 + torch.randn(2, 4001, 4, generator=generator)
     expected = harmful.numpy().astype(np.float64).mean(0) - safe.numpy().astype(np.float64).mean(0)
-    found = vectors_from_activations(harmful, safe, {}).vectors.numpy()
+    found = fit([LayerActivations.of(harmful, safe)])["vectors"].numpy()
     assert np.abs(found - expected).max() < 1e-7  # stored as float32 near 0.02; a float32 mean near 1000 is off by 3e-5
 
 
