@@ -1,2 +1,2 @@
 """What a person at a terminal is told: faults of the user's input, one line each (`errors`), progress
-(`progress`), and which options were chosen (`given`)."""
+(`progress`), tables (`table`), and which options were chosen (`given`)."""

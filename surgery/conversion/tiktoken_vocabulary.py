@@ -106,8 +106,9 @@ def build_tokenizer(vocabulary: Vocabulary, merges: list[tuple[bytes, bytes]]) -
         merges: `recover_merges` of the vocabulary.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    letters = byte_letters()
+    letters = bytes_to_unicode()  # the printable characters that stand for bytes (Radford et al. 2019, GPT-2)
     names = {token: "".join(letters[byte] for byte in token) for token in vocabulary.ranks}
     pairs = [(names[left], names[right]) for left, right in merges]
     vocab = {name: vocabulary.ranks[token] for token, name in names.items()}
@@ -122,16 +123,6 @@ def build_tokenizer(vocabulary: Vocabulary, merges: list[tuple[bytes, bytes]]) -
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
     return tokenizer
-
-
-def byte_letters() -> list[str]:
-    """The printable character that stands for each byte in a byte-level vocabulary (Radford et al. 2019, GPT-2).
-
-    Printable Latin-1 characters stand for themselves, the other bytes in order for U+0100 and on.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte if byte in printable else 0x100 + others.index(byte)) for byte in range(256)]
 
 
 def _parsed(path: Path, number: int, line: bytes) -> tuple[bytes, int]:
