@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from eval.endpoints.judge_client import JudgeClient
+from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import judge_run
 from eval.records.rows import Generation, item_id

@@ -24,7 +24,7 @@ from typing import Any
 
 import runtime  # sets one thread, before torch is imported
 
-from eval.endpoints.judge_client import JudgeClient
+from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.overlap import OverlappedJudging
 from eval.records.rows import Generation, item_id

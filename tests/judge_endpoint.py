@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from eval.endpoints.judge_client import JudgeClient
+from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import judge_run
 from eval.judge.rules.heuristic import HeuristicJudge

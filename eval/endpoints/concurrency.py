@@ -1,10 +1,8 @@
-"""How many requests are in flight: more after successes, fewer when the endpoint says it is too many."""
+"""How many requests are in flight: more after successes, fewer when the server says it is too many."""
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 DECREASE = 0.8
 
@@ -18,8 +16,9 @@ class AdaptiveConcurrency:
 
     Attributes:
         limit: requests allowed in flight now, a float; at least 1, at most `ceiling`.
+        n_in_flight: requests that hold a slot.
         n_throttled: how many 429 were reported.
-        on_free: called when a slot may have become free.
+        on_resume: called when a pause ends.
     """
 
     def __init__(self, start: int = 20, ceiling: int = 256):
@@ -27,22 +26,20 @@ class AdaptiveConcurrency:
             raise ValueError(f"concurrency must be at least 1, found {start}")
         self.limit = float(start)
         self.ceiling = float(ceiling)
-        self.n_throttled = 0
-        self._in_flight = 0
+        self.n_in_flight = self.n_throttled = 0
+        self.on_resume: Callable[[], None] = lambda: None
         self._successes = 0
         self._decreases = 0
         self._resume_at = 0.0
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self.on_free: Callable[[], None] = lambda: None
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[int]:
-        """Wait for a free slot, first come first served, and hold it; yields a mark for `throttled`."""
-        await self._acquire()
-        try:
-            yield self._decreases
-        finally:
-            self._release()
+    def take(self) -> int:
+        """Hold a slot until `release`; returns a mark for `throttled`."""
+        self.n_in_flight += 1
+        return self._decreases
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self.n_in_flight -= 1
 
     def succeeded(self) -> None:
         """Count a success; a run of them raises the limit by 1."""
@@ -55,7 +52,7 @@ class AdaptiveConcurrency:
         """Lower the limit after a 429 and hold every request back.
 
         Args:
-            mark: what `slot` yielded; a 429 to a request sent before the last decrease does not lower the limit again.
+            mark: what `take` returned; a 429 to a request sent before the last decrease does not lower the limit again.
             pause: seconds before any further request may start.
         """
         self.n_throttled += 1
@@ -74,9 +71,14 @@ class AdaptiveConcurrency:
         return self._resume_at > 0.0
 
     @property
+    def n_free(self) -> int:
+        """Slots that may be taken now."""
+        return 0 if self.is_paused else int(self.limit) - self.n_in_flight
+
+    @property
     def load(self) -> float:
-        """Requests in flight and waiting, in units of the limit; infinite during a pause."""
-        return math.inf if self.is_paused else (self._in_flight + len(self._waiters)) / self.limit
+        """Requests in flight in units of the limit; infinite during a pause."""
+        return math.inf if self.is_paused else self.n_in_flight / self.limit
 
     async def unpaused(self) -> None:
         """Wait for the end of a pause that began after a slot was given."""
@@ -87,36 +89,4 @@ class AdaptiveConcurrency:
     def _resume(self, resume_at: float) -> None:
         if resume_at == self._resume_at:  # no later pause has been asked for
             self._resume_at = 0.0
-            self._wake()
-
-    @property
-    def n_free(self) -> int:
-        """Slots that may be taken now."""
-        return 0 if self._resume_at else int(self.limit) - self._in_flight
-
-    async def _acquire(self) -> None:
-        if self.n_free > 0 and not self._waiters:
-            self._in_flight += 1
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._release()  # the slot was handed to a request that no longer wants it
-            raise
-
-    def _release(self) -> None:
-        self._in_flight -= 1
-        self._wake()
-
-    def _wake(self) -> None:
-        """Hand free slots to those who wait."""
-        while self._waiters and self.n_free > 0:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                self._in_flight += 1
-                waiter.set_result(None)
-        if self.n_free > 0:
-            self.on_free()
+            self.on_resume()

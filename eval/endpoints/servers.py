@@ -1,22 +1,21 @@
-"""Answering by OpenAI-compatible servers: requests go to the least loaded replica, and one that dies is left out."""
+"""Answering by OpenAI-compatible servers that all have what a run needs."""
 
 import asyncio
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
-from eval.endpoints.replicas import Busy, Replica, ReplicaFault
-from eval.endpoints.served_models import Needs, ServersError
+from eval.endpoints.address import CONCURRENCY, checked_urls
+from eval.endpoints.completions import NEUTRAL, SILENT_SECONDS, ask_models, complete
+from eval.endpoints.pool import NoneLeft, Pool
+from eval.endpoints.replica import Fault, Replica
+from eval.endpoints.served_models import Needs, ServedModels, ServersError
 from vllm_refusal.engine.engine import Request, Response, Sampling
 
-MOST_ATTEMPTS = 5
 GRACE_SECONDS = 15.0
 PROBES = 15
 UNKNOWN_LENGTH = 1 << 30
-_LOOK_AGAIN = 0.25  # seconds
 _MOST_UNREAD = 4096
 
 
@@ -40,7 +39,7 @@ class Servers:
         *,
         api_key: str = "",
         served_model: str | None = None,
-        concurrency: int = 128,
+        concurrency: int = CONCURRENCY,
         grace: float = GRACE_SECONDS,
         notify: Callable[[str], object] = print,
     ):
@@ -55,10 +54,24 @@ class Servers:
             notify: told in one line of replicas that are left out.
         Raises: ServersError for an address that is none, or given twice.
         """
-        self.replicas = [Replica(url, needs, api_key, served_model, concurrency) for url in urls]
-        if len({replica.url for replica in self.replicas}) < len(urls):
-            raise ServersError("--base-url: an address is given twice; name each server once")
-        self._grace, self._notify = grace, notify
+        pause = grace / PROBES
+        replicas = [
+            Replica(
+                url,
+                api_key,
+                concurrency=(concurrency, concurrency),
+                timeout=SILENT_SECONDS,
+                out_after=1,
+                cooldown=pause,
+                longest_out=pause,
+                grace=grace,
+            )
+            for url in checked_urls(list(urls), "--base-url", ServersError)
+        ]
+        self._pool = Pool(replicas, backoff=pause, patient=True, readmit=self._check, gone=self._tell)
+        self._needs, self._served_model, self._notify = needs, served_model, notify
+        self._n_workers = concurrency * len(replicas)
+        self._served: dict[str, ServedModels] = {}
         self.description: dict[str, Any] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="servers", daemon=True)
@@ -82,7 +95,7 @@ class Servers:
     @property
     def max_model_len(self) -> int:
         """Longest prompt and response together, in tokens, at the replica where it is shortest."""
-        return min(replica.served.max_model_len or UNKNOWN_LENGTH for replica in self._alive())
+        return min(served.max_model_len or UNKNOWN_LENGTH for served in self._alive())
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Response]:
         """Answer requests, yielding each response as soon as it has finished; order is not kept.
@@ -90,8 +103,7 @@ class Servers:
         Raises: ServersError when a request is refused, fails again and again, or no replica is left.
         """
         unread: queue.SimpleQueue[Response | None] = queue.SimpleQueue()
-        dispatch = _Dispatch(self.replicas, requests, sampling, unread, self._grace, self._notify)
-        future = asyncio.run_coroutine_threadsafe(dispatch.run(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._answer_all(requests, sampling, unread), self._loop)
         try:
             while (response := unread.get()) is not None:
                 yield response
@@ -99,125 +111,105 @@ class Servers:
         finally:
             future.cancel()
 
-    def _alive(self) -> list[Replica]:
-        return [replica for replica in self.replicas if replica.is_alive]
+    def _alive(self) -> list[ServedModels]:
+        return [self._served[replica.url] for replica in self._pool.replicas if not replica.is_gone]
 
     async def _open(self) -> None:
-        faults = await asyncio.gather(*(replica.open() for replica in self.replicas))
-        for replica, fault in zip(self.replicas, faults, strict=True):
-            if fault is not None:
-                self._notify(f"{replica.url} is left out: {fault}")
+        await self._pool.__aenter__()
+        faults = await asyncio.gather(*(self._reached(replica) for replica in self._pool.replicas))
         if not self._alive():
             raise ServersError(f"none of the servers answers ({faults[0]}); start them and repeat the command")
-        self.description = {"servers": [replica.to_json() for replica in self._alive()]}
+        self.description = {"servers": [_described(served) for served in self._alive()]}
+
+    async def _reached(self, replica: Replica) -> Fault | None:
+        """Leave out a replica that does not answer; returns why it does not."""
+        try:
+            await self._check(replica)
+        except Fault as fault:
+            replica.is_gone = True
+            self._tell(replica, fault)
+            return fault
+        return None
+
+    async def _check(self, replica: Replica) -> None:
+        """Ask a replica what it serves. Raises: Fault; ServersError when it lacks what is needed, or refuses the key."""
+        served = await ask_models(replica, self._served_model)
+        served.check(self._needs)
+        self._served[replica.url] = served
+
+    def _tell(self, replica: Replica, fault: Fault) -> None:
+        self._notify(f"{replica.url} is left out: {fault}")
+
+    async def _answer_all(
+        self, requests: Sequence[Request], sampling: Sampling, unread: "queue.SimpleQueue[Response | None]"
+    ) -> None:
+        todo = iter(requests)
+
+        async def work() -> None:
+            for request in todo:
+                unread.put(await self._answer(request, sampling))
+                while unread.qsize() > _MOST_UNREAD:  # the reader is behind
+                    await asyncio.sleep(0.05)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(min(self._n_workers, len(requests))):
+                    tasks.create_task(work())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        finally:
+            unread.put(None)
+
+    async def _answer(self, request: Request, sampling: Sampling) -> Response:
+        async def send(replica: Replica) -> Response:
+            asked = self._served[replica.url].asks_for(request.ablation, self._needs)
+            choice, usage = await complete(replica, {**asked, **_body(request, sampling)})
+            return _response(replica.url, request, choice, usage)
+
+        try:
+            return await self._pool.ask(send)
+        except Fault as fault:
+            raise ServersError(
+                f"a request failed {fault.n_attempts} times, the last at {fault.url}: {fault}"
+            ) from fault
+        except NoneLeft as err:
+            raise ServersError(
+                "no server is left; what was answered is kept, and the same command goes on when one is back"
+            ) from err
 
     async def _close(self) -> None:
         running = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        for replica in self.replicas:
-            await replica.close()
+        await self._pool.__aexit__()
 
     def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-class _Dispatch:
-    """Hands the requests of one `generate` to the replicas."""
+def _described(served: ServedModels) -> dict[str, Any]:
+    """What a run's manifest says of a server."""
+    date = {"date": served.date} if served.date else {}
+    return {"url": served.url, "model": served.base, "ablations": sorted(served.ablations), **date}
 
-    def __init__(
-        self,
-        replicas: Sequence[Replica],
-        requests: Sequence[Request],
-        sampling: Sampling,
-        unread: "queue.SimpleQueue[Response | None]",
-        grace: float,
-        notify: Callable[[str], object],
-    ):
-        self._replicas, self._sampling, self._unread = replicas, sampling, unread
-        self._grace, self._notify = grace, notify
-        self._waiting = deque((request, 0) for request in requests)
-        self._changed = asyncio.Event()
-        self._fault: BaseException | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
-        """Answer everything. Raises: ServersError."""
-        try:
-            while (self._waiting or self._tasks) and self._fault is None:
-                self._changed.clear()
-                self._send_what_fits()
-                self._check_any_left()
-                await self._something_happens()
-            if self._fault is not None:
-                raise self._fault
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._unread.put(None)
+def _body(request: Request, sampling: Sampling) -> dict[str, Any]:
+    body = {"prompt": request.token_ids, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
+    if sampling.temperature > 0:
+        body["seed"] = sampling.seed if request.seed is None else request.seed
+    return {**body, **NEUTRAL}
 
-    async def _something_happens(self) -> None:
-        """Waits also where the reader of the responses is behind, so that they do not pile up."""
-        with suppress(TimeoutError):  # room that another `generate` leaves comes free without a word to this one
-            async with asyncio.timeout(_LOOK_AGAIN):  # not wait_for, which can swallow a cancellation (Python 3.11)
-                await self._changed.wait()
-        while self._unread.qsize() > _MOST_UNREAD:
-            await asyncio.sleep(0.05)
 
-    def _send_what_fits(self) -> None:
-        while self._waiting:
-            free = [replica for replica in self._replicas if replica.is_free]
-            if not free:
-                return
-            replica = min(free, key=lambda replica: replica.n_in_flight)
-            replica.n_in_flight += 1
-            self._start(self._answer(replica, *self._waiting.popleft()), replica.release)
-
-    def _check_any_left(self) -> None:
-        if self._waiting and not any(replica.is_alive or replica.is_probed for replica in self._replicas):
-            raise ServersError(
-                "no server is left; what was answered is kept, and the same command goes on when one is back"
-            )
-
-    async def _answer(self, replica: Replica, request: Request, n_failed: int) -> None:
-        try:
-            self._unread.put(await replica.complete(request, self._sampling))
-        except Busy as busy:
-            replica.rest(busy.seconds, self._changed.set)
-            self._waiting.appendleft((request, n_failed))
-        except ReplicaFault as fault:
-            self._take_out(replica, fault)
-            if n_failed + 1 >= MOST_ATTEMPTS:
-                raise ServersError(
-                    f"a request failed {MOST_ATTEMPTS} times, the last at {replica.url}: {fault}"
-                ) from fault
-            self._waiting.appendleft((request, n_failed + 1))
-
-    def _take_out(self, replica: Replica, fault: ReplicaFault) -> None:
-        if replica.is_alive:
-            replica.is_alive, replica.is_probed = False, True
-            self._start(self._probe(replica, fault), replica.end_probing)
-
-    async def _probe(self, replica: Replica, fault: ReplicaFault) -> None:
-        """Take a replica back in when it answers within the grace."""
-        deadline = asyncio.get_running_loop().time() + self._grace
-        while not replica.is_alive and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(self._grace / PROBES)
-            await replica.ask_models()
-        if not replica.is_alive:
-            self._notify(f"{replica.url} is left out: {fault}")
-
-    def _start(self, coroutine: Coroutine[Any, Any, None], at_end: Callable[[], None]) -> None:
-        """Run something beside; `at_end` is called in any case, also for a task that is cancelled before it began."""
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(lambda _: at_end())
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and self._fault is None:
-            self._fault = task.exception()
-        self._changed.set()
+def _response(url: str, request: Request, choice: Any, usage: Any) -> Response:
+    try:
+        text, finish_reason = choice["text"], choice["finish_reason"]
+        n_prompt_tokens, n_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+    except (TypeError, KeyError) as err:
+        raise Fault(f"its answer is no completion ({type(err).__name__})") from err
+    if n_prompt_tokens != len(request.token_ids):
+        raise ServersError(
+            f"{url} counts {n_prompt_tokens} tokens in a prompt of {len(request.token_ids)}; it must take token ids as "
+            "/v1/completions of vLLM does"
+        )
+    return Response(request.id, text, finish_reason or "unknown", n_prompt_tokens, n_tokens)

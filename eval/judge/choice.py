@@ -11,7 +11,7 @@ from eval.endpoints.address import BASE_URL, KEY_ENV
 from surgery.console.given import given
 
 if TYPE_CHECKING:
-    from eval.endpoints.judge_client import JudgeClient
+    from eval.judge.endpoint.client import JudgeClient
     from eval.judge.endpoint.endpoint_judge import EndpointJudge
     from eval.judge.protocol import Judge
 
@@ -88,9 +88,9 @@ class JudgeChoice:
     def _make_client(
         self, urls: Sequence[str], key: str | None, price_in: float | None, price_out: float | None
     ) -> "JudgeClient":
-        from eval.endpoints.judge_client import JudgeClient
         from eval.endpoints.quota import Quota
         from eval.endpoints.spending import Budget, Limits
+        from eval.judge.endpoint.client import JudgeClient
 
         limits = Limits(self.judge_max_cost, self.judge_max_tokens_total, price_in, price_out)
         quota = Quota(self.judge_rpm, self.judge_tpm)

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from eval.endpoints.replicas import NEUTRAL
+from eval.endpoints.completions import NEUTRAL
 from eval.records.inspect_log import inspect_log
 from eval.records.rows import Generation, Verdict, sample_seed
 from eval.records.run import Run

@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 
 from eval.commands.judge import condition_rows
-from eval.endpoints.judge_client import JudgeClient
+from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import judge_run
 from eval.judge.overlap import OverlappedJudging

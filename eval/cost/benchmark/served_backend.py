@@ -1,14 +1,17 @@
 """The variants as a server has them (refusal serve): its model, and the ablations that it lists."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from eval.cost.benchmark.tasks import BenchmarkError
 from eval.cost.benchmark.variants import Variant
-from eval.endpoints.replicas import NEUTRAL, checked_url
+from eval.endpoints.address import checked_urls
+from eval.endpoints.completions import NEUTRAL, SILENT_SECONDS, ask_models, complete
+from eval.endpoints.pool import Pool
+from eval.endpoints.replica import Fault, Replica
 from eval.endpoints.served_models import Needs, ServedModels, ServersError
 from surgery.model.models import ModelInfo, load_tokenizer
 from surgery.residual.layers import format_layers
@@ -22,10 +25,7 @@ if TYPE_CHECKING:
     from vllm_refusal.engine.distributions import TextScores
 
 CONCURRENCY = 32
-SILENT_SECONDS = 1800.0
-MOST_RETRIES = 5
-
-T = TypeVar("T")
+ATTEMPTS = 6
 
 
 class Server:
@@ -44,45 +44,41 @@ class Server:
             concurrency: requests in flight.
         Raises: ServersError when it cannot be reached, refuses the key or serves something else.
         """
-        import openai
-
-        self._url, self._concurrency = checked_url(url), concurrency or CONCURRENCY
-        self._client = openai.OpenAI(
-            base_url=self._url, api_key=api_key or "none", max_retries=MOST_RETRIES, timeout=SILENT_SECONDS
+        (url,) = checked_urls([url], "--base-url", ServersError)
+        most = concurrency or CONCURRENCY
+        self._pool = Pool(
+            [Replica(url, api_key, concurrency=(most, most), timeout=SILENT_SECONDS)], max_attempts=ATTEMPTS
         )
-        first = self._client.with_options(max_retries=0)  # nobody there: say so at once
-        listing = self._asking(lambda: first.get("/models", cast_to=object))
-        self.served = ServedModels.from_listing(self._url, listing, served_model)
+        self.served = asyncio.run(self._listed(served_model))
         if self.served.max_model_len is None:
-            raise ServersError(f"{self._url}: does not say how long its requests may be; expected a server of vLLM")
+            raise ServersError(f"{url}: does not say how long its requests may be; expected a server of vLLM")
 
     def complete_all(self, bodies: Sequence[Mapping[str, Any]]) -> list[Any]:
         """The first choice of each completion, in the order of the requests. Raises: ServersError."""
-        pool = ThreadPoolExecutor(self._concurrency)
-        try:
-            return list(pool.map(self._complete, bodies))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return asyncio.run(self._completed(bodies))
 
-    def _complete(self, body: Mapping[str, Any]) -> Any:
-        reply: Any = self._asking(lambda: self._client.post("/completions", body=dict(body), cast_to=object))
-        try:
-            (choice,), answered = reply["choices"], reply["model"]
-        except (TypeError, KeyError, ValueError) as err:
-            raise ServersError(f"{self._url}: its answer is no completion ({type(err).__name__})") from err
-        if answered != body["model"]:
-            raise ServersError(f"{self._url} answered by model {answered!r} where {body['model']!r} was asked for")
-        return choice
+    async def _listed(self, served_model: str | None) -> ServedModels:
+        async with self._pool:
+            (replica,) = self._pool.replicas
+            try:
+                return await ask_models(replica, served_model)
+            except Fault as fault:  # nobody there: said at once
+                raise ServersError(f"{replica.url}: {fault}") from fault
 
-    def _asking(self, ask: Callable[[], T]) -> T:
-        import openai
+    async def _completed(self, bodies: Sequence[Mapping[str, Any]]) -> list[Any]:
+        async def one(body: Mapping[str, Any]) -> Any:
+            try:
+                choice, _ = await self._pool.ask(lambda replica: complete(replica, body))
+            except Fault as fault:
+                raise ServersError(f"{fault.url} failed {fault.n_attempts} times, the last: {fault}") from fault
+            return choice
 
         try:
-            return ask()
-        except openai.OpenAIError as err:
-            reason = " ".join(str(err).split())[:300]
-            hint = "; is the right key in the variable of --api-key-env?" if _is_key_fault(err) else ""
-            raise ServersError(f"{self._url}: {type(err).__name__}: {reason}{hint}") from err
+            async with self._pool, asyncio.TaskGroup() as tasks:
+                asked = [tasks.create_task(one(body)) for body in bodies]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        return [task.result() for task in asked]
 
 
 class ServedAnswerer:
@@ -179,7 +175,3 @@ def _scores(choice: Any, token_ids: Sequence[int]) -> "TextScores":
             "and prompt_logprobs as /v1/completions of vLLM does"
         ) from err
     return TextScores(np.asarray(logprobs, dtype=np.float64), np.asarray(ranks) == 1)
-
-
-def _is_key_fault(err: Exception) -> bool:
-    return getattr(err, "status_code", None) in (401, 403)

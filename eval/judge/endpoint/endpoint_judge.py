@@ -6,8 +6,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eval.endpoints.judge_client import Completion, JudgeClient, RequestRejected, TransportFailure, Usage, public_url
-from eval.endpoints.spending import Ledger, read_spending
+from eval.endpoints.address import public_url
+from eval.endpoints.replica import Refused
+from eval.endpoints.spending import Ledger, Usage, read_spending
+from eval.judge.endpoint.client import Completion, JudgeClient, TransportFailure
 from eval.judge.endpoint.scales import MAX_EVIDENCE, Answer, UnreadableAnswer
 from eval.judge.protocol import Judge
 from eval.judge.rules.coherence import coherence_sha256, read_coherence
@@ -65,7 +67,7 @@ class EndpointJudge(Judge):
 
     def describe(self) -> dict[str, Any]:
         """What is recorded with a run: everything that decides the verdicts, and no credentials."""
-        urls = [public_url(replica.base_url) for replica in self.client.replicas]
+        urls = self.client.urls
         return {
             "kind": self.kind,
             "model": self.model,
@@ -113,7 +115,7 @@ class EndpointJudge(Judge):
             completion = await self._ask(item.prompt, item.response)
         except TransportFailure as err:
             return self._unscored(item, TRANSPORT, str(err))
-        except RequestRejected as err:
+        except Refused as err:
             filtered = "content_filter" in err.code or "content_filter" in err.message
             return self._unscored(item, CONTENT_FILTER if filtered else REJECTED, str(err))
         return self._verdict(item, completion)

@@ -2,14 +2,9 @@
 
 from typing import Any
 
-from eval.endpoints.judge_client import (
-    Completion,
-    JudgeClient,
-    JudgeEndpointError,
-    RequestRejected,
-    TransportFailure,
-    public_url,
-)
+from eval.endpoints.address import public_url
+from eval.endpoints.replica import Refused
+from eval.judge.endpoint.client import Completion, JudgeClient, JudgeEndpointError, TransportFailure
 from eval.judge.endpoint.endpoint_judge import NOT_MEASURED, EndpointJudge
 from eval.judge.endpoint.guards import Guard
 from eval.judge.endpoint.scales import Answer, UnreadableAnswer
@@ -67,7 +62,7 @@ class GuardJudge(EndpointJudge):
             self._read(completion.text)
         except TransportFailure as err:
             raise JudgeEndpointError(f"{where} cannot be reached: {err}") from err
-        except RequestRejected as err:
+        except Refused as err:
             raise JudgeEndpointError(f"{where} refuses a conversation of request and response ({err})") from err
         except UnreadableAnswer as err:
             raise JudgeEndpointError(

@@ -3,15 +3,10 @@
 import secrets
 from typing import Any
 
-from eval.endpoints.judge_client import (
-    Completion,
-    JudgeClient,
-    JudgeEndpointError,
-    RequestRejected,
-    TransportFailure,
-    public_url,
-)
+from eval.endpoints.address import public_url
+from eval.endpoints.replica import Refused
 from eval.judge.endpoint.answers import read_answer
+from eval.judge.endpoint.client import Completion, JudgeClient, JudgeEndpointError, TransportFailure
 from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.endpoint.rubric import STANDARD, Rubric, judge_messages
 from eval.judge.endpoint.scales import Answer, UnreadableAnswer
@@ -96,7 +91,7 @@ class LLMJudge(EndpointJudge):
                 return
             except TransportFailure as err:
                 raise JudgeEndpointError(f"{where} cannot be reached: {err}") from err
-            except (RequestRejected, UnreadableAnswer) as err:
+            except (Refused, UnreadableAnswer) as err:
                 failures.append(f"{self.schema_mode}: {err}")
         raise JudgeEndpointError(f"{where} gives no readable verdict in any form ({'; '.join(failures)})")
 
@@ -104,7 +99,7 @@ class LLMJudge(EndpointJudge):
         """Ask the probe's item; an endpoint that renamed `max_tokens` is asked again in its own words."""
         try:
             return await self._ask(*_PROBE)
-        except RequestRejected as err:
+        except Refused as err:
             if "temperature" in err.message and self._temperature is not None:
                 raise JudgeEndpointError(
                     f"judge {self.model} does not take temperature {self._temperature:g} ({err}); "

@@ -7,11 +7,14 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from aiohttp import web
 
+from eval.cost.benchmark.served_backend import Server
 from eval.endpoints.served_models import Needs, ServedModels, ServersError
 from eval.endpoints.servers import Servers
 from surgery.residual.subspace import random_subspace
 from vllm_refusal.engine.engine import Request, Sampling
 from vllm_refusal.settings.modules import AblationModule
+
+pytestmark = pytest.mark.usefixtures("few_certificates")
 
 KEY = "sk-test-0123456789"
 
@@ -33,7 +36,7 @@ class Endpoint:
         self.modules, self.script, self.key, self.base = list(modules), list(script), key, base
         self.models_script = list(models_script)
         self.requests, self.n_in_flight, self.most_in_flight = [], 0, 0
-        self.hold = 0.0
+        self.hold, self.echo = 0.0, False
 
     @contextmanager
     def running(self):
@@ -98,7 +101,7 @@ class Endpoint:
         reply = {
             "model": body["model"],
             "usage": usage,
-            "choices": [{"text": f"{self.base}!", "finish_reason": "stop"}],
+            "choices": [{"text": body["user"] if self.echo else f"{self.base}!", "finish_reason": "stop"}],
         }
         return web.json_response(reply | act if isinstance(act, dict) else reply)
 
@@ -163,6 +166,26 @@ def test_the_key_is_sent_and_a_wrong_one_is_one_line():
         with serving(Endpoint(key=KEY), api_key="sk-other"):
             pass
     assert "sk-other" not in str(caught.value)
+
+
+def test_the_benchmark_gets_its_answers_in_order_and_asks_again_after_passing_faults():
+    with Endpoint(script=[503, "drop", 429], key=KEY).running() as endpoint:
+        server = Server(endpoint.url, KEY, concurrency=4)
+        assert (server.served.base, server.served.max_model_len) == ("base", 99)
+        bodies = [{"model": "base", "prompt": [number], "user": str(number)} for number in range(6)]
+        endpoint.echo, endpoint.hold = True, 0.02
+        assert [choice["text"] for choice in server.complete_all(bodies)] == ["0", "1", "2", "3", "4", "5"]
+        assert len(endpoint.requests) == 9 and 2 <= endpoint.most_in_flight <= 4
+        endpoint.script = [{"model": "other"}]
+        with pytest.raises(ServersError, match="answered by model 'other' where 'base' was asked for"):
+            server.complete_all(bodies[:1])
+        endpoint.script = [400]
+        with pytest.raises(ServersError, match="refuses a request: HTTP 400: fault 400"):
+            server.complete_all(bodies[:1])
+        with pytest.raises(ServersError, match="HTTP 401: no key; is the right key"):
+            Server(endpoint.url, "sk-other")
+    with pytest.raises(ServersError, match="connection failed"):
+        Server(endpoint.url, KEY)
 
 
 # ---------------------------------------------------------------- never silently unsteered
@@ -320,10 +343,15 @@ def test_a_reader_that_stops_early_leaves_nothing_running():
 
 
 def test_room_that_others_leave_is_found():
-    with serving(Endpoint(), concurrency=2) as (servers, _):
-        servers.replicas[0].n_in_flight += 2
-        threading.Timer(0.1, lambda: setattr(servers.replicas[0], "n_in_flight", 0)).start()
-        assert len(answers(servers, asked(3))) == 3
+    endpoint, found = Endpoint(), []
+    endpoint.hold = 0.05
+    with serving(endpoint, concurrency=2) as (servers, _):
+        both = [threading.Thread(target=lambda: found.append(answers(servers, asked(9)))) for _ in range(2)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join(timeout=30)
+    assert [len(one) for one in found] == [9, 9] and endpoint.most_in_flight == 2
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host/v1", "http:///v1", "http://user:secret@host/v1"])

@@ -8,7 +8,6 @@ from aiohttp import web
 from click.testing import CliRunner
 
 from eval.commands.judge import judge as judge_command
-from eval.endpoints.judge_client import JudgeEndpointError
 from eval.endpoints.spending import (
     SPENDING_FILE,
     Budget,
@@ -19,6 +18,7 @@ from eval.endpoints.spending import (
     Usage,
     read_spending,
 )
+from eval.judge.endpoint.client import JudgeEndpointError
 from eval.judge.judging import judge_run
 from surgery.console.errors import ArtifactError
 from tests.judge_endpoint import (

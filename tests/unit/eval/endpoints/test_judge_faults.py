@@ -5,8 +5,11 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from eval.endpoints.address import public_url
 from eval.endpoints.concurrency import AdaptiveConcurrency
-from eval.endpoints.judge_client import JudgeEndpointError, public_url, retry_after
+from eval.endpoints.pool import Pool
+from eval.endpoints.replica import Replica, retry_after
+from eval.judge.endpoint.client import JudgeEndpointError
 from eval.judge.judging import judge_run
 from eval.records.rows import SCORED
 from tests.judge_endpoint import (
@@ -85,16 +88,15 @@ def test_retry_after_holds_every_request_back(tmp_path):
 def test_concurrency_falls_by_a_fifth_once_for_a_wave_of_429_and_grows_again():
     async def scenario():
         gate = AdaptiveConcurrency(20)
-        async with gate.slot() as early, gate.slot() as same_wave:
-            gate.throttled(early, 0.0)
-            gate.throttled(same_wave, 0.0)
+        early, same_wave = gate.take(), gate.take()
+        gate.throttled(early, 0.0)
+        gate.throttled(same_wave, 0.0)
         fallen = gate.limit
         for _ in range(16):
             gate.succeeded()
         grown = gate.limit
         for _ in range(100):
-            async with gate.slot() as mark:
-                gate.throttled(mark, 0.0)
+            gate.throttled(gate.take(), 0.0)
         return fallen, grown, gate.limit, gate.n_throttled
 
     assert asyncio.run(scenario()) == (16.0, 17.0, 1.0, 102)
@@ -114,14 +116,14 @@ def test_no_more_requests_are_in_flight_than_allowed(tmp_path):
 
 def test_a_request_that_is_cancelled_while_it_waits_gives_its_turn_on():
     async def scenario():
-        gate = AdaptiveConcurrency(1)
+        pool = Pool([Replica("http://h/v1", concurrency=(1, 1))])
         entered = []
 
         async def enter(name):
-            async with gate.slot():
+            async with pool.slot():
                 entered.append(name)
 
-        async with gate.slot():
+        async with pool.slot():
             first, second = asyncio.create_task(enter("first")), asyncio.create_task(enter("second"))
             await asyncio.sleep(0)
         first.cancel()

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from eval.endpoints.judge_client import JudgeClient, JudgeEndpointError
-from eval.endpoints.judge_dispatch import Dispatcher
-from eval.endpoints.judge_replica import OUT_AFTER, Completion, Failure, Replica
+from eval.endpoints.pool import Pool
+from eval.endpoints.replica import OUT_AFTER, Fault, Replica
+from eval.judge.endpoint.client import JudgeClient, JudgeEndpointError
 from eval.judge.judging import judge_run
 from eval.records.run import Run
 from tests.judge_endpoint import Endpoint, completion, drop, failure, make_judge, make_run
@@ -146,42 +146,42 @@ def test_the_same_address_twice_is_refused():
 
 def test_a_retry_goes_to_another_address_even_when_it_must_wait_there():
     async def scenario():
-        one, other = (Replica(f"http://{name}/v1", "", concurrency=(2, 2)) for name in "ab")
-        dispatcher, chosen = Dispatcher([one, other]), []
+        one, other = (Replica(f"http://{name}/v1", concurrency=(2, 2)) for name in "ab")
+        pool, chosen = Pool([one, other]), []
+
+        async def choose():
+            async with pool.slot(avoid=one) as slot:
+                chosen.append(slot.replica)
+
         for _ in range(4):
-            async with dispatcher.slot(avoid=one) as (replica, _mark):
-                chosen.append(replica)
-        async with dispatcher.slot(avoid=one), dispatcher.slot(avoid=one):
-            waiting = asyncio.create_task(anext(aiter(entering(dispatcher, one))))
+            await choose()
+        async with pool.slot(avoid=one), pool.slot(avoid=one):
+            waiting = asyncio.create_task(choose())
             await asyncio.sleep(0.01)
             assert not waiting.done()
-        chosen.append(await waiting)
-        alone = Dispatcher([one])
-        async with alone.slot(avoid=one) as (replica, _mark):
-            assert replica is one
-        return all(replica is other for replica in chosen)
+            async with pool.slot() as slot:  # holds up nobody who would go anywhere
+                assert slot.replica is one
+        await waiting
+        async with Pool([one]).slot(avoid=one) as slot:
+            assert slot.replica is one
+        return len(chosen) == 5 and all(replica is other for replica in chosen)
 
     assert asyncio.run(scenario())
 
 
-async def entering(dispatcher, avoid):
-    async with dispatcher.slot(avoid=avoid) as (replica, _mark):
-        yield replica
-
-
 def test_a_circuit_opens_after_faults_in_a_row_tries_one_request_and_closes_on_an_answer():
-    replica, fault = Replica("http://h/v1", "", cooldown=2.0), Failure("HTTP 503", 503)
+    replica, fault = Replica("http://h/v1", cooldown=2.0), Fault("HTTP 503", 503)
     for _ in range(OUT_AFTER - 1):
-        replica.judge_result(fault, 0.0)
+        replica.failed(fault, 0.0)
     assert replica.admits(0.0)
-    replica.judge_result(Failure("HTTP 429", 429), 0.0)  # too many requests is no fault of the replica
+    replica.failed(Fault("HTTP 429", 429), 0.0)  # too many requests is no fault of the replica
     for _ in range(OUT_AFTER):
         assert replica.admits(0.0)
-        replica.judge_result(fault, 0.0)
+        replica.failed(fault, 0.0)
     assert not replica.admits(1.9) and replica.admits(2.0)
     replica.try_again()
     assert not replica.admits(2.0)  # one at a time
-    replica.judge_result(fault, 2.0)
+    replica.failed(fault, 2.0)
     assert not replica.admits(5.9) and replica.admits(6.0)  # twice as long
-    replica.judge_result(Completion("", "", "stop"), 6.0)
+    replica.answered()
     assert replica.admits(6.0) and not replica.is_out

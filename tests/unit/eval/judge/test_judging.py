@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from eval.endpoints.judge_client import Completion, JudgeClient, JudgeEndpointError
 from eval.judge.docket import Docket
+from eval.judge.endpoint.client import Completion, JudgeClient, JudgeEndpointError
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.judging import JudgingError, judge_run
 from eval.judge.protocol import Judge

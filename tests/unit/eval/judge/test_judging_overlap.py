@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from eval.endpoints.judge_client import JudgeEndpointError
+from eval.judge.endpoint.client import JudgeEndpointError
 from eval.judge.judging import JudgingError, judge_run
 from eval.judge.overlap import OverlappedJudging
 from eval.judge.protocol import Judge

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from eval.commands.records import export
-from eval.endpoints.replicas import NEUTRAL
+from eval.endpoints.completions import NEUTRAL
 from eval.generation.answering import Item
 from eval.plan.conditions import BASELINE
 from eval.records.export import COLUMNS, ExportError, export_run, table_rows

@@ -9,7 +9,7 @@ from report_pages import Page, read_table, write_two_organisms
 from synthetic_runs import HEURISTIC, RunMaker, checkpoint, distributed_like, random_control, rv, single_like, subspace
 
 from eval.commands.judge import judge as judge_command
-from eval.endpoints.judge_client import JudgeClient
+from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.fallback import FallbackJudge
 from eval.judge.endpoint.guard import GuardJudge
 from eval.judge.endpoint.guards import GUARDS

@@ -13,7 +13,7 @@ from synthetic_runs import RunMaker, rv
 from tiny_models import write_model
 
 from eval.cli import main as refusal
-from eval.endpoints.judge_client import JudgeClient
+from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.records.rows import SCORED, Verdict

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from eval.commands.judge import judge as judge_command
-from eval.endpoints.judge_client import JudgeClient, JudgeEndpointError
+from eval.judge.endpoint.client import JudgeClient, JudgeEndpointError
 from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.endpoint.rubric import judge_messages, rubric_sha256
 from eval.judge.judging import judge_run

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.endpoints.judge_client import JudgeClient, JudgeEndpointError
+from eval.judge.endpoint.client import JudgeClient, JudgeEndpointError
 from eval.judge.endpoint.guard import GuardJudge
 from eval.judge.endpoint.guards import GUARDS
 from eval.judge.endpoint.scales import UnreadableAnswer

@@ -7,9 +7,9 @@ from click.testing import CliRunner
 
 from eval.commands.judge import judge as judge_command
 from eval.commands.judge_options import PRESET_NAMES
-from eval.endpoints.judge_client import JudgeClient
 from eval.judge.endpoint import endpoint_judge
 from eval.judge.endpoint.answers import UnreadableAnswer, read_answer
+from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.guard import GuardJudge
 from eval.judge.endpoint.guards import GUARDS, Guard
 from eval.judge.endpoint.llm import LLMJudge
