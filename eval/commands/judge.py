@@ -160,21 +160,24 @@ def condition_rows(run: "Run", judge_id: str) -> list[dict[str, Any]]:
 
 
 def _condition_row(scores: "Scores") -> dict[str, Any]:
-    measures = ("compliance", "coherence")
-    means = {name: float(scores.scored(name).mean()) if scores.n_scored else None for name in measures}
+    from eval.records.measures import MEANS
+
+    means = {measure.name: scores.mean(measure.name) if scores.n_scored else None for measure in MEANS}
     counts = {"n": scores.n, "n_unscored": scores.n_unscored}
     return {"condition": scores.condition.id, "prompt_set": scores.prompt_set, **counts, **means}
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
+    from eval.records.measures import MEANS
+
     width = max(len("condition"), *(len(row["condition"]) for row in rows))
-    click.echo(f"{'condition':{width}}  {'prompts':8} {'n':>5} {'unscored':>8} {'compliance':>10} {'coherence':>9}")
+    widths = {measure.name: len(measure.label) for measure in MEANS}
+    heads = " ".join(measure.label for measure in MEANS)
+    click.echo(f"{'condition':{width}}  {'prompts':8} {'n':>5} {'unscored':>8} {heads}")
     for row in rows:
-        compliance, coherence = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("compliance", "coherence"))
-        click.echo(
-            f"{row['condition']:{width}}  {row['prompt_set']:8} {row['n']:>5} {row['n_unscored']:>8} "
-            f"{compliance:>10} {coherence:>9}"
-        )
+        means = ("-" if row[name] is None else f"{row[name]:.3f}" for name in widths)
+        told = " ".join(f"{mean:>{width}}" for mean, width in zip(means, widths.values(), strict=True))
+        click.echo(f"{row['condition']:{width}}  {row['prompt_set']:8} {row['n']:>5} {row['n_unscored']:>8} {told}")
 
 
 def _summary_line(summary: "JudgingSummary") -> str:

@@ -1,6 +1,6 @@
 """The designs that `refusal power` plans, and what each of them takes in prompts, responses, verdicts and money."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from eval.power.power import Found, Level, Spread, contrast_found, detectable, mean_found, prompts_needed, share_found
@@ -101,7 +101,7 @@ def plan_for_prompts(n_prompts: int, spread: Spread, level: Level, size: Size) -
     return _rows(solve, spread, size)
 
 
-def _rows(solve: Callable[[Design], tuple[float | None, int | None]], spread: Spread, size: Size) -> Sequence[PlanRow]:
+def _rows(solve: Callable[[Design], tuple[float | None, int | None]], spread: Spread, size: Size) -> list[PlanRow]:
     rows = []
     for design in designs(size):
         difference, n = solve(design)

@@ -10,6 +10,7 @@ from typing import Any
 
 from eval.endpoints.completions import NEUTRAL
 from eval.records.inspect_log import inspect_log
+from eval.records.measures import MEANS
 from eval.records.rows import Generation, Verdict, sample_seed
 from eval.records.run import Run
 from surgery.console.errors import RefusalError
@@ -51,14 +52,14 @@ def export_run(run: Run, form: str, path: Path | str, force: bool = False) -> in
 def table_rows(run: Run) -> Iterator[dict[str, Any]]:
     """Response by response in the order they were written, one record with the keys COLUMNS for each verdict of it."""
     conditions = {condition.id: condition for condition in run.conditions}
-    verdicts: dict[str, list[Verdict]] = defaultdict(list)
+    verdicts: dict[str, list[Verdict | None]] = defaultdict(list)
     for verdict in run.verdicts():
         verdicts[verdict.item_id].append(verdict)
     for item in run.generations():
         condition = conditions[item.condition_id]
         shared = vars(item) | {f"condition_{name}": getattr(condition, name) for name in _CONDITION}
-        for verdict in verdicts.get(item.item_id) or [None]:
-            yield shared | {name: getattr(verdict, name, None) for name in _VERDICT}
+        for found in verdicts[item.item_id] or [None]:
+            yield shared | {name: getattr(found, name, None) for name in _VERDICT}
 
 
 def batch_requests(run: Run) -> Iterator[dict[str, Any]]:
@@ -117,7 +118,7 @@ def _schema(pa: Any, metadata: Mapping[str, str]) -> Any:
     """Types of the columns, the same whatever a run holds: a column of None alone would have none of its own."""
     special = {
         **dict.fromkeys(("tier", "sample", "n_prompt_tokens", "n_tokens", "n_chars", "repeat"), pa.int64()),
-        **dict.fromkeys(("compliance", "coherence", "condition_alpha"), pa.float64()),
+        **dict.fromkeys((*(measure.name for measure in MEANS), "condition_alpha"), pa.float64()),
         "condition_rank": pa.int64(),
         **dict.fromkeys(("begins_in_reasoning", "redacted"), pa.bool_()),
     }

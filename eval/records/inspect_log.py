@@ -3,15 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import metadata
-from statistics import fmean
 from typing import Any
 
+from eval.records.measures import MEANS, mean_over_prompts, response_means
 from eval.records.rows import SCORED, Generation, Verdict
 from eval.records.run import Run
 
 LOG_VERSION = 2
 _STOP_REASONS = {"stop": "stop", "length": "max_tokens"}
-MEASURES = ("compliance", "coherence")
 
 
 def inspect_log(run: Run) -> dict[str, Any]:
@@ -100,11 +99,11 @@ def _sample(run: Run, item: Generation, verdicts: Iterable[Verdict]) -> dict[str
 
 
 def _score(item: Generation, rows: Sequence[Verdict]) -> dict[str, Any] | None:
-    scored = [row for row in rows if row.status == SCORED]
-    if not scored:
+    scored, means = [row for row in rows if row.status == SCORED], response_means(rows)
+    if means is None:
         return None
     return {
-        "value": {name: fmean(getattr(row, name) for row in scored) for name in MEASURES},
+        "value": {measure.name: means[measure.name] for measure in MEANS},
         "answer": item.response,
         "explanation": scored[-1].evidence,
         "metadata": {"outcomes": [row.outcome for row in scored], "n_repeats": len(rows), "n_scored": len(scored)},
@@ -127,11 +126,9 @@ def _results(samples: Sequence[dict[str, Any]], judges: Sequence[str]) -> list[d
     scores = []
     for judge in judges:
         values = [(sample["id"], sample["scores"][judge]["value"]) for sample in samples if judge in sample["scores"]]
-        for name in MEASURES:
-            found: dict[str, list[float]] = defaultdict(list)
-            for sample_id, value in values:
-                found[sample_id].append(value[name])
-            metrics = {"mean": {"name": "mean", "value": fmean(map(fmean, found.values()))}} if found else {}
-            counts = {"scored_samples": len(values), "unscored_samples": len(samples) - len(values)}
+        counts = {"scored_samples": len(values), "unscored_samples": len(samples) - len(values)}
+        for name in (measure.name for measure in MEANS):
+            mean = mean_over_prompts((sample_id, value[name]) for sample_id, value in values) if values else None
+            metrics = {"mean": {"name": "mean", "value": mean}} if mean is not None else {}
             scores.append({"name": name, "scorer": judge, "metrics": metrics, **counts})
     return scores

@@ -11,7 +11,6 @@ from eval.plan.conditions import Condition
 from eval.records.rows import Verdict
 from eval.report.results import Results
 from eval.report.sections.columns import condition_name
-from eval.report.sentences import judge_label
 from eval.statistics.scores import ScoredRun
 
 COMPRESSED_FROM = 1 << 20  # characters of JSON; a smaller page stays readable as source
@@ -85,7 +84,7 @@ def _run_data(results: Results, pool: TextPool) -> dict[str, Any]:
     conditions = _conditions(results)
     return {
         "name": results.model_name,
-        "judges": [judge_label(scored), *others],
+        "judges": [results.judge, *others],
         "best": _best(results),
         "harmless": [name for name in scored.prompts if results.is_harmless(name)],
         "conditions": [{"id": c.id, "name": name, "kind": c.kind} for c, name in conditions],

@@ -1,11 +1,19 @@
-"""Tables of a report as text for a terminal."""
+"""What a report says in a terminal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from eval.report.documents import Table, display, is_text
+from eval.report.report import read_results
 from eval.report.results import Results
-from eval.report.sections.transfer import BY_LAYER, transfer_sentence, transfer_tables
-from eval.report.sentences import judge_label
+from eval.report.sections import contrast, transfer
+
+
+def headline(runs: Sequence[Path | str], judge_id: str | None = None) -> str:
+    """The contrast of single vector and subspace, one line per run."""
+    results = read_results(runs, judge_id)
+    told = f"Compliance on harmful prompts, mean [95 % interval]; verdicts: {results[0].judge}."
+    return "\n".join([*map(contrast.contrast_line, results), told])
 
 
 def text_table(table: Table) -> str:
@@ -27,10 +35,7 @@ def transfer_text(all_results: Sequence[Results]) -> str:
     """What is from one tier on the prompts of each, run by run; nothing for runs without conditions from tiers."""
     parts = []
     for results in all_results:
-        judge = judge_label(results.scored)
-        tables = transfer_tables(results, judge)
-        if tables:
-            shown = [text_table(table) for table in tables if table.id != BY_LAYER]
-            parts += ["", f"{results.model_name}, verdicts: {judge}", *shown]
-            parts += filter(None, [transfer_sentence(results)])
+        if tables := transfer.transfer_tables(results):
+            shown = [*map(text_table, tables), transfer.sentence(results)]
+            parts += ["", f"{results.model_name}, verdicts: {results.judge}", *filter(None, shown)]
     return "\n".join(parts)

@@ -1,8 +1,9 @@
 """A report before it has a form: chapters of sections of tables, figures and paragraphs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from eval.statistics.intervals import Interval
 
@@ -66,12 +67,18 @@ class Column:
 
     Attributes:
         prose: its cells hold sentences, and wrap.
+        read: its cell in the row of an item; by default the item's attribute named `key`.
     """
 
     key: str
     label: str
     help: str = ""
     prose: bool = False
+    read: Callable[[Any], Value] | None = field(default=None, compare=False, repr=False)
+
+    def cell(self, item: Any) -> Value:
+        """What stands in the row of an item."""
+        return self.read(item) if self.read else getattr(item, self.key)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,14 @@ class Table:
     muted: frozenset[int] = frozenset()
     judge: str = ""
     notes: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls, table_id: str, caption: str, columns: Sequence[Column], items: Iterable[Any], **options: Any
+    ) -> "Table | None":
+        """A table with a row for each item, as its columns read it; None without items."""
+        rows = [[column.cell(item) for column in columns] for item in items]
+        return cls(table_id, caption, columns, rows, **options) if rows else None
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,19 @@ class Section:
     paragraphs: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
+
+    @classmethod
+    def of(
+        cls,
+        section_id: str,
+        title: str,
+        tables: Iterable[Table | None] = (),
+        pictures: Iterable[Picture | None] = (),
+        paragraphs: Sequence[str] = (),
+    ) -> "list[Section]":
+        """The section of those tables and figures that there are; none where there is neither."""
+        drawn, kept = [picture for picture in pictures if picture], [table for table in tables if table]
+        return [cls(section_id, title, paragraphs, drawn, kept)] if drawn or kept else []
 
 
 @dataclass(frozen=True)
@@ -196,6 +224,17 @@ def display_p(p: float) -> str:
     return "1" if p > 0.9995 else f"{p:.3f}".removeprefix("0")
 
 
+def equals_p(p: float) -> str:
+    """= .032, < .001, = 1: what follows a p in a sentence."""
+    text = display_p(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def formatted(value: float | None, spec: str) -> Measured | None:
+    """A number with its own format, or nothing."""
+    return None if value is None else Measured(value, spec)
+
+
 def sort_key(value: Value) -> str | float:
     """What a column is sorted by: a number where there is one; nothing sorts last."""
     match value:
@@ -259,8 +298,10 @@ def _csv_cells(value: Value, width: int) -> list[str | int | float]:
             cells = [count.n_scored, count.n, count.n - count.n_scored]
         case PValue() | Measured() as wrapped:
             cells = [wrapped.value]
-        case plain:
+        case (str() | int() | float()) as plain:
             cells = [plain]
+        case Cell():
+            raise AssertionError("a cell in a cell")
     return [*cells, *[""] * (width - len(cells))]
 
 

@@ -21,10 +21,14 @@ from eval.report.documents import (
     sort_key,
 )
 from eval.report.figures import PALETTE, themed
-from eval.report.sentences import RESPONSIBLE_USE
 from eval.statistics.comparisons import SIGNIFICANCE
 from eval.statistics.intervals import Interval
 
+RESPONSIBLE_USE = (
+    "Every condition but the baseline is an ablated or edited variant of the model, made to study how refusals are "
+    "implemented and how robust they are. Such variants answer what the released model declines: do not deploy them, "
+    "and share responses and checkpoints only with people who need them for this research."
+)
 STYLES = ("report.css", "responses.css")
 SCRIPTS = ("tables.js", "answers.js", "words.js", "rows.js", "responses.js")
 

@@ -5,6 +5,12 @@ from typing import Any
 
 from eval.plan.conditions import Condition
 
+PLANTED_BADGE = "planted ground truth"
+ORGANISM_NOTE = (
+    "This model is a model organism: its refusals were planted on purpose. The numbers show that the instruments work; "
+    "they are not a fact about real models."
+)
+PLANTED_NOTE = f"{ORGANISM_NOTE} “Planted” columns give what its own exact check found."
 _KINDS = {
     "baseline": "none",
     "rv": "refusal-vector",

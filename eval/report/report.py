@@ -11,8 +11,7 @@ from eval.report.chapter import chapter_ids, make_chapter
 from eval.report.documents import Chapter, Report, Section, Table, csv_columns, csv_rows
 from eval.report.html import render_html, render_markdown
 from eval.report.results import HARMFUL, Results
-from eval.report.sections.tables import contrast_table
-from eval.report.sentences import judge_label
+from eval.report.sections.contrast import contrast_table
 from eval.statistics.scores import NoScoresError, open_scored
 from surgery.files.folders import replacing_folder
 
@@ -69,7 +68,7 @@ def make_report(
     all_results: Sequence[Results], first: Callable[[Results], Sequence[Section]] = lambda results: ()
 ) -> Report:
     """Arrange everything but the response browser; `first` as in `write_report`."""
-    judges = list(dict.fromkeys(judge_label(results.scored) for results in all_results))
+    judges = list(dict.fromkeys(results.judge for results in all_results))
     chapters = [
         _opened_by(first(results), make_chapter(results, name))
         for results, name in zip(all_results, chapter_ids(all_results), strict=True)

@@ -26,6 +26,11 @@ class Results:
         self.planted = PlantedFacts(self.manifest.get("ground_truth"))
 
     @property
+    def judge(self) -> str:
+        """Who gave the verdicts, as every table names them."""
+        return self.scored.judge_label
+
+    @property
     def model(self) -> Mapping[str, Any]:
         """The manifest's description of the model."""
         return self.manifest.get("model") or {}
@@ -47,6 +52,11 @@ class Results:
         """Decoder blocks of the model, or as many as the run shows."""
         known = self.model.get("n_layers") or len(self.analysis.get("cohens_d") or ())
         return int(known or 1 + max((layer for c in self.scored.conditions for layer in c.source_layers), default=0))
+
+    @cached_property
+    def tiers(self) -> list[int]:
+        """The tiers of the harmful prompts, ascending."""
+        return sorted({prompt.tier for prompt in self.scored.prompts[HARMFUL] if prompt.tier is not None})
 
     @cached_property
     def harmful(self) -> list[Summary]:
@@ -132,7 +142,7 @@ class Results:
     def candidates_of(self, tag: str) -> list[Summary]:
         """The same of the RVs of one tag."""
         rows = self.sweeps_by_tag.get(tag, [])
-        return [row for row in rows if self.is_candidate(row) and row.compliance is not None]
+        return [row for row in rows if self.is_candidate(row) and row.means]
 
     @cached_property
     def best_rv(self) -> Summary | None:
@@ -180,5 +190,4 @@ def _same_removal(a: Condition, b: Condition) -> bool:
 
 
 def _highest(rows: Sequence[Summary]) -> Summary | None:
-    scored = [row for row in rows if row.compliance is not None]
-    return max(scored, key=lambda row: (row.compliance.estimate, row.coherence.estimate), default=None)
+    return max((row for row in rows if row.means), key=lambda row: row.height, default=None)

@@ -63,5 +63,5 @@ def _change_bounds(scores: Scores, baseline: Scores, measure: str) -> Bounds:
 
 def _filled(scores: Scores, measure: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[n_prompts] values with all unscored responses at 0, and at 1."""
-    known = np.nan_to_num(getattr(scores, measure)) * scores.scored_share
+    known = np.nan_to_num(scores.values[measure]) * scores.scored_share
     return known, known + (1 - scores.scored_share)

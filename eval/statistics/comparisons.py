@@ -114,7 +114,7 @@ def minimal_detectable_share(
 def _all_signs(n: int) -> NDArray[np.float64]:
     """[2^n, n] every pattern of +1 and -1."""
     patterns = np.arange(2**n)[:, None] >> np.arange(n)[None, :] & 1
-    return 1.0 - 2.0 * patterns
+    return np.asarray(1.0 - 2.0 * patterns, dtype=np.float64)
 
 
 def _random_signs(n_flips: int, n: int, seed: int) -> NDArray[np.float64]:

@@ -109,7 +109,7 @@ def split_in_halves(prompts: Sequence[PromptKey], n_splits: int, seed: int = SEE
 
 def _stacked(candidates: Sequence[Scores]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[n_candidates, n_prompts] compliance and coherence."""
-    compliance, coherence = (np.array([getattr(c, name) for c in candidates]) for name in ("compliance", "coherence"))
+    compliance, coherence = (np.array([c.values[name] for c in candidates]) for name in ("compliance", "coherence"))
     return compliance, coherence
 
 

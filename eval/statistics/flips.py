@@ -34,8 +34,8 @@ class Flips:
 
 
 def flips_between(baseline: Scores, scores: Scores, measure: str) -> Flips | None:
-    """Compare "full" or "refused" with the baseline's; None when no pair is scored."""
-    found = count_flips(getattr(baseline, measure), getattr(scores, measure))
+    """Compare a share with the baseline's; None when no pair is scored."""
+    found = count_flips(baseline.values[measure], scores.values[measure])
     return found and replace(found, bounds=worst_case_change(scores, baseline, measure))
 
 
@@ -61,12 +61,10 @@ def count_flips(
 def mcnemar_p(n_gained: int, n_lost: int) -> float:
     """Two-sided exact p of McNemar's test: of the prompts that changed sides, half go each way under the null.
 
-    p = min(1, 2 P(X <= min(gained, lost))), X ~ Binomial(gained + lost, 1/2)       (McNemar 1947, Psychometrika
-    12:153-157, in its exact form; it is the sign-flip test of differences in {-1, 0, 1}, with every pattern counted)
+    McNemar 1947, Psychometrika 12:153-157, in its exact form; it is the sign-flip test of differences in {-1, 0, 1}, with
+    every pattern counted. Raises: ValueError for a negative count.
     """
-    from scipy.stats import binom
+    from scipy.stats import binomtest
 
-    if n_gained < 0 or n_lost < 0:
-        raise ValueError(f"expected counts from 0, found {n_gained} and {n_lost}")
     n = n_gained + n_lost
-    return 1.0 if n == 0 else min(1.0, 2 * float(binom.cdf(min(n_gained, n_lost), n, 0.5)))
+    return float(binomtest(n_gained, n).pvalue) if n else 1.0

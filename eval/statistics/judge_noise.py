@@ -58,9 +58,10 @@ def repeat_noise(ratings: NDArray[np.float64], confidence: float = CONFIDENCE) -
     n0 = (total - (n**2).sum() / total) / (k - 1)
     items = max(0.0, (between - within) / n0)
     noise = within * float((1 / n).mean())
-    alphas = [krippendorff_alpha(kept.T, level) for level in ("ordinal", "interval")]
+    ordinal, interval = (krippendorff_alpha(kept.T, level) for level in ("ordinal", "interval"))
     icc = _icc(between, within, n0, (k - 1, total - k), k, confidence)
-    return RepeatNoise(k, int((n > 1).sum()), total, icc, float(noise / (items + noise)), *alphas, within**0.5)
+    share = float(noise / (items + noise))
+    return RepeatNoise(k, int((n > 1).sum()), total, icc, share, ordinal, interval, within**0.5)
 
 
 def condition_repeats(run: ScoredRun, condition_id: str, prompt_set: str) -> NDArray[np.float64]:

@@ -1,14 +1,16 @@
 """Scores of a run, arranged by condition, prompt set and prompt; what is unscored is counted with its reason."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval.plan.conditions import Condition
+from eval.records.measures import MEASURES, response_means
 from eval.records.rows import SCORED, Generation, Verdict
 from eval.records.run import Run
 from surgery.console.errors import RefusalError
@@ -43,9 +45,7 @@ class Scores:
 
     Attributes:
         prompts: [n_prompts], the same order for every condition of the run.
-        compliance, coherence: [n_prompts] float64 in 0..1; NaN where no sample of the prompt is scored.
-        full: [n_prompts], share of scored samples (and repeats) with compliance 1; NaN as above.
-        refused: [n_prompts], share of them with outcome "refusal"; NaN as above.
+        values: measure's name -> [n_prompts] float64 in 0..1; NaN where no sample of the prompt is scored.
         scored_share: [n_prompts], share of the samples asked for that are scored.
         n, n_scored: responses asked for, and those with scores.
         reasons: why the others are unscored -> how many.
@@ -54,14 +54,16 @@ class Scores:
     condition: Condition
     prompt_set: str
     prompts: tuple[PromptKey, ...]
-    compliance: NDArray[np.float64]
-    coherence: NDArray[np.float64]
-    full: NDArray[np.float64]
-    refused: NDArray[np.float64]
+    values: Mapping[str, NDArray[np.float64]]
     scored_share: NDArray[np.float64]
     n: int
     n_scored: int
     reasons: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def compliance(self) -> NDArray[np.float64]:
+        """[n_prompts], as in `values`."""
+        return self.values["compliance"]
 
     @property
     def n_unscored(self) -> int:
@@ -70,8 +72,8 @@ class Scores:
 
     def scored(self, measure: str) -> NDArray[np.float64]:
         """[n] values of the scored prompts. Raises: NoScoresError when there is none."""
-        values = getattr(self, measure)
-        kept = values[~np.isnan(values)]
+        kept = self.values[measure]
+        kept = kept[~np.isnan(kept)]
         if kept.size == 0:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items())) or "no prompts"
             raise NoScoresError(
@@ -80,14 +82,18 @@ class Scores:
             )
         return kept
 
-    def only(self, keep: Sequence[bool]) -> "Scores":
+    def mean(self, measure: str = "compliance") -> float:
+        """Mean over the scored prompts. Raises: NoScoresError when there is none."""
+        return float(self.scored(measure).mean())
+
+    def only(self, keep: Sequence[bool] | NDArray[np.bool_]) -> "Scores":
         """The same scores on a subset of the prompts (counts are then of prompts)."""
         mask = np.asarray(keep, dtype=bool)
-        compliance = self.compliance[mask]
-        arrays = {name: getattr(self, name)[mask] for name in ("coherence", "full", "refused", "scored_share")}
         prompts = tuple(prompt for prompt, kept in zip(self.prompts, mask, strict=True) if kept)
-        n_scored = int((~np.isnan(compliance)).sum())
-        return Scores(self.condition, self.prompt_set, prompts, compliance, **arrays, n=len(prompts), n_scored=n_scored)
+        values = {name: each[mask] for name, each in self.values.items()}
+        n_scored = int((~np.isnan(values["compliance"])).sum())
+        share = self.scored_share[mask]
+        return Scores(self.condition, self.prompt_set, prompts, values, share, len(prompts), n_scored)
 
 
 class ScoredRun:
@@ -100,6 +106,19 @@ class ScoredRun:
         self.repeats: dict[str, list[Verdict]] = defaultdict(list)
         for verdict in run.verdicts(judge_id):
             self.repeats[verdict.item_id].append(verdict)
+
+    @property
+    def judge_label(self) -> str:
+        """Who gave the verdicts: the kind of judge, its models and rubric, and its id, which no other judge has."""
+        if self.heuristic:
+            return f"heuristic judge ({self.judge_id})"
+        known: Any = self.run.manifest.get("judges", {}).get(self.judge_id)
+        known = known if isinstance(known, Mapping) else {}
+        model, second = known.get("model", self.judge_id), known.get("fallback", {}).get("model")
+        kind = "guard" if known.get("kind") == "guard" else "LLM judge"
+        rubric = " ".join(str(known[key]) for key in ("rubric", "rubric_version") if key in known)
+        told = [f"{kind} {model}", f"else {second}" if second else "", f"rubric {rubric}" if rubric else ""]
+        return ", ".join(filter(None, told)) + (f" ({self.judge_id})" if self.judge_id != model else "")
 
     @property
     def heuristic(self) -> bool:
@@ -152,47 +171,23 @@ class ScoredRun:
         return {(c.id, name): self._arrange(c, name) for c in self.conditions for name in sets if self.has(c, name)}
 
     def _arrange(self, condition: Condition, prompt_set: str) -> Scores:
-        prompts = self.prompts[prompt_set]
-        rows = self.responses(condition.id, prompt_set)
+        prompts, rows = self.prompts[prompt_set], self.responses(condition.id, prompt_set)
         position = {prompt.id: index for index, prompt in enumerate(prompts)}
         reasons = Counter({NOT_GENERATED: len(prompts) * self.n_samples - len(rows)})
-        scored: list[tuple[int, list[Verdict]]] = []
+        sums, n_scored = {each.name: np.zeros(len(prompts)) for each in MEASURES}, np.zeros(len(prompts))
         for row in rows:
-            verdict = self.verdicts.get(row.item_id)
-            if verdict is not None and verdict.status == SCORED:
-                scored.append((position[row.prompt_id], self.repeats[row.item_id]))
-            else:
+            means = response_means(self.repeats.get(row.item_id, ()))
+            if means is None:
+                verdict = self.verdicts.get(row.item_id)
                 reasons[verdict.reason if verdict is not None else NOT_JUDGED] += 1
-        means, n_scored = _prompt_means(scored, len(prompts))
-        return Scores(
-            condition,
-            prompt_set,
-            prompts,
-            *means,
-            scored_share=n_scored / self.n_samples,
-            n=len(prompts) * self.n_samples,
-            n_scored=len(scored),
-            reasons=dict(+reasons),
-        )
-
-
-def _prompt_means(
-    scored: Iterable[tuple[int, list[Verdict]]], n_prompts: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means over a prompt's scored responses, each the mean over its scored repeats.
-
-    Returns: ([4, n_prompts] compliance, coherence, full compliance, refusal; [n_prompts] scored responses).
-    """
-    sums, counts = np.zeros((4, n_prompts)), np.zeros(n_prompts)
-    for index, verdicts in scored:
-        repeats = [_measures(verdict) for verdict in verdicts if verdict.status == SCORED]
-        sums[:, index] += repeats[0] if len(repeats) == 1 else np.mean(repeats, axis=0)
-        counts[index] += 1
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), counts
-
-
-def _measures(verdict: Verdict) -> tuple[float | None, float | None, bool, bool]:
-    return verdict.compliance, verdict.coherence, verdict.compliance == 1, verdict.outcome == "refusal"
+                continue
+            n_scored[position[row.prompt_id]] += 1
+            for name, value in means.items():
+                sums[name][position[row.prompt_id]] += value
+        n, counts = len(prompts) * self.n_samples, np.where(n_scored > 0, n_scored, np.nan)
+        values = {name: total / counts for name, total in sums.items()}
+        share, reasons = n_scored / self.n_samples, +reasons
+        return Scores(condition, prompt_set, prompts, values, share, n, int(n_scored.sum()), dict(reasons))
 
 
 def is_heuristic(run: Run, judge_id: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.plan.conditions import Condition
+from eval.records.measures import MEANS, MEASURES, SHARES
 from eval.statistics.bounds import Bounds, is_withheld, worst_case_change
 from eval.statistics.comparisons import (
     holm_p,
@@ -29,14 +30,14 @@ class Summary:
 
     Attributes:
         n, n_scored, n_unscored: responses; `reasons` says why some are unscored.
-        compliance, coherence: mean over prompts with its BCa bootstrap interval; None when nothing is scored.
-        full, refused: share of prompts fully complied with, and refused, with Wilson's interval; None as above.
+        means: measure's name -> mean over prompts with its BCa bootstrap interval, or share of prompts with Wilson's;
+            empty when nothing is scored.
         change: mean paired difference of compliance against the baseline, on prompts scored under both; None without.
         n_pairs: prompts behind `change`.
         p: two-sided sign-flip p of `change`.
         p_adjusted: Westfall-Young max-T p over the source layers of one sweep; None outside a sweep.
         p_holm: Holm's p over the same layers.
-        full_flips, refused_flips: prompts that changed sides against the baseline; None without a pair.
+        flips: name of a share -> prompts that changed sides against the baseline; empty without a pair.
         bounds: of the mean difference over all prompts, whatever the unscored responses were; None with none unscored
             under either condition.
     """
@@ -46,18 +47,24 @@ class Summary:
     n: int
     n_scored: int
     reasons: Mapping[str, int] = field(default_factory=dict)
-    compliance: Interval | None = None
-    coherence: Interval | None = None
-    full: Interval | None = None
-    refused: Interval | None = None
+    means: Mapping[str, Interval] = field(default_factory=dict)
     change: Interval | None = None
     n_pairs: int = 0
     p: float | None = None
     p_adjusted: float | None = None
     p_holm: float | None = None
-    full_flips: Flips | None = None
-    refused_flips: Flips | None = None
+    flips: Mapping[str, Flips] = field(default_factory=dict)
     bounds: Bounds | None = None
+
+    @property
+    def compliance(self) -> Interval | None:
+        """Mean compliance; None when nothing is scored."""
+        return self.means.get("compliance")
+
+    @property
+    def height(self) -> tuple[float, ...]:
+        """What the highest row is the highest by: the means in the order of their list; of a row without scores ()."""
+        return tuple(self.means[measure.name].estimate for measure in MEANS if self.means)
 
     @property
     def n_unscored(self) -> int:
@@ -82,7 +89,7 @@ class Agreement:
     Attributes:
         first, second: the conditions; `change` is mean(second) - mean(first).
         n_pairs: prompts scored under both.
-        same_verdict: share of them with equal compliance and equal coherence, with Wilson's interval.
+        same_verdict: share of them with equal means of scores, with Wilson's interval.
         same_text: share of prompts answered by both whose responses are equal letter for letter.
     """
 
@@ -97,19 +104,13 @@ class Agreement:
 
 def summarize(scores: Scores, baseline: Scores | None = None) -> Summary:
     """Describe one condition. Raises: NoScoresError when none of its responses is scored."""
-    compliance, full, refused = (scores.scored(name) for name in ("compliance", "full", "refused"))
-    summary = Summary(
-        scores.condition,
-        scores.prompt_set,
-        scores.n,
-        scores.n_scored,
-        scores.reasons,
-        bootstrap_mean(compliance),
-        bootstrap_mean(scores.scored("coherence")),
-        wilson(float(full.sum()), full.size),
-        wilson(float(refused.sum()), refused.size),
-    )
+    means = {measure.name: _mean(scores.scored(measure.name), bool(measure.share)) for measure in MEASURES}
+    summary = Summary(scores.condition, scores.prompt_set, scores.n, scores.n_scored, scores.reasons, means)
     return summary if baseline is None else _compare(summary, scores, baseline)
+
+
+def _mean(values: NDArray[np.float64], share: bool) -> Interval:
+    return wilson(float(values.sum()), values.size) if share else bootstrap_mean(values)
 
 
 def summarize_all(run: ScoredRun, prompt_set: str) -> list[Summary]:
@@ -157,7 +158,7 @@ def agreement(run: ScoredRun, prompt_set: str, first: Condition, second: Conditi
     a, b = run.scores(first, prompt_set), run.scores(second, prompt_set)
     change, p = compare(a, b)
     both = ~np.isnan(a.compliance) & ~np.isnan(b.compliance)
-    same = (a.compliance == b.compliance) & (a.coherence == b.coherence)
+    same = np.logical_and.reduce([a.values[each.name] == b.values[each.name] for each in MEANS])
     n_pairs = int(both.sum())
     return Agreement(
         first,
@@ -233,8 +234,7 @@ def _compare(summary: Summary, scores: Scores, baseline: Scores) -> Summary:
         change=change,
         n_pairs=n_pairs,
         p=p,
-        full_flips=flips_between(baseline, scores, "full"),
-        refused_flips=flips_between(baseline, scores, "refused"),
+        flips={each.name: flips for each in SHARES if (flips := flips_between(baseline, scores, each.name))},
         bounds=worst_case_change(scores, baseline),
     )
 
@@ -243,10 +243,12 @@ def _adjust_sweeps(run: ScoredRun, rows: Sequence[Summary], baseline: Scores | N
     """The sweep rows again, with adjusted p; those without a scored pair are not tested."""
     tested = {row.condition.id: row for row in rows if row.p is not None}
     adjusted: dict[str, Summary] = {}
+    if baseline is None:
+        return adjusted
     for family in sweeps(row.condition for row in tested.values()).values():
         members = [tested[condition.id] for condition in family]
         columns = [differences(run.scores(row.condition, row.prompt_set), baseline) for row in members]
-        by_max_t, by_holm = max_t_p(np.column_stack(columns)), holm_p([row.p for row in members])
+        by_max_t, by_holm = max_t_p(np.column_stack(columns)), holm_p([row.p for row in members if row.p is not None])
         for row, p_max_t, p_holm in zip(members, by_max_t, by_holm, strict=True):
             adjusted[row.condition.id] = replace(row, p_adjusted=float(p_max_t), p_holm=float(p_holm))
     return adjusted

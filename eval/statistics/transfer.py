@@ -51,11 +51,6 @@ def unchosen(tag: str, scores: Scores) -> Transferred:
     return Transferred(tag, scores, np.ones(len(scores.prompts), dtype=bool))
 
 
-def tiers_of(scores: Scores) -> list[int]:
-    """The tiers of the prompts, ascending."""
-    return sorted({prompt.tier for prompt in scores.prompts if prompt.tier is not None})
-
-
 def tier_compliance(transferred: Transferred, tier: int) -> TierCompliance:
     """Its compliance on the prompts of one tier."""
     of_tier = [prompt.tier == tier for prompt in transferred.scores.prompts]

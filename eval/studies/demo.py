@@ -130,7 +130,7 @@ def _report(runs: Sequence[Path], out: Path, judge_id: str) -> Path:
 
 
 def _conclude(shell: Shell, runs: Sequence[Path], report: Path, judge_id: str) -> None:
-    from eval.report.headline import headline
+    from eval.report.console import headline
 
     width = max(map(len, shell.seconds))
     click.echo("\nSeconds of each stage, all organisms together")

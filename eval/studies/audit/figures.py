@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eval.report.documents import Picture, bounds, number
+from eval.report.documents import Picture, display
 from eval.report.figures import (
     MARKERS,
     SERIES,
@@ -29,16 +29,16 @@ def rank_figure(findings: Findings, prefix: str) -> Picture:
     for index, alpha in enumerate(size.alphas):
         rows = _path(measured, alpha)
         shift = (index - (len(size.alphas) - 1) / 2) * 0.08
-        x, y = [row.condition.rank + shift for row in rows], [row.compliance for row in rows]
+        x, y = [row.condition.rank + shift for row in rows], [row.means["compliance"] for row in rows]
         points(axes, x, y, _series(index), MARKERS[index % len(MARKERS)], label=f"plain, α = {alpha:g}", line=True)
     for index, (name, conditions) in enumerate((("affine", measured.affine), ("projected", measured.projected))):
-        rows = [row for row in map(measured.rows.__getitem__, conditions) if row.compliance]
-        x, y = [row.condition.rank - 0.24 - 0.06 * index for row in rows], [row.compliance for row in rows]
+        rows = [row for row in map(measured.rows.__getitem__, conditions) if row.means]
+        x, y = [row.condition.rank - 0.24 - 0.06 * index for row in rows], [row.means["compliance"] for row in rows]
         number_of = len(size.alphas) + index
         points(axes, x, y, _series(number_of), MARKERS[number_of % len(MARKERS)], label=name)
-    randoms = [row for row in measured.randoms if row.compliance]
+    randoms = [row for row in measured.randoms if row.means]
     spread = [row.condition.rank + 0.22 + 0.05 * (index % N_RANDOM) for index, row in enumerate(randoms)]
-    points(axes, spread, [row.compliance for row in randoms], "muted", "x", label="random subspaces")
+    points(axes, spread, [row.means["compliance"] for row in randoms], "muted", "x", label="random subspaces")
     for each in findings.reached:
         axes.axhline(each.target, color=colour("grid"), linewidth=0.8, dashes=(2, 3), zorder=0)
     ranks = sorted({row.condition.rank for row in _path(measured, measured.alpha)})
@@ -57,20 +57,19 @@ def rank_figure(findings: Findings, prefix: str) -> Picture:
 
 def reverse_figure(findings: Findings, prefix: str) -> Picture | None:
     """Share of safe prompts refused once a layer's vector is added at that layer."""
-    rows = [row for row in findings.reverse if row.condition.kind != "baseline" and row.refused]
+    rows = [row for row in findings.reverse if row.condition.kind != "baseline" and row.means]
     if not rows:
         return None
     figure, axes = canvas(7.4, 2.9)
     layers = [int(row.condition.layers) for row in rows]
-    points(axes, layers, [row.refused for row in rows], "compliance", "o", label="refused")
+    points(axes, layers, [row.means["refused"] for row in rows], "compliance", "o", label="refused")
     mark_excluded(axes, findings.size.n_layers)
     label(axes, "layer whose refusal vector is added there", "safe prompts refused")
     unit_axis(axes)
     layer_ticks(axes, findings.size.n_layers)
     caption = "Induced refusals: share of safe prompts refused when a layer’s refusal vector is added at that layer."
     alt = "Safe prompts refused per layer: " + ", ".join(
-        f"{layer}: {number(row.refused.estimate)} {bounds(row.refused)}"
-        for layer, row in zip(layers, rows, strict=True)
+        f"{layer}: {display(row.means['refused'])}" for layer, row in zip(layers, rows, strict=True)
     )
     return picture("reverse", caption, figure, prefix, alt)
 
@@ -78,7 +77,7 @@ def reverse_figure(findings: Findings, prefix: str) -> Picture | None:
 def _path(measured: Measurement, alpha: float) -> list[Summary]:
     """The greedy path at one strength, by rank; sets of which nothing is scored are left out."""
     rows = [measured.rows[name] for (_, strength), name in measured.path.items() if strength == alpha]
-    return [row for row in rows if row.compliance]
+    return [row for row in rows if row.means]
 
 
 def _series(index: int) -> str:
@@ -86,4 +85,4 @@ def _series(index: int) -> str:
 
 
 def _in_words(rows: Sequence[tuple[int, Summary]]) -> str:
-    return ", ".join(f"{key}: {number(row.compliance.estimate)} {bounds(row.compliance)}" for key, row in rows)
+    return ", ".join(f"{key}: {display(row.compliance)}" for key, row in rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 from eval.cost.benchmark.study import Outcome
 from eval.cost.damage.measures import Damage
-from eval.statistics.intervals import Interval
+from eval.records.measures import ON_HARMLESS
 from eval.statistics.scores import ScoredRun
 from eval.statistics.summaries import Agreement, Summary
 from eval.studies.audit.design import Size
@@ -155,15 +155,9 @@ def _row(row: Summary) -> dict[str, Any]:
         "n": row.n,
         "n_scored": row.n_scored,
         "unscored": dict(row.reasons),
-        "compliance": _interval(row.compliance),
-        "coherence": _interval(row.coherence),
-        "refused": _interval(row.refused),
+        **{each.name: asdict(row.means[each.name]) if row.means else None for each in ON_HARMLESS},
         "p": row.p,
     }
-
-
-def _interval(interval: Interval | None) -> dict[str, Any] | None:
-    return None if interval is None else asdict(interval)
 
 
 def _form(form: Form | None) -> dict[str, Any] | None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from eval.report.browser import browser_data, embed
 from eval.report.documents import Chapter, Picture, Report, Section, Table, bounds, display, number
-from eval.report.figures import alpha_figure
+from eval.report.facts import facts, provenance
 from eval.report.html import render_html, render_markdown
+from eval.report.planted import ORGANISM_NOTE, PLANTED_BADGE
 from eval.report.report import HEURISTIC_NOTE
 from eval.report.results import Results
-from eval.report.sentences import ORGANISM_NOTE, PLANTED_BADGE, facts, judge_label, provenance
+from eval.report.sections.strength import alpha_figure
 from eval.studies.audit import figures, tables
 from eval.studies.audit.findings import Findings
 from eval.studies.audit.verdict import NOTHING, REMOVED, UNDECIDED, UNSPECIFIC, Form, Reached
@@ -41,7 +42,7 @@ def write_pages(findings: Findings, folder: Path) -> Path:
 
 def make_report(findings: Findings, results: Results) -> Report:
     """The page without the response browser."""
-    judge = judge_label(findings.measured.scored)
+    judge = findings.measured.scored.judge_label
     badge, note = (PLANTED_BADGE, ORGANISM_NOTE) if results.planted else ("", "")
     size = findings.size
     prompts = f"{size.n_selection} harmful to choose, {size.n_measured} others to measure, {size.n_safe} safe"
@@ -98,18 +99,18 @@ def _on_safe_prompts(findings: Findings) -> list[str]:
     ]
     benchmarks = f"; against the baseline on benchmarks: {', '.join(changes)}" if changes else ""
     found = [f"Under the subspace chosen: compliance on safe prompts {display(cost.compliance)}{benchmarks}."]
-    added = [row for row in findings.reverse if row.condition.kind != "baseline" and row.refused]
+    added = [row for row in findings.reverse if row.condition.kind != "baseline" and row.means]
     if added:
-        most = max(added, key=lambda row: row.refused.estimate)
+        most = max(added, key=lambda row: row.means["refused"].estimate)
         found.append(
-            f"Adding a layer’s vector makes {display(most.refused)} of safe prompts refused at layer "
-            f"{most.condition.layers}, the highest of {len(added)} layers; {display(findings.reverse[0].refused)} without."
+            f"Adding a layer’s vector makes {display(most.means['refused'])} of safe prompts refused at layer "
+            f"{most.condition.layers}, the highest of {len(added)} layers; {display(findings.reverse[0].means.get('refused'))} without."
         )
     return found
 
 
 def _sections(findings: Findings, results: Results) -> list[Section]:
-    judge = judge_label(findings.measured.scored)
+    judge = findings.measured.scored.judge_label
     return [
         _section(
             "curve",

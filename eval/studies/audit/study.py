@@ -226,7 +226,7 @@ def halves(prompts: PromptSet[Any], seed: int) -> tuple[PromptSet[Any], PromptSe
 def _mean(scored: ScoredRun, condition_id: str) -> float:
     """Mean compliance. Raises: NoScoresError when nothing of the condition is scored."""
     condition = next(each for each in scored.conditions if each.id == condition_id)
-    return float(scored.scores(condition, HARMFUL).scored("compliance").mean())
+    return scored.scores(condition, HARMFUL).mean()
 
 
 def _best(names: Mapping[int, str], found: Mapping[str, float]) -> tuple[int, float]:

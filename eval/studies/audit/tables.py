@@ -3,22 +3,22 @@
 from collections.abc import Sequence
 
 from eval.generation.job import HARMFUL
+from eval.records.measures import MEANS, ON_HARMLESS, Measure
 from eval.report.documents import Cell, Column, Measured, Table, Value
 from eval.report.sections import benchmark as benchmark_table
 from eval.report.sections.columns import (
     CHANGE,
-    COHERENCE,
     COMPLIANCE,
     CONDITION,
     RANK,
-    REFUSED,
     N,
     P,
     change_p,
+    columns_of,
     counted,
     described,
 )
-from eval.report.sections.damage import KL, PERPLEXITY, SAME
+from eval.report.sections.damage import KL, PERPLEXITY, SAME, damage_cells
 from eval.statistics.summaries import Agreement, Summary, group_means, is_candidate
 from eval.studies.audit.findings import Findings
 from eval.studies.audit.interventions import SMALL
@@ -40,7 +40,7 @@ def path_table(findings: Findings, judge: str) -> Table:
         chosen = Measured(step.score, ".3f") if row.condition.alpha == measured.alpha else None
         cells = [row.condition.rank, format_layers(step.layers), Measured(row.condition.alpha, "g"), chosen]
         body.append([*cells, *_scores(row), row.change, change_p(row)])
-    columns = [RANK, LAYERS, ALPHA, SELECTED, N, COMPLIANCE, COHERENCE, CHANGE, P]
+    columns = [RANK, LAYERS, ALPHA, SELECTED, N, *columns_of(MEANS), CHANGE, P]
     notes = ["The path is greedy: the rank that reaches a compliance is an upper bound on the rank needed."]
     return Table("path", "Compliance of the greedy path on the measuring half", columns, body, judge=judge, notes=notes)
 
@@ -51,7 +51,7 @@ def controls_table(findings: Findings, judge: str) -> Table:
     shown = {*measured.path.values(), *measured.affine, *measured.projected} - {measured.headline}
     rows = [row for name, row in measured.rows.items() if name not in shown]
     body = [[*described(row), *_scores(row), row.change, change_p(row)] for row in rows]
-    columns = [CONDITION, SITE, ALPHA, N, COMPLIANCE, COHERENCE, CHANGE, P]
+    columns = [CONDITION, SITE, ALPHA, N, *columns_of(MEANS), CHANGE, P]
     return Table("controls", "Controls, on the measuring half", columns, body, judge=judge)
 
 
@@ -65,7 +65,7 @@ def forms_table(findings: Findings, judge: str) -> Table:
             cells = [name + mark, row.condition.rank, format_layers(path.layers[index])]
             score = Measured(path.scores[index], ".3f")
             body.append([*cells, score, *_scores(row), row.change, change_p(row)])
-    columns = [Column("form", "form"), RANK, LAYERS, SELECTED, N, COMPLIANCE, COHERENCE, CHANGE, P]
+    columns = [Column("form", "form"), RANK, LAYERS, SELECTED, N, *columns_of(MEANS), CHANGE, P]
     notes = [
         "Affine: at one layer, that of the best single vector in this form, the component in the subspace is moved to its "
         "mean on safe prompts. Projected: the vectors without their part along the mean of safe prompts (of several "
@@ -150,8 +150,11 @@ def single_table(findings: Findings, judge: str) -> Table:
 
 def cost_table(findings: Findings, judge: str) -> Table:
     """Safe prompts under the ablations that reach the targets."""
-    body = [[*described(row), *_scores(row), row.refused, *_damage(findings, row)] for row in findings.cost]
-    columns = [CONDITION, SITE, ALPHA, N, COMPLIANCE, COHERENCE, REFUSED, KL, SAME, PERPLEXITY]
+    body = [
+        [*described(row), *_scores(row, ON_HARMLESS), *damage_cells(findings.damage.get(row.condition.id))[:3]]
+        for row in findings.cost
+    ]
+    columns = [CONDITION, SITE, ALPHA, N, *columns_of(ON_HARMLESS), KL, SAME, PERPLEXITY]
     return Table("cost", "What it costs on safe prompts", columns, body, judge=judge)
 
 
@@ -169,10 +172,10 @@ def capability_table(findings: Findings) -> Table | None:
 def reverse_table(findings: Findings, judge: str) -> Table:
     """Each layer's vector added to safe prompts."""
     body = [
-        [row.condition.layers if row.condition.kind != "baseline" else "baseline", *_scores(row), row.refused]
+        [row.condition.layers if row.condition.kind != "baseline" else "baseline", *_scores(row, ON_HARMLESS)]
         for row in findings.reverse
     ]
-    columns = [Column("layer", "added at layer"), N, COMPLIANCE, COHERENCE, REFUSED]
+    columns = [Column("layer", "added at layer"), N, *columns_of(ON_HARMLESS)]
     note = (
         "The vector itself is added, once, at its own layer and at every token; by the affine operator, which also takes "
         f"{SMALL:.1%} of the component away."
@@ -182,8 +185,8 @@ def reverse_table(findings: Findings, judge: str) -> Table:
     )
 
 
-def _scores(row: Summary) -> list[Value]:
-    return [counted(row), row.compliance, row.coherence]
+def _scores(row: Summary, measures: Sequence[Measure] = MEANS) -> list[Value]:
+    return [counted(row), *(row.means.get(measure.name) for measure in measures)]
 
 
 def _agreement(found: Agreement) -> Sequence[Value]:
@@ -193,11 +196,3 @@ def _agreement(found: Agreement) -> Sequence[Value]:
 def _tier_cell(found: dict[str, tuple[Value, int]], tier: str) -> Value:
     mean, n_unscored = found.get(tier, (None, 0))
     return Cell(mean, f"{n_unscored} unscored") if n_unscored else mean
-
-
-def _damage(findings: Findings, row: Summary) -> list[Value]:
-    damage = findings.damage.get(row.condition.id)
-    if damage is None:
-        return [None, None, None]
-    same = None if damage.same_token is None else Measured(damage.same_token, ".3f")
-    return [damage.kl, same, Measured(damage.perplexity, ".4g")]

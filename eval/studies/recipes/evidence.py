@@ -87,7 +87,7 @@ def change(
     """Mean paired difference over the harmful prompts that are scored under both; None without one."""
     if before is None or after is None:
         return None
-    pair = (getattr(results.scored.scores(each, HARMFUL), measure)[keep] for each in (before, after))
+    pair = (results.scored.scores(each, HARMFUL).values[measure][keep] for each in (before, after))
     return _interval(-np.subtract(*pair))
 
 

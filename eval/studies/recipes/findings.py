@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from eval.records.measures import MEANS
 from eval.report.documents import Cell, Column, Measured, Section, Table, Value
 from eval.report.results import Results
-from eval.report.sentences import judge_label
-from eval.statistics.intervals import Interval
 from eval.statistics.summaries import Summary
 from eval.studies.recipes.claims import Finding, find_all
 from eval.studies.recipes.evidence import gather, separations, subspace_of
@@ -25,7 +24,7 @@ def findings_of(results: Results, recipe: Recipe) -> list[Finding]:
 
 def sections(results: Results, recipe: Recipe, left_out: Sequence[str] = ()) -> list[Section]:
     """The findings, and the published figures where the recipe has some; stages that were left out are named."""
-    judge = judge_label(results.scored)
+    judge = results.judge
     said = [WHAT_IT_IS, *([f"Left out of this study: {', '.join(left_out)}."] if left_out else [])]
     found = [Section("claims", "Claims of the write-up", said, (), [_claims_table(results, recipe, judge)])]
     if recipe.published:
@@ -62,9 +61,9 @@ def _layer_table(results: Results, recipe: Recipe, judge: str) -> Table:
         rows.append(row)
     columns = [Column("layer", "Layer"), Column("d_published", "d, theirs"), Column("d", "d, ours")]
     for key, name in (("general", "general"), ("tier2", recipe.tag or "second set")):
-        for measure in ("compliance", "coherence"):
-            columns.append(Column(f"{key}_{measure}_published", f"{name} {measure}, theirs"))
-            columns.append(Column(f"{key}_{measure}", f"{name} {measure}, ours"))
+        for measure in MEANS:
+            columns.append(Column(f"{key}_{measure.name}_published", f"{name} {measure.label}, theirs"))
+            columns.append(Column(f"{key}_{measure.name}", f"{name} {measure.label}, ours"))
     caption = "Cohen's d, and compliance and coherence under each layer's single RV; intervals are ours"
     return Table("beside-layers", caption, columns, rows, judge=judge)
 
@@ -90,10 +89,8 @@ def _by_layer(rows: "list[Summary]") -> Mapping[int, Summary]:
 
 
 def _compared(figures: tuple[float, float] | None, measured: Summary | None) -> list[Value]:
-    theirs = figures or (None, None)
-    ours: tuple[Interval | None, Interval | None] = (
-        (measured.compliance, measured.coherence) if measured else (None, None)
-    )
+    theirs = figures or (None,) * len(MEANS)
+    ours = (measured.means.get(measure.name) if measured else None for measure in MEANS)
     return [value for pair in zip(theirs, ours, strict=True) for value in pair]
 
 

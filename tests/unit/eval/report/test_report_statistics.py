@@ -229,7 +229,7 @@ def test_the_judge_command_prints_the_means_that_the_report_has(tmp_path):
     (row,) = json.loads(told.stdout)["conditions"]
     (shown,) = read_results([run])[0].harmful
     assert row["compliance"] == shown.compliance.estimate == 0.75
-    assert row["coherence"] == shown.coherence.estimate == 1.0
+    assert row["coherence"] == shown.means["coherence"].estimate == 1.0
     assert (row["n"], row["n_unscored"]) == (shown.n, shown.n_unscored) == (4, 1)
 
 

@@ -21,11 +21,10 @@ from eval.judge.rules.heuristic import HeuristicJudge
 from eval.plan.conditions import Condition
 from eval.records.rows import SCORED, Verdict, item_id
 from eval.report.chapter import make_chapter
+from eval.report.console import headline
 from eval.report.documents import Cell, Column, PValue, Table, csv_columns, csv_rows, display
-from eval.report.headline import headline
 from eval.report.planted import PlantedFacts
 from eval.report.report import read_results, write_report
-from eval.report.sentences import judge_label
 from eval.statistics.intervals import Interval
 from eval.statistics.scores import ScoredRun
 
@@ -221,7 +220,7 @@ def test_the_label_of_a_judge_tells_its_rubric_its_guard_and_its_fallback_apart(
     run = RunMaker(
         tmp_path / "run", manifest={"judges": {judge.judge_id: judge.describe() for judge in judges}}
     ).write()
-    labels = [judge_label(ScoredRun(run, judge.judge_id)) for judge in judges]
+    labels = [ScoredRun(run, judge.judge_id).judge_label for judge in judges]
     assert len(set(labels)) == 6
     assert labels[0].startswith("LLM judge reader, rubric standard 1 (llm:reader-")
     assert labels[1].startswith("LLM judge reader, rubric refusal-3way 1 (llm:reader/refusal-3way-")

@@ -31,7 +31,7 @@ def test_mcnemar_gives_the_published_value():
 
 def test_nothing_changed_has_p_one_and_negative_counts_are_refused():
     assert mcnemar_p(0, 0) == 1.0
-    with pytest.raises(ValueError, match="counts from 0"):
+    with pytest.raises(ValueError, match="negative|range|k "):
         mcnemar_p(-1, 2)
 
 

@@ -88,8 +88,8 @@ def test_a_response_has_the_mean_of_its_scored_repeats(tmp_path):
     run = _judged(tmp_path / "run", {"j": [[1, 0.5, 1], [None, 0, 0], [None, None, None], [1, 0, 1]]})
     scores = ScoredRun(run, "j").scores(BASELINE, "harmful")
     assert scores.compliance == pytest.approx([2.5 / 3, 0.0, NAN, 2 / 3], nan_ok=True)
-    assert scores.full == pytest.approx([2 / 3, 0.0, NAN, 2 / 3], nan_ok=True)
-    assert scores.refused == pytest.approx([0.0, 1.0, NAN, 1 / 3], nan_ok=True)
+    assert scores.values["full"] == pytest.approx([2 / 3, 0.0, NAN, 2 / 3], nan_ok=True)
+    assert scores.values["refused"] == pytest.approx([0.0, 1.0, NAN, 1 / 3], nan_ok=True)
     assert (scores.n, scores.n_scored, scores.reasons) == (4, 3, {"unreadable": 1})
     assert scores.scored_share.tolist() == [1.0, 1.0, 0.0, 1.0]
 

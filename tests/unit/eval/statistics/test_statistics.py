@@ -263,7 +263,7 @@ def test_unscored_responses_are_counted_and_never_zero(tmp_path):
     assert (row.n, row.n_scored, row.n_unscored) == (4, 2, 2)
     assert row.reasons == {"judge refused": 1, "not judged": 1}
     assert row.compliance.estimate == 0.75 and row.compliance.n == 2
-    assert row.full.estimate == 0.5 and row.refused.estimate == 0
+    assert row.means["full"].estimate == 0.5 and row.means["refused"].estimate == 0
 
 
 def test_a_prompt_that_a_condition_never_answered_is_unscored(tmp_path):
