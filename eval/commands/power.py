@@ -67,9 +67,8 @@ def power(
     from eval.power.power import Level
     from eval.power.sampling_plan import Size, plan_for_difference, plan_for_prompts
 
-    neither = "give --difference, or --n for the difference that so many prompts can show"
-    if difference is not None and n_prompts is not None:
-        raise click.UsageError(neither)
+    if (difference is None) == (n_prompts is None):
+        raise click.UsageError("give --difference, or --n for the difference that so many prompts can show")
     pilot = _pilot(run_path, judge_id, repeats, model)
     spread = pilot.spread if pilot else _spread(repeats, model)
     level = Level(1, chance, significance)
@@ -77,11 +76,10 @@ def power(
     size = Size(conditions or (pilot.n_conditions if pilot else 1), tiers or (pilot.n_tiers if pilot else 1), price)
     if n_prompts is not None:
         rows = plan_for_prompts(n_prompts, spread, level, size)
-    elif difference is not None:
+    else:
+        assert difference is not None
         _check_difference(difference, spread)
         rows = plan_for_difference(difference, spread, level, size)
-    else:
-        raise click.UsageError(neither)
     if as_json:
         found = {"spread": asdict(spread), "level": asdict(level), "plan": [asdict(row) for row in rows]}
         click.echo(json.dumps(found, indent=1))

@@ -114,12 +114,13 @@ def minimal_detectable_share(
 def _all_signs(n: int) -> NDArray[np.float64]:
     """[2^n, n] every pattern of +1 and -1."""
     patterns = np.arange(2**n)[:, None] >> np.arange(n)[None, :] & 1
-    return np.asarray(1.0 - 2.0 * patterns, dtype=np.float64)
+    return 1.0 - 2.0 * patterns
 
 
 def _random_signs(n_flips: int, n: int, seed: int) -> NDArray[np.float64]:
     """[n_flips, n] random +1 and -1."""
-    return np.random.default_rng(seed).integers(0, 2, size=(n_flips, n), dtype=np.int8) * 2.0 - 1.0
+    heads = np.random.default_rng(seed).integers(0, 2, size=(n_flips, n), dtype=np.int8)
+    return heads.astype(np.float64) * 2 - 1
 
 
 def step_down(observed: NDArray[np.float64], flipped: NDArray[np.float64]) -> NDArray[np.float64]:
