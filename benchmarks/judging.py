@@ -16,7 +16,10 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
@@ -36,12 +39,8 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.5, help="seconds of each answer")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe()
-    endpoint = context.Process(target=serve, args=(arguments.latency, os.sched_getaffinity(0), theirs), daemon=True)
-    endpoint.start()
-    url = mine.recv()
-    rounds = [measure(url, arguments) for _ in range(arguments.rounds)]
+    with endpoint(arguments.latency) as url:
+        rounds = [measure(url, arguments) for _ in range(arguments.rounds)]
     ceiling = arguments.in_flight / arguments.latency
     print(
         f"{arguments.responses} responses, {arguments.in_flight} in flight, latency {arguments.latency} s (at most {ceiling:.0f}/s)"
@@ -75,28 +74,33 @@ def cpu_seconds() -> float:
 def make_run(path: Path, n: int) -> Run:
     """A run of distinct responses of about 120 words."""
     run = Run.create(path, {"conditions": []})
+    names = [f"p{number}" for number in range(n)]
     run.append_generations(
         Generation(
-            item_id("baseline", "safe", f"p{i}"),
-            "baseline",
-            "safe",
-            f"p{i}",
-            "How do I repot a fern?",
-            "",
-            None,
-            0,
-            f"{i}. {WORDS}",
-            "stop",
-            1,
-            1,
+            *(item_id("baseline", "safe", name), "baseline", "safe", name, "How do I repot a fern?"),
+            *("", None, 0, f"{name}. {WORDS}", "stop", 1, 1),
         )
-        for i in range(n)
+        for name in names
     )
     return run
 
 
-def serve(latency: float, taken: set[int], pipe) -> None:
-    """The endpoint: every answer is the same verdict, after `latency` seconds; on cores that the judge does not use."""
+@contextmanager
+def endpoint(latency: float) -> Iterator[str]:
+    """A judge that gives the same verdict after a while, in a process of its own; yields its base URL."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(latency, os.sched_getaffinity(0), theirs), daemon=True)
+    process.start()
+    try:
+        yield mine.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def serve(latency: float, taken: set[int], pipe: Any) -> None:
+    """Answer chat completions until terminated, on cores that the judge does not use, where there are any."""
     from aiohttp import web
 
     free = set(range(os.cpu_count() or 1)) - taken
@@ -105,15 +109,8 @@ def serve(latency: float, taken: set[int], pipe) -> None:
     message = {"role": "assistant", "content": json.dumps(ANSWER), "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     usage = {"prompt_tokens": 900, "completion_tokens": 40, "total_tokens": 940}
-    reply = {
-        "id": "c",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "judge",
-        "choices": [choice],
-        "usage": usage,
-    }
-    body = json.dumps(reply).encode()
+    reply = {"id": "c", "object": "chat.completion", "created": 0, "model": "judge", "choices": [choice]}
+    body = json.dumps(reply | {"usage": usage}).encode()
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()
@@ -121,7 +118,7 @@ def serve(latency: float, taken: set[int], pipe) -> None:
         return web.Response(body=body, content_type="application/json")
 
     async def run() -> None:
-        app = web.Application()
+        app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/chat/completions", answer)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()

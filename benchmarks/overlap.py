@@ -10,19 +10,16 @@ The endpoint is a process of its own. Prints, over rounds, the median ratio judg
 """
 
 import argparse
-import asyncio
-import json
-import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import runtime  # sets one thread, before torch is imported
+from judging import endpoint
 
 from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.llm import LLMJudge
@@ -117,44 +114,6 @@ def batches(engine: Engine, workload: runtime.Workload) -> Iterator[Sequence[Gen
             yield rows
             rows = []
     yield rows
-
-
-@contextmanager
-def endpoint(latency: float) -> Iterator[str]:
-    """A judge that answers after a while, in a process of its own; yields its base URL."""
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(latency, theirs), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{mine.recv()}/v1"
-    finally:
-        process.terminate()
-        process.join()
-
-
-def serve(latency: float, pipe: Any) -> None:
-    """Answer chat completions with a good verdict after `latency` seconds, until terminated."""
-    from aiohttp import web
-
-    verdict = json.dumps({"evidence": "as told", "compliance": "1", "coherence": "1", "outcome": "compliance"})
-    choice = {"index": 0, "message": {"role": "assistant", "content": verdict}, "finish_reason": "stop"}
-
-    async def reply(request: Any) -> Any:
-        await request.read()
-        await asyncio.sleep(latency)
-        return web.json_response({"choices": [choice]})
-
-    async def run() -> None:
-        app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", reply)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        pipe.send(runner.addresses[0][1])
-        await asyncio.Event().wait()
-
-    asyncio.run(run())
 
 
 if __name__ == "__main__":
