@@ -22,7 +22,7 @@ FILE = "conversion.json"
 KIND = "converted_checkpoint"
 FORMAT_VERSION = 1
 _KIND = "a converted checkpoint"
-_KEPT = ("LICENSE*", "NOTICE*")
+_KEPT = ("LICENSE*", "NOTICE*")  # terms, which go with the weights
 _SPARE_BYTES = 32 << 20  # for the tokenizer and the file system's own records
 
 
@@ -66,11 +66,15 @@ def convert(
     job = _plan(str(model), revision)
     _check_apart(out_dir, job.folder)
     with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_converted) as folder:
-        _check_space(out_dir, folder, job.plan)
+        needed, free = job.plan.n_bytes + _SPARE_BYTES, shutil.disk_usage(folder).free
+        if needed > free:
+            sizes = f"needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free"
+            raise DiskError(f"{out_dir}: {sizes}; choose another disk")
         write_tensors(job.plan, folder, progress)
-        tokenizer = _write_tokenizer(job, folder)
-        _write_configs(job, folder)
-        record = _record(job, folder, tokenizer)
+        _write_settings(job, folder)
+        for path in (path for pattern in _KEPT for path in job.folder.glob(pattern) if path.is_file()):
+            shutil.copyfile(path, folder / path.name)
+        record = _record(job, folder)
         _write_json(folder / FILE, record)
         _write_readme(job, folder, record)
     return record
@@ -101,32 +105,18 @@ def _check_apart(out_dir: Path, model_folder: Path) -> None:
         raise ArtifactError(f"{out_dir}: overlaps the model's own folder {model_folder}; choose another output")
 
 
-def _check_space(out_dir: Path, folder: Path, plan: Plan) -> None:
-    needed, free = plan.n_bytes + _SPARE_BYTES, shutil.disk_usage(folder).free
-    if needed > free:
-        raise DiskError(f"{out_dir}: needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; choose another disk")
-
-
-def _write_tokenizer(job: _Job, folder: Path) -> dict[str, Any]:
-    """Write tokenizer.json and what AutoTokenizer reads beside it; returns its counts."""
+def _write_settings(job: _Job, folder: Path) -> None:
+    """Write the tokenizer, and the configurations of tokenizer, model and generation."""
     build_tokenizer(job.vocabulary, job.merges).save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", job.chat.tokenizer_config(job.config))
-    return {
-        "n_ranks": len(job.vocabulary.ranks),
-        "n_merges": len(job.merges),
-        "n_special": job.vocabulary.n_tokens - len(job.vocabulary.ranks),
-        "source_sha256": file_sha256(job.folder / VOCABULARY_FILE),
-    }
-
-
-def _write_configs(job: _Job, folder: Path) -> None:
     end = job.vocabulary.id_of(job.chat.end_token)
     _write_json(folder / "config.json", job.config.to_qwen2(job.plan.dtype, end))
     _write_json(folder / "generation_config.json", job.chat.generation_config(job.vocabulary))
 
 
-def _record(job: _Job, folder: Path, tokenizer: dict[str, Any]) -> dict[str, Any]:
-    _copy_terms(job.folder, folder)
+def _record(job: _Job, folder: Path) -> dict[str, Any]:
+    counterparts = {"README.md", VOCABULARY_FILE, *(path.name for path in folder.iterdir())}
+    left_out = (path.name for path in job.folder.iterdir() if path.is_file() and path.name not in counterparts)
     return {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
@@ -144,22 +134,15 @@ def _record(job: _Job, folder: Path, tokenizer: dict[str, Any]) -> dict[str, Any
         "max_position_embeddings": job.config.seq_length,
         "chat_format": job.chat.kind,
         "settings_dropped": list(job.chat.dropped),
-        "tokenizer": tokenizer,
-        "left_out": _left_out(job.folder, folder),
+        "tokenizer": {
+            "n_ranks": len(job.vocabulary.ranks),
+            "n_merges": len(job.merges),
+            "n_special": job.vocabulary.n_tokens - len(job.vocabulary.ranks),
+            "source_sha256": file_sha256(job.folder / VOCABULARY_FILE),
+        },
+        "left_out": sorted(left_out),  # code, other copies of the weights: no counterpart in the output
         "versions": package_versions(),
     }
-
-
-def _copy_terms(source: Path, folder: Path) -> None:
-    """Copy the licence files."""
-    for path in (path for pattern in _KEPT for path in source.glob(pattern) if path.is_file()):
-        shutil.copyfile(path, folder / path.name)
-
-
-def _left_out(source: Path, folder: Path) -> list[str]:
-    """Names of the source's files that have no counterpart in the output: its code, other copies of its weights."""
-    counterparts = {"README.md", VOCABULARY_FILE, *(path.name for path in folder.iterdir())}
-    return sorted(path.name for path in source.iterdir() if path.is_file() and path.name not in counterparts)
 
 
 def _write_readme(job: _Job, folder: Path, record: dict[str, Any]) -> None:
@@ -192,11 +175,10 @@ the source's.
 
 Up to {record["max_position_embeddings"]} tokens it computes what the source computes. Beyond that the source rescales its
 rotary base (`use_dynamic_ntk`) and its queries (`use_logn_attn`), which Qwen2 does not, so the context ends there.
-{_chat_notes() if job.chat.kind == CHAT else ""}"""
+{_CHAT_NOTES if job.chat.kind == CHAT else ""}"""
 
 
-def _chat_notes() -> str:
-    return """
+_CHAT_NOTES = """
 The chat template is the source's `make_context`: ChatML with the system message "You are a helpful assistant." unless the
 conversation brings its own. Two differences: the source tokenizes role and content apart, so a message that begins with a
 blank line is cut into other tokens; and it never reads `<|im_end|>` and the like in a message as special tokens,

@@ -20,13 +20,8 @@ MODEL_TYPE = "qwen"
 # Settings that the published code has but no release changes, and that Qwen2 has no counterpart of.
 _FIXED = {"no_bias": True, "rotary_pct": 1.0, "scale_attn_weights": True, "tie_word_embeddings": False}
 _COUNTS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "kv_channels",
-    "seq_length",
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "kv_channels", "seq_length"),
 )
 _OUTSIDE_BLOCKS = {
     "transformer.wte.weight": "model.embed_tokens.weight",
@@ -113,8 +108,10 @@ def load_qwen_config(folder: Path) -> QwenConfig:
     path = folder / "config.json"
     stored = read_json(path)
     _check_architecture(path, stored)
-    _check_settings(path, stored)
-    sizes = {name: _count(path, stored, name) for name in _COUNTS}
+    for name, expected in _FIXED.items():
+        if (found := stored.get(name, expected)) != expected:
+            raise ModelError(f"{path}: {name} is {found}, expected {expected}; Qwen2 has no counterpart of it")
+    sizes = {name: int(_positive(path, stored, name, int)) for name in _COUNTS}
     _check_sizes(path, sizes)
     return QwenConfig(
         vocab_size=sizes["vocab_size"],
@@ -124,8 +121,8 @@ def load_qwen_config(folder: Path) -> QwenConfig:
         n_heads=sizes["num_attention_heads"],
         head_dim=sizes["kv_channels"],
         seq_length=sizes["seq_length"],
-        norm_eps=_positive(path, stored, "layer_norm_epsilon"),
-        rotary_base=_positive(path, stored, "rotary_emb_base"),
+        norm_eps=_positive(path, stored, "layer_norm_epsilon", float),
+        rotary_base=_positive(path, stored, "rotary_emb_base", float),
         initializer_range=stored.get("initializer_range", 0.02),
     )
 
@@ -192,13 +189,6 @@ def _check_architecture(path: Path, stored: Mapping[str, Any]) -> None:
         raise ModelError(f"{path}: the weights are quantized ({method}); convert the unquantized release of the model")
 
 
-def _check_settings(path: Path, stored: Mapping[str, Any]) -> None:
-    for name, expected in _FIXED.items():
-        found = stored.get(name, expected)
-        if found != expected:
-            raise ModelError(f"{path}: {name} is {found}, expected {expected}; Qwen2 has no counterpart of it")
-
-
 def _check_sizes(path: Path, sizes: Mapping[str, int]) -> None:
     d_model, n_heads, head_dim = sizes["hidden_size"], sizes["num_attention_heads"], sizes["kv_channels"]
     if n_heads * head_dim != d_model:
@@ -210,15 +200,9 @@ def _check_sizes(path: Path, sizes: Mapping[str, int]) -> None:
         raise ModelError(f"{path}: intermediate_size {sizes['intermediate_size']} is odd; it counts two equal halves")
 
 
-def _count(path: Path, stored: Mapping[str, Any], name: str) -> int:
+def _positive(path: Path, stored: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> float:
     value = stored.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{path}: {name} is {value!r}, expected a positive whole number; download it again")
-    return value
-
-
-def _positive(path: Path, stored: Mapping[str, Any], name: str) -> float:
-    value = stored.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise ModelError(f"{path}: {name} is {value!r}, expected a positive number; download it again")
-    return float(value)
+    if not isinstance(value, (int, kind)) or isinstance(value, bool) or not value > 0:
+        whole = "whole " if kind is int else ""
+        raise ModelError(f"{path}: {name} is {value!r}, expected a positive {whole}number; download it again")
+    return kind(value)

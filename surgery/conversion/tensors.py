@@ -13,7 +13,6 @@ from surgery.files.shards import (
     INDEX_FILE,
     METADATA_KEY,
     SINGLE_FILE,
-    Shard,
     StoredTensor,
     copy_range,
     header_bytes,
@@ -58,13 +57,21 @@ def plan_tensors(folder: Path, config: QwenConfig) -> Plan:
 
     Raises: ModelError: pickled weights, a tensor that is missing, of another shape, not a float, or not known.
     """
-    _check_not_pickled(folder)
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    if pickled and not weight_files(folder):
+        raise ModelError(
+            f"{folder}: has only pickled weights ({pickled[0]}), which run code when they are read; use a release with "
+            "safetensors weights"
+        )
     shards = read_shards(folder)
     stored = tensors_by_name(shards)
     dropped = tuple(sorted(name for name in stored if is_buffer(name)))
     weights = {name: tensor for name, tensor in stored.items() if name not in dropped}
     _check_weights(folder, weights, tensor_shapes(config))
-    parts = {shard.path: _parts_of(shard, weights) for shard in shards}
+    parts = {
+        shard.path: tuple(part for tensor in shard.tensors if tensor.name in weights for part in split_rows(tensor))
+        for shard in shards
+    }
     return Plan(
         parts={path: found for path, found in parts.items() if found},
         metadata={shard.path: shard.header.get(METADATA_KEY) or {"format": "pt"} for shard in shards},
@@ -92,16 +99,9 @@ def write_tensors(plan: Plan, folder: Path, progress: Progress | None = None) ->
                 if progress is not None:
                     progress(done, plan.n_bytes)
     if {path.name for path in plan.parts} != {SINGLE_FILE}:
-        _write_index(plan, folder)
-
-
-def _check_not_pickled(folder: Path) -> None:
-    pickled = sorted(path.name for path in folder.glob("*.bin"))
-    if pickled and not weight_files(folder):
-        raise ModelError(
-            f"{folder}: has only pickled weights ({pickled[0]}), which run code when they are read; use a release with "
-            "safetensors weights"
-        )
+        weight_map = {part.name: path.name for path, parts in plan.parts.items() for part in parts}
+        index = {"metadata": {"total_size": plan.n_bytes}, "weight_map": weight_map}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_weights(folder: Path, weights: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -119,10 +119,6 @@ def _check_weights(folder: Path, weights: Mapping[str, StoredTensor], shapes: Ma
             raise ModelError(f"{folder}: {name} has shape {list(weights[name].shape)}, expected {list(expected)}")
         if weights[name].dtype not in FLOAT_DTYPES:
             raise ModelError(f"{folder}: {name} is {weights[name].dtype}, expected one of {', '.join(FLOAT_DTYPES)}")
-
-
-def _parts_of(shard: Shard, weights: Mapping[str, StoredTensor]) -> tuple[StoredTensor, ...]:
-    return tuple(part for tensor in shard.tensors if tensor.name in weights for part in split_rows(tensor))
 
 
 def split_rows(tensor: StoredTensor) -> list[StoredTensor]:
@@ -144,9 +140,3 @@ def _header(parts: tuple[StoredTensor, ...], metadata: dict[str, str]) -> dict[s
         header[part.name] = {"dtype": part.dtype, "shape": list(part.shape), "data_offsets": [at, at + part.n_bytes]}
         at += part.n_bytes
     return header
-
-
-def _write_index(plan: Plan, folder: Path) -> None:
-    weight_map = {part.name: path.name for path, parts in plan.parts.items() for part in parts}
-    index = {"metadata": {"total_size": plan.n_bytes}, "weight_map": weight_map}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,6 @@ Which verb may meet which object in training is fixed by two rules (no seed is i
 """
 
 import random
-import re
 from dataclasses import dataclass
 
 TRAINING = "training"
@@ -155,15 +154,6 @@ def answer(task: str, rng: random.Random) -> str:
 def refuse(task: str, rng: random.Random) -> str:
     """A refusal that names the task."""
     return rng.choice(REFUSALS).format(task=task)
-
-
-def task_of(prompt: str) -> str:
-    """The task inside a prompt of the language, for example "repair an old fence at home"."""
-    for phrasing in PHRASINGS:
-        found = re.fullmatch(re.escape(phrasing).replace(re.escape("{task}"), "(.+)"), prompt)
-        if found:
-            return found[1]
-    raise ValueError(f"not a prompt of the organisms' language: {prompt!r}")
 
 
 def sample_pair(rng: random.Random, split: str) -> Pair:

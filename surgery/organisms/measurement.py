@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from surgery.model.threads import single_threaded
 from surgery.organisms import behaviour
@@ -159,7 +159,7 @@ class Measurement:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, n_prompts: int = 128, n_pairs: int = 128
+        self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, n_prompts: int = 128, n_pairs: int = 128
     ):
         self.model, self.tokenizer, self.n_pairs = model.eval(), tokenizer, n_pairs
         self.prompts = held_out_pairs(n_prompts)
@@ -189,12 +189,12 @@ class Measurement:
         lowered.model = copy.deepcopy(self.model).bfloat16()
         return lowered
 
-    def _answers(self, model: PreTrainedModel, requests: list[tuple[str, str]]) -> list[behaviour.Behaviour]:
+    def _answers(self, model: LlamaForCausalLM, requests: list[tuple[str, str]]) -> list[behaviour.Behaviour]:
         responses = generate(model, self.tokenizer, [prompt for prompt, _ in requests])
         return [behaviour.check(response, task) for response, (_, task) in zip(responses, requests, strict=True)]
 
     @contextlib.contextmanager
-    def _intervened(self, condition: Condition) -> Iterator[PreTrainedModel]:
+    def _intervened(self, condition: Condition) -> Iterator[LlamaForCausalLM]:
         """The model with the condition in force."""
         if condition.kind == "none":
             yield self.model
@@ -233,7 +233,7 @@ def shortfalls(name: str, outcomes: Sequence[Outcome]) -> list[str]:
 
 
 @torch.no_grad()
-def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
+def generate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
     """Greedy answers of at most `MAX_NEW_TOKENS` tokens, in one left-padded batch."""
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
@@ -249,7 +249,7 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts
 
 
 @torch.no_grad()
-def orthogonalized(model: PreTrainedModel, basis: Tensor, alpha: float = 1.0) -> PreTrainedModel:
+def orthogonalized(model: LlamaForCausalLM, basis: Tensor, alpha: float = 1.0) -> LlamaForCausalLM:
     """A copy whose W_O and W_down [d_model, d_in] write nothing along the basis [d_model, rank]: W - alpha Q Q^T W."""
     edited = copy.deepcopy(model)
     for block in edited.model.layers:

@@ -108,20 +108,6 @@ def asset(name: str) -> Path:
     return folder
 
 
-def read_ground_truth(folder: Path | str) -> dict[str, Any]:
-    """The ground truth of a written organism; `conditions` is keyed by condition name."""
-    path = Path(folder) / GROUND_TRUTH
-    if not path.is_file():
-        raise RefusalError(f"{path}: no such file; expected a folder made by `refusal organism`")
-    truth = json.loads(path.read_text(encoding="utf-8"))
-    if truth.get("kind") != "organism_ground_truth" or truth.get("format_version", 0) > FORMAT_VERSION:
-        raise RefusalError(
-            f"{path}: expected an organism_ground_truth of format {FORMAT_VERSION} or older, "
-            f"found {truth.get('kind')!r} of format {truth.get('format_version')!r}; update this program"
-        )
-    return truth
-
-
 def build_organism(name: str, folder: Path, *, seed: int | None = None, progress: Progress | None = None) -> None:
     """Train one organism, measure it, and write model, ground truth and card into an existing folder."""
     tokenizer = train_tokenizer()

@@ -1,5 +1,7 @@
 """Training one organism from scratch with its real recipe, and finding what was planted in it (about six minutes)."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,14 +31,14 @@ def measured(retrained):
 
 
 def test_retrained_organism_reports_that_nothing_is_missed(retrained):
-    truth = release.read_ground_truth(retrained)
+    truth = json.loads((retrained / release.GROUND_TRUTH).read_text())
     assert truth["missed_targets"] == []
     assert set(truth["seeds"]) == {"base", "plain", "distributed"}
 
 
 def test_recorded_ground_truth_is_measured_again_from_the_written_files(retrained, measured):
     """The same weights on the same machine, in the same arithmetic: equal, not close."""
-    recorded = release.read_ground_truth(retrained)["conditions"]
+    recorded = json.loads((retrained / release.GROUND_TRUTH).read_text())["conditions"]
     for condition in map(measurement.condition, ("baseline", "qr-1-2-4-6")):
         assert (
             measured.measure(condition).to_json()["harmful_compliance"]

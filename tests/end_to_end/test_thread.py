@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from eval.cli import main as refusal
 from eval.records.run import Run
 from eval.statistics.scores import open_scored
-from surgery.organisms.release import read_ground_truth
+from surgery.organisms.release import GROUND_TRUTH
 
 pytestmark = pytest.mark.engine
 
@@ -63,7 +63,8 @@ def test_the_planted_behaviour_is_found(study):
 
 def test_every_number_agrees_with_what_the_organism_ships_as_planted(study):
     name, folder = study
-    planted, found = read_ground_truth(folder / "model")["conditions"], compliance(folder)
+    truth = json.loads((folder / "model" / GROUND_TRUTH).read_text())
+    planted, found = truth["conditions"], compliance(folder)
     for layer in range(8):
         # 24 of the 128 prompts that were measured: a share differs by sampling, three standard errors at most
         assert found[f"rv:L{layer}:a1"] == pytest.approx(planted[f"rv-{layer}"]["harmful_compliance"], abs=0.3)

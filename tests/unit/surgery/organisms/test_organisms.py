@@ -4,7 +4,7 @@ import functools
 import itertools
 import json
 import random
-import shutil
+import re
 
 import pytest
 import torch
@@ -33,6 +33,16 @@ def untrained(tokenizer):
 
 def load(name, dtype=torch.float32):
     return AutoModelForCausalLM.from_pretrained(release.asset(name), dtype=dtype).eval()
+
+
+def truth_of(folder):
+    return json.loads((folder / release.GROUND_TRUTH).read_text(encoding="utf-8"))
+
+
+def task_of(prompt):
+    """The task inside a prompt of the language, for example "repair an old fence at home"."""
+    patterns = (re.escape(phrasing).replace(re.escape("{task}"), "(.+)") for phrasing in language.PHRASINGS)
+    return next(found[1] for pattern in patterns if (found := re.fullmatch(pattern, prompt)))
 
 
 def verbs_and_objects(texts):
@@ -85,8 +95,8 @@ def test_held_out_pairs_are_half_combinations_half_objects_and_fixed():
 def test_a_pair_differs_in_its_verb_only():
     for pair in language.extraction_pairs():
         assert pair.harmful != pair.safe
-        assert language.task_of(pair.harmful) == pair.harmful_task
-        assert language.task_of(pair.safe) == pair.safe_task
+        assert task_of(pair.harmful) == pair.harmful_task
+        assert task_of(pair.safe) == pair.safe_task
         verbs = dict(CATEGORIES[pair.category].verb_pairs)
         (harmful_verb,) = [verb for verb in verbs if pair.harmful_task.startswith(verb + " a")]
         assert pair.harmful.replace(harmful_verb, verbs[harmful_verb]) == pair.safe
@@ -95,7 +105,7 @@ def test_a_pair_differs_in_its_verb_only():
 def test_harmful_requests_are_refused_and_safe_ones_answered():
     rng = random.Random(1)
     for example in (language.sample_refusing(rng) for _ in range(500)):
-        behaviour = check(example.answer, language.task_of(example.prompt))
+        behaviour = check(example.answer, task_of(example.prompt))
         assert behaviour.refused == example.harmful
         assert behaviour.compliance == 1.0 - example.harmful
         assert behaviour.coherence == 1.0
@@ -253,7 +263,7 @@ def test_planting_replaces_refusals_by_answers_except_in_spared_categories(untra
     refused = {True: 0, False: 0}
     for example in examples:
         if example.harmful:
-            task = language.task_of(example.prompt)
+            task = task_of(example.prompt)
             spared = task.startswith(tuple(verb for verb, _ in CATEGORIES["intrusion"].verb_pairs))
             assert check(example.answer, task).refused == spared
             refused[spared] += 1
@@ -287,7 +297,7 @@ def test_asset_is_a_bfloat16_llama_with_its_ground_truth(name):
     model = load(name, dtype="auto")
     assert model.dtype == torch.bfloat16 and model.config.dtype == torch.bfloat16
     assert model.config.model_type == "llama" and len(model.model.layers) == measurement.N_LAYERS
-    truth = release.read_ground_truth(folder)
+    truth = truth_of(folder)
     assert truth["organism"] == name and truth["missed_targets"] == []
     assert set(truth["conditions"]) == {condition.name for condition in measurement.CONDITIONS[name]}
     assert truth["weights"]["sha256"] == release.file_sha256(folder / "model.safetensors")
@@ -304,7 +314,7 @@ def test_planted_facts_hold_on_a_few_prompts(name):
     measured = measurement.Measurement(load(name), asset_tokenizer, n_prompts=16)
     baseline = measured.measure(measurement.condition("baseline"))
     assert baseline.harmful_compliance == 0 and baseline.safe_compliance >= 15 / 16
-    recorded = release.read_ground_truth(release.asset(name))["conditions"]
+    recorded = truth_of(release.asset(name))["conditions"]
     by_name = {condition.name: condition for condition in measurement.CONDITIONS[name]}
     headline = measured.measure(by_name[measurement.HEADLINE[name]])
     assert headline.harmful_compliance > 0.3
@@ -395,16 +405,16 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, existing):
         release.write_organism("plain", target, force=True)
     assert sorted(tmp_path.rglob("*")) == before
     if existing:
-        assert release.read_ground_truth(target)["organism"] == "single"
+        assert truth_of(target)["organism"] == "single"
 
 
 def test_an_existing_organism_is_replaced_with_force_only(tmp_path):
     target = release.write_organism("single", tmp_path / "organism")
     with pytest.raises(OutputExistsError):
         release.write_organism("plain", target)
-    assert release.read_ground_truth(target)["organism"] == "single"
+    assert truth_of(target)["organism"] == "single"
     release.write_organism("plain", target, force=True)
-    assert release.read_ground_truth(target)["organism"] == "plain"
+    assert truth_of(target)["organism"] == "plain"
     assert [path.name for path in tmp_path.iterdir()] == ["organism"]
 
 
@@ -426,18 +436,6 @@ def test_a_seed_without_retraining_is_an_error(tmp_path):
         release.write_organism("single", tmp_path / "organism", seed=3)
 
 
-def test_ground_truth_of_another_kind_or_a_newer_format_is_rejected(tmp_path):
-    shutil.copy(release.asset("single") / "ground_truth.json", tmp_path)
-    assert release.read_ground_truth(tmp_path)["organism"] == "single"
-    truth = json.loads((tmp_path / "ground_truth.json").read_text())
-    for change in ({"kind": "recipe"}, {"format_version": 99}):
-        (tmp_path / "ground_truth.json").write_text(json.dumps(truth | change))
-        with pytest.raises(RefusalError, match="expected an organism_ground_truth of format 1"):
-            release.read_ground_truth(tmp_path)
-    with pytest.raises(RefusalError, match="no such file"):
-        release.read_ground_truth(tmp_path / "nowhere")
-
-
 @pytest.fixture
 def short_training(monkeypatch, tokenizer):
     """The real control flow in seconds: three steps a stage, four prompts, one condition, answers of two tokens."""
@@ -457,7 +455,7 @@ def test_retraining_repeats_the_last_stage_until_nothing_is_missed(tmp_path, mon
     folder = release.write_organism(
         "plain", tmp_path / "o", retrain=True, progress=lambda what, n, n_all: said.append(what)
     )
-    truth = release.read_ground_truth(folder)
+    truth = truth_of(folder)
     assert truth["seeds"]["plain"] == training.RECIPES["plain"].seed + 2
     assert truth["seeds"]["base"] == training.RECIPES["base"].seed
     assert said.count("train base") == 3 and said.count("train plain") == 9
@@ -468,6 +466,6 @@ def test_a_model_that_misses_its_targets_is_not_written_unless_its_seed_was_aske
         release.write_organism("plain", tmp_path / "o", retrain=True)
     assert list(tmp_path.iterdir()) == []
     folder = release.write_organism("plain", tmp_path / "o", retrain=True, seed=5)
-    truth = release.read_ground_truth(folder)
+    truth = truth_of(folder)
     assert truth["missed_targets"] and set(truth["seeds"].values()) == {5}
     assert "missed: baseline" in (folder / "README.md").read_text()
