@@ -21,7 +21,7 @@ from surgery.model.chat import prompt_token_ids
 from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.organisms.release import write_organism
 from surgery.prompts import load_pairs
-from surgery.reading.hooks import RESID_POST
+from surgery.residual.sites import RESID_POST
 
 NAMES = {"hf": ("sequential", "batched"), "vllm": ("vllm",)}
 
@@ -90,13 +90,13 @@ def started(engine: str, info, arguments: argparse.Namespace) -> dict:
         from vllm_refusal.engine.activation_source import VllmSource
 
         return {"vllm": VllmSource(info, arguments.dtype, {"enable_prefix_caching": False})}
-    from surgery.architecture.families import family_of
+    from surgery.architecture.table import entry_of
     from surgery.reading.transformers_source import TransformersSource
 
     torch.set_num_threads(arguments.threads)
-    weights, family = load_model(info, arguments.dtype), family_of(info.architecture)
+    weights, entry = load_model(info, arguments.dtype), entry_of(info.architecture)
     sizes = {"sequential": 1, "batched": arguments.batch_size}
-    return {name: TransformersSource(weights, family, size) for name, size in sizes.items()}
+    return {name: TransformersSource(weights, entry, size) for name, size in sizes.items()}
 
 
 if __name__ == "__main__":

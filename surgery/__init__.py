@@ -5,7 +5,7 @@ Rooms, each of which imports only those before it; none imports vllm_refusal or 
     console        faults of one line, progress on stderr
     files          tensors, folders and rows on disk, written whole or not at all
     residual       the operator on the residual stream, layers, vectors, subspaces
-    architecture   which parts of a model family write to the residual stream
+    architecture   which parts of a model write to the residual stream
     model          a model folder: shape, weights, chat template, dates, float types
     prompts        prompts and matched pairs, from files, hubs and the built-in sets
     reading        activations of prompts, by forward hooks

@@ -106,7 +106,7 @@ MUTATIONS = (
     ),
     Mutation(
         "stale-residual",
-        "vllm_refusal/settings/architectures.py",
+        "surgery/architecture/table.py",
         "returns=STALE_RESIDUAL, partial",
         "returns=SUM, partial",
         (f"{PARITY}[CohereForCausalLM]",),
@@ -170,8 +170,8 @@ MUTATIONS = (
     Mutation(
         "tied-embedding",
         "surgery/weights/checkpoint.py",
-        "_head_to_store(family, tensors, untied) if embeddings else None",
-        "_head_to_store(family, tensors, untied) if False else None",
+        "_head_to_store(entry, tensors, untied) if embeddings else None",
+        "_head_to_store(entry, tensors, untied) if False else None",
         (f"{CHECKPOINT}::test_tied_embeddings_are_untied_and_the_unembedding_keeps_its_values",),
     ),
     Mutation(

@@ -5,6 +5,7 @@ from datetime import datetime
 import click
 
 from surgery.console.given import given
+from surgery.residual.sites import EDIT_SITES
 from vllm_refusal.server.body_limit import MAX_MIB
 
 MOST_ABLATIONS = 16
@@ -56,7 +57,7 @@ MOST_ABLATIONS = 16
 @click.option(
     "--ablation-site",
     "sites",
-    type=click.Choice(["stream", "writes"]),
+    type=click.Choice(EDIT_SITES),
     multiple=True,
     help="Site that can be loaded; repeatable.  [default: stream, and those of the named]",
 )

@@ -86,6 +86,7 @@ def sweep(
     Example:
       refusal sweep MODEL --rvs rvs.safetensors --prompts prompts.jsonl --subspace 7-10 --alphas 0.5,1,1.5 -o RUN
     """
+    from surgery.residual.sites import EDIT_SITES, STREAM
     from surgery.residual.subspace import Subspace
     from surgery.residual.vectors import RefusalVectors
 
@@ -102,7 +103,7 @@ def sweep(
             for spec in subspaces:
                 rank = Subspace.from_vectors(part, spec).rank
                 ranks.add(rank)
-                for site in ("stream", "writes") if writes else ("stream",):
+                for site in EDIT_SITES if writes else (STREAM,):
                     builder.subspace(file, spec, rank, strengths, site, allow_other_model, at, tag)
         control = 1.0 if 1.0 in strengths else max(strengths)
         builder.random_controls(made, sorted(ranks), n_random, control, at)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from surgery.architecture.families import Experts, Family
+from surgery.architecture.entry import Architecture, Experts
 from surgery.console.errors import ModelError
 
 
@@ -37,48 +37,50 @@ class Writer:
     stacked: bool = False
 
 
-def writers(family: Family, tensors: Mapping[str, Shaped], layers: Iterable[int]) -> list[Writer]:
+def writers(entry: Architecture, tensors: Mapping[str, Shaped], layers: Iterable[int]) -> list[Writer]:
     """What writes to the residual stream in the chosen blocks; biases where there are any.
 
     A block's MLP is dense or of experts. Which, the names say: a router stands in the one and not in the other, so
-    families that mix both need no rule. Experts are held a matrix each, or all in one tensor.
+    architectures that mix both need no rule. Experts are held a matrix each, or all in one tensor.
 
     Args:
         tensors: everything that the model's files hold, or `dict(model.named_parameters())`, by name.
     Returns: block by block. A matrix that every such block has is listed even where `tensors` lacks it.
     Raises: ModelError when an expert is missing or held twice, or when there are tensors of experts in a layout that the
-        family is not known to have: nothing that may write is passed over.
+        architecture is not known to have: nothing that may write is passed over.
     """
-    return [writer for layer in layers for writer in _block_writers(family, tensors, layer)]
+    return [writer for layer in layers for writer in _block_writers(entry, tensors, layer)]
 
 
-def _block_writers(family: Family, tensors: Mapping[str, Shaped], layer: int) -> Iterator[Writer]:
-    block, experts = family.block(layer), family.experts
-    yield from _linear(family, tensors, f"{block}.{family.attention_out}", _after(block, family.attention_norm))
-    norm = _after(block, family.mlp_norm)
+def _block_writers(entry: Architecture, tensors: Mapping[str, Shaped], layer: int) -> Iterator[Writer]:
+    block, experts = entry.block(layer), entry.experts
+    yield from _linear(entry, tensors, f"{block}.{entry.attention.module}", _after(block, entry.attention.norm))
+    norm = _after(block, entry.mlp.norm)
     stem = experts and _stem(experts, tensors, block)
-    _check_known(family, tensors, block, stem)
+    _check_known(entry, tensors, block, stem)
     if experts is None or stem is None:
-        yield from _linear(family, tensors, f"{block}.{family.mlp_out}", norm)
+        yield from _linear(entry, tensors, f"{block}.{entry.mlp.module}", norm)
         return
-    if f"{block}.{family.mlp_out}.weight" in tensors:
-        raise ModelError(f"{block} has experts and a dense {family.mlp_out}.weight as well; expected one of them")
-    yield from _routed(family, experts, tensors, block, stem)
+    if f"{block}.{entry.mlp.module}.weight" in tensors:
+        raise ModelError(f"{block} has experts and a dense {entry.mlp.module}.weight as well; expected one of them")
+    yield from _routed(entry, experts, tensors, block, stem)
     if experts.shared:
-        yield from _linear(family, tensors, f"{stem}.{experts.shared}.{experts.out}", norm)
+        yield from _linear(entry, tensors, f"{stem}.{experts.shared}.{experts.out}", norm)
 
 
-def _routed(family: Family, experts: Experts, tensors: Mapping[str, Shaped], block: str, stem: str) -> Iterator[Writer]:
+def _routed(
+    entry: Architecture, experts: Experts, tensors: Mapping[str, Shaped], block: str, stem: str
+) -> Iterator[Writer]:
     """All experts of one block that its router chooses from, each in a tensor of its own or all in one."""
     n_experts, fused = _n_experts(experts, tensors, stem), f"{stem}.{experts.fused_out}"
     names = [f"{stem}.experts.{number}.{experts.out}.weight" for number in range(n_experts)]
     modules = tuple(f"{block}.{experts.stored_block}.experts.{number}.{experts.out}" for number in range(n_experts))
-    norm, parameter = _after(block, family.mlp_norm), f"{block}.{experts.block}.{experts.fused_out}"
+    norm, parameter = _after(block, entry.mlp.norm), f"{block}.{experts.block}.{experts.fused_out}"
     missing = [name for name in names if name not in tensors]
     if fused not in tensors:
         _check_complete(stem, n_experts, missing)
         for name, module in zip(names, modules, strict=True):
-            yield Writer(name, family.output_axis, norm, parameter, (module,), experts.inputs)
+            yield Writer(name, entry.output_axis, norm, parameter, (module,), experts.inputs)
         return
     if len(missing) < n_experts:
         raise ModelError(f"{stem} has experts in {fused} and also in tensors of their own; expected one of them")
@@ -86,7 +88,7 @@ def _routed(family: Family, experts: Experts, tensors: Mapping[str, Shaped], blo
         raise ModelError(
             f"{fused} has shape {list(tensors[fused].shape)}; expected {n_experts} matrices, as {stem}'s router counts"
         )
-    yield Writer(fused, family.output_axis + 1, norm, parameter, modules, experts.inputs, stacked=True)
+    yield Writer(fused, entry.output_axis + 1, norm, parameter, modules, experts.inputs, stacked=True)
 
 
 def _check_complete(stem: str, n_experts: int, missing: list[str]) -> None:
@@ -97,9 +99,9 @@ def _check_complete(stem: str, n_experts: int, missing: list[str]) -> None:
         )
 
 
-def _linear(family: Family, tensors: Mapping[str, Shaped], name: str, norm: str | None) -> Iterator[Writer]:
+def _linear(entry: Architecture, tensors: Mapping[str, Shaped], name: str, norm: str | None) -> Iterator[Writer]:
     """A linear map's matrix, and its bias if there is one."""
-    yield Writer(f"{name}.weight", family.output_axis, norm, f"{name}.weight", (name,))
+    yield Writer(f"{name}.weight", entry.output_axis, norm, f"{name}.weight", (name,))
     if f"{name}.bias" in tensors:
         yield Writer(f"{name}.bias", 0, norm, f"{name}.bias", (name,))
 
@@ -118,9 +120,9 @@ def _n_experts(experts: Experts, tensors: Mapping[str, Shaped], stem: str) -> in
     return tensors[f"{stem}.{experts.router}.weight"].shape[0]
 
 
-def _check_known(family: Family, tensors: Mapping[str, Shaped], block: str, stem: str | None) -> None:
+def _check_known(entry: Architecture, tensors: Mapping[str, Shaped], block: str, stem: str | None) -> None:
     """Refuse experts in a layout of which it is not known what writes to the stream."""
-    known = _known(family.experts, stem, _n_experts(family.experts, tensors, stem)) if stem and family.experts else ()
+    known = _known(entry.experts, stem, _n_experts(entry.experts, tensors, stem)) if stem and entry.experts else ()
     strange = sorted(
         name
         for name, tensor in tensors.items()
@@ -129,7 +131,7 @@ def _check_known(family: Family, tensors: Mapping[str, Shaped], block: str, stem
     if strange:
         where = f"the experts that {stem}'s router counts" if stem else "a block without a router"
         raise ModelError(
-            f"{strange[0]} is not a tensor that {family.architecture} is known to have in {where}; it may write to the "
+            f"{strange[0]} is not a tensor that {entry.name} is known to have in {where}; it may write to the "
             "residual stream, so the model is not edited"
         )
 

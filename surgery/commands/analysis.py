@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from surgery.commands.options import PATH, SITES, force_option, json_option
+from surgery.commands.options import PATH, force_option, json_option
+from surgery.residual.sites import RESID_SITES
 
 
 @click.command()
@@ -114,6 +115,6 @@ def subspace(
 
 def _site_and_position(reading: str) -> tuple[str, int]:
     site, at, position = reading.partition("@")
-    if site not in SITES or not at or not position.removeprefix("-").isdigit():
+    if site not in RESID_SITES or not at or not position.removeprefix("-").isdigit():
         raise click.UsageError(f"--reading {reading!r}: expected site@position, e.g. resid_mid@-2")
     return site, int(position)

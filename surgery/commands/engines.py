@@ -51,12 +51,12 @@ def opened_source(
         with _vllm_source()(info, info.dtype if dtype == "auto" and info.dtype in KNOWN else dtype) as source:
             yield source
         return
-    from surgery.architecture.families import family_of
+    from surgery.architecture.table import entry_of
     from surgery.model.models import load_model
     from surgery.reading.transformers_source import TransformersSource
 
     weights = on_gpu_if_any(load_model(info, dtype, device_map), device_map)
-    yield TransformersSource(weights, family_of(info.architecture), batch_size)
+    yield TransformersSource(weights, entry_of(info.architecture), batch_size)
 
 
 def _vllm_source() -> Any:

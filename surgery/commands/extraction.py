@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from surgery.commands.options import PATH, SITES, date_option, dtype_option, force_option, revision_option
+from surgery.commands.options import PATH, date_option, dtype_option, force_option, revision_option
 from surgery.commands.prompts import SOURCE_HELP
 from surgery.console.progress import progress_bar
 from surgery.model.dtypes import said_dtype, said_engine_dtype
 from surgery.prompts.loading import say_origin
+from surgery.residual.sites import RESID_POST, RESID_SITES
 
 ARGUMENTS = "vllm_refusal.arguments"  # where the command group keeps the words of the command line
 
@@ -32,10 +33,12 @@ ARGUMENTS = "vllm_refusal.arguments"  # where the command group keeps the words 
     "--device-map", help='Placement, as in transformers, e.g. "auto". Default: the GPU if there is one, else CPU.'
 )
 @click.option(
-    "--site", type=click.Choice(SITES), default="resid_post", show_default=True, help="Where vectors are read."
+    "--site", type=click.Choice(RESID_SITES), default=RESID_POST, show_default=True, help="Where vectors are read."
 )
 @click.option("--position", type=int, default=-1, show_default=True, help="Token read; -1 is the last of the prompt.")
-@click.option("--sites", type=click.Choice([*SITES, "all"]), multiple=True, help="Keep vectors of more sites too.")
+@click.option(
+    "--sites", type=click.Choice([*RESID_SITES, "all"]), multiple=True, help="Keep vectors of more sites too."
+)
 @click.option("--positions", default="", help='Keep more end-of-instruction tokens too: "all", or "-3,-1".')
 @click.option(
     "--estimator",
@@ -100,7 +103,7 @@ def extract(
     """
     from dataclasses import replace
 
-    from surgery.architecture.families import family_of
+    from surgery.architecture.table import entry_of
     from surgery.commands.engines import VLLM, check_engine, opened_source
     from surgery.commands.summary import render, summarize
     from surgery.files.artifacts import check_output_file
@@ -123,7 +126,7 @@ def extract(
     plan = Plan(
         site=site,
         position=position,
-        sites=SITES if "all" in sites else sites,
+        sites=RESID_SITES if "all" in sites else sites,
         positions=positions,
         estimator=estimator,
         n_components=components,
@@ -135,7 +138,7 @@ def extract(
     check_pairing(contrast, plan.estimator, plan.n_components)
     _check_held_out(others, contrast)
     info = describe_model(model, revision)
-    family_of(info.architecture)
+    entry_of(info.architecture)
     tokenizer = load_tokenizer(info, date)
     chat_template(tokenizer)  # before the weights are loaded
     dtype = said_engine_dtype(info, dtype) if engine == VLLM else said_dtype(info, dtype, device_map)

@@ -8,7 +8,6 @@ import click
 from click.decorators import FC
 
 PATH = click.Path(path_type=Path)
-SITES = ("resid_pre", "resid_mid", "resid_post")
 force_option = click.option("--force", is_flag=True, help="Replace the output if it is already there.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 revision_option = click.option("--revision", help="Branch, tag or commit of a Hugging Face model.")

@@ -5,27 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import ModelError
 
 FILE = "config.json"
-# Whether a config.json that does not say so ties the unembedding to the embedding: the default of transformers' class.
-TIED_BY_DEFAULT = {
-    "cohere": True,
-    "gemma2": True,
-    "gemma3_text": True,
-    "glm4": False,
-    "gpt_neox": False,
-    "granite": False,
-    "llama": False,
-    "mistral": False,
-    "mixtral": False,
-    "olmo2": False,
-    "phi3": False,
-    "qwen2": False,
-    "qwen2_moe": False,
-    "qwen3": False,
-    "qwen3_moe": False,
-}
 _TIE = "tie_word_embeddings"
 
 
@@ -67,4 +50,5 @@ def says_tied(config: Mapping[str, Any]) -> bool | None:
     text = text_config(config)
     if _TIE in text:
         return bool(text[_TIE])
-    return TIED_BY_DEFAULT.get(config.get("model_type", "")) if text is config else None
+    entry = ARCHITECTURES.get(architecture_of(config) or "") if text is config else None
+    return entry and entry.tied_by_default

@@ -4,39 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from surgery.architecture.families import Family, family_of
+from surgery.architecture.entry import Architecture
+from surgery.architecture.table import entry_of
 from surgery.console.errors import ModelError, ShapeError
 from surgery.residual.gains import removal
 from surgery.residual.layers import LayerSpec, parse_layers
 from surgery.residual.operator import ablate_affine, check_alpha
+from surgery.residual.sites import EDIT_SITES, RESID_POST, RESID_PRE, RESID_SITES, STREAM, WRITES
 from surgery.residual.subspace import check_orthonormal
 
 if TYPE_CHECKING:
     import torch
-
-SITES = ("stream", "writes")
-RESID_SITES = RESID_PRE, RESID_MID, RESID_POST = "resid_pre", "resid_mid", "resid_post"
-# The module of a block that is fed the stream after attention: the norm before the MLP, or the MLP itself where the
-# family norms only outputs. Families whose attention and MLP run side by side (Cohere, GPT-NeoX) have no such stream.
-MID_READERS = {
-    **dict.fromkeys(
-        (
-            "LlamaForCausalLM",
-            "MistralForCausalLM",
-            "Qwen2ForCausalLM",
-            "Qwen3ForCausalLM",
-            "Phi3ForCausalLM",
-            "GraniteForCausalLM",
-            "MixtralForCausalLM",
-            "Qwen2MoeForCausalLM",
-            "Qwen3MoeForCausalLM",
-            "Glm4ForCausalLM",
-        ),
-        "post_attention_layernorm",
-    ),
-    **dict.fromkeys(("Gemma2ForCausalLM", "Gemma3ForCausalLM"), "pre_feedforward_layernorm"),
-    "Olmo2ForCausalLM": "mlp",
-}
 
 
 class Capture:
@@ -77,7 +55,7 @@ class Capture:
 
 @contextmanager
 def captured(
-    model: "torch.nn.Module", family: Family, sites: Sequence[str] = (RESID_POST,), n_positions: int = 1
+    model: "torch.nn.Module", entry: Architecture, sites: Sequence[str] = (RESID_POST,), n_positions: int = 1
 ) -> Iterator[Capture]:
     """Capture the residual stream of every block at the last token positions while the context lasts.
 
@@ -86,34 +64,34 @@ def captured(
     Right-padded batches are not for it: the last positions must be tokens.
     Raises: ModelError when the model has no such blocks, or blocks without the site asked for.
     """
-    blocks = submodule(model, family.layers)
+    blocks = submodule(model, entry.blocks)
     capture = Capture(len(blocks), sites, n_positions)
     handles: list[Any] = []
     with _removing(handles):
         for site in capture.sites:
             for layer, block in enumerate(blocks):
-                handles.append(_reading(capture, site, layer, block, family))
+                handles.append(_reading(capture, site, layer, block, entry))
         yield capture
 
 
-def _reading(capture: Capture, site: str, layer: int, block: Any, family: Family) -> Any:
+def _reading(capture: Capture, site: str, layer: int, block: Any, entry: Architecture) -> Any:
     """Hook one block for one site; the hook's handle."""
     if site == RESID_POST:
         return block.register_forward_hook(lambda _module, _args, output: capture.record(site, layer, _resid(output)))
-    module = block if site == RESID_PRE else submodule(block, _mid_reader(family, site))
+    module = block if site == RESID_PRE else submodule(block, _module_fed(entry, site))
     return module.register_forward_pre_hook(
         lambda _module, args, kwargs: capture.record(site, layer, args[0] if args else kwargs["hidden_states"]),
         with_kwargs=True,
     )
 
 
-def _mid_reader(family: Family, site: str) -> str:
-    """The module of a block that is fed resid_mid."""
-    if site != RESID_MID:
+def _module_fed(entry: Architecture, site: str) -> str:
+    """The module of a block that is fed the stream at a site within it."""
+    if site not in RESID_SITES:
         raise ModelError(f"site must be one of {', '.join(RESID_SITES)}, found {site!r}")
-    if family.architecture not in MID_READERS:
-        raise ModelError(f"{family.architecture}: its blocks have no resid_mid that is known here; read resid_post")
-    return MID_READERS[family.architecture]
+    if site not in entry.fed:
+        raise ModelError(f"{entry.name}: its blocks have no {site} that is known here; read resid_post")
+    return entry.fed[site]
 
 
 @contextmanager
@@ -122,7 +100,7 @@ def ablated(
     basis: "torch.Tensor",
     alpha: float = 1.0,
     layers: LayerSpec = "all",
-    site: str = "stream",
+    site: str = STREAM,
     offset: "torch.Tensor | None" = None,
 ) -> Iterator[int]:
     """Ablate a subspace in every forward pass while the context lasts; yields the number of modules hooked.
@@ -140,20 +118,11 @@ def ablated(
     check_alpha(alpha)
     check_orthonormal(basis)
     sites = _sites(model, basis, layers, site)
-    if offset is not None and site == "writes":
-        _check_offset_of_writes(family_of(type(model).__name__))
+    if offset is not None and site == WRITES:
+        entry_of(type(model).__name__).check_offset_of_writes()
     handles = [module.register_forward_hook(_ablating(removed, offset, alpha)) for module, removed in sites]
     with _removing(handles):
         yield len(handles)
-
-
-def _check_offset_of_writes(family: Family) -> None:
-    """Raises: ModelError where what is written is normed or scaled before it is added."""
-    if family.attention_norm or family.mlp_norm or family.scales_writes:
-        raise ModelError(
-            f"{family.architecture}: an offset is not defined at site writes, where what is written is "
-            f"{'multiplied by a number' if family.scales_writes else 'normed'} before it is added; use site stream"
-        )
 
 
 @contextmanager
@@ -166,7 +135,7 @@ def added(model: "torch.nn.Module", vector: "torch.Tensor", layer: int) -> Itera
         vector: [d_model], float32, with its length.
     Raises: ModelError, ShapeError, LayerRangeError.
     """
-    ((block, _),) = _sites(model, vector[None], layer, "stream")
+    ((block, _),) = _sites(model, vector[None], layer, STREAM)
 
     def hook(_module: "torch.nn.Module", _args: Any, output: Any) -> Any:
         resid = _resid(output)
@@ -181,22 +150,22 @@ def _sites(
     model: "torch.nn.Module", basis: "torch.Tensor", layers: LayerSpec, site: str
 ) -> "list[tuple[torch.nn.Module, torch.Tensor]]":
     """The modules to hook, each with the orthonormal basis to remove from its output."""
-    if site not in SITES:
-        raise ModelError(f"site must be one of {', '.join(SITES)}, found {site!r}")
-    family = family_of(type(model).__name__)
+    if site not in EDIT_SITES:
+        raise ModelError(f"site must be one of {', '.join(EDIT_SITES)}, found {site!r}")
+    entry = entry_of(type(model).__name__)
     check_width(model, basis)
-    chosen = parse_layers(layers, len(submodule(model, family.layers)))
-    if site == "stream":
-        return [(submodule(model, family.block(layer)), basis) for layer in chosen]
+    chosen = parse_layers(layers, len(submodule(model, entry.blocks)))
+    if site == STREAM:
+        return [(submodule(model, entry.block(layer)), basis) for layer in chosen]
     return [
-        (submodule(model, name), removal(basis, gain_of(model, family, norm)).basis)
-        for name, norm in family.post_norms(chosen).items()
+        (submodule(model, name), removal(basis, gain_of(model, entry, norm)).basis)
+        for name, norm in entry.post_norms(chosen).items()
     ]
 
 
-def gain_of(model: "torch.nn.Module", family: Family, norm: str | None) -> "torch.Tensor | None":
+def gain_of(model: "torch.nn.Module", entry: Architecture, norm: str | None) -> "torch.Tensor | None":
     """What a post-norm of a model multiplies with, [d_model] float32 on the CPU; None for no norm."""
-    return None if norm is None else submodule(model, norm).weight.detach().float().cpu() + family.gain_offset
+    return None if norm is None else submodule(model, norm).weight.detach().float().cpu() + entry.gain_offset
 
 
 def _ablating(basis: "torch.Tensor", offset: "torch.Tensor | None", alpha: float) -> Callable[..., Any]:

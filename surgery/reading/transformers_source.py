@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from surgery.architecture.families import Family
+from surgery.architecture.entry import Architecture
 from surgery.reading.hooks import captured, submodule
 from surgery.reading.shared_prefix import SharedPrefix, run_prefix
 
@@ -20,12 +20,12 @@ class TransformersSource:
         batch_size: prompts of equal length run together, at most this many; 1 runs every prompt alone, in order.
     """
 
-    def __init__(self, model: "PreTrainedModel", family: Family, batch_size: int = 1):
+    def __init__(self, model: "PreTrainedModel", entry: Architecture, batch_size: int = 1):
         config = model.config.get_text_config()
         self.n_layers, self.d_model = config.num_hidden_layers, config.hidden_size
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.order = "sequential" if batch_size == 1 else "batches of equal length"
-        self._model, self._family, self._batch_size = model, family, batch_size
+        self._model, self._entry, self._batch_size = model, entry, batch_size
         self._prefix = SharedPrefix()
 
     def activations(
@@ -37,8 +37,8 @@ class TransformersSource:
         device = input_device(self._model)
         if self._batch_size > 1:
             self._prefix = run_prefix(self._model, prompts, n_positions, device)
-        spared = last_mlp_at(self._model, self._family, n_positions) if self._batch_size > 1 else nullcontext()
-        with captured(self._model, self._family, sites, n_positions) as capture, spared, torch.inference_mode():
+        spared = last_mlp_at(self._model, self._entry, n_positions) if self._batch_size > 1 else nullcontext()
+        with captured(self._model, self._entry, sites, n_positions) as capture, spared, torch.inference_mode():
             for batch in equal_lengths(prompts, self._batch_size):
                 ids = torch.tensor([prompts[index][self._prefix.n_tokens :] for index in batch], device=device)
                 cache = self._prefix.copies(len(batch))
@@ -59,15 +59,15 @@ class TransformersSource:
 
 
 @contextmanager
-def last_mlp_at(model: "PreTrainedModel", family: Family, n_positions: int) -> Iterator[None]:
+def last_mlp_at(model: "PreTrainedModel", entry: Architecture, n_positions: int) -> Iterator[None]:
     """Let the last block's MLP run at the last tokens only while the context lasts: nobody reads the others.
 
     A token's MLP output depends on that token alone, so that of the last ones stays as it was; at the others it is zero.
     """
     import torch
 
-    mlp = submodule(model, family.block(model.config.get_text_config().num_hidden_layers - 1))
-    mlp = submodule(mlp, family.mlp_out.rpartition(".")[0])
+    mlp = submodule(model, entry.block(model.config.get_text_config().num_hidden_layers - 1))
+    mlp = submodule(mlp, entry.mlp.module.rpartition(".")[0])
     widths: list[int] = []
 
     def cut(_module: Any, args: Any) -> Any:

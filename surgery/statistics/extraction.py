@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.architecture.families import family_of
+from surgery.architecture.table import entry_of
 from surgery.console.errors import MismatchError, ModelError, PromptFileError
 from surgery.model.models import ModelInfo
 from surgery.prompts import Pair
 from surgery.reading.activations import HARMFUL, SAFE, ActivationStore
 from surgery.reading.contrast import Contrast, as_contrast, check_held_out
-from surgery.reading.hooks import RESID_POST
 from surgery.reading.readings import Readings, Rendered
 from surgery.reading.sources import ActivationSource
 from surgery.reading.transformers_source import TransformersSource
+from surgery.residual.sites import RESID_POST
 from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.cosines import cosines_without
 from surgery.statistics.estimators import ESTIMATORS, PAIRED
@@ -86,7 +86,7 @@ def extract(
         unmatched prompts), MismatchError (`info` describes another model), PositionError, DiskError.
     """
     plan = plan or Plan()
-    source = TransformersSource(model, family_of(info.architecture), plan.batch_size)
+    source = TransformersSource(model, entry_of(info.architecture), plan.batch_size)
     return extract_from(source, tokenizer, prompts, info, progress, plan)
 
 

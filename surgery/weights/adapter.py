@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from surgery.architecture.families import IN_OUT, Family
+from surgery.architecture.entry import IN_OUT, Architecture
 from surgery.architecture.writers import Writer, writers
 from surgery.console.errors import ModelError
 from surgery.files.artifacts import file_sha256, package_versions, save_artifact
@@ -86,21 +86,21 @@ def write_adapter(
         OutputExistsError, DiskError, ArtifactError.
     """
     check_adapter_folder(out_dir, force)
-    family = check_edit(info, basis, alpha)
+    entry = check_edit(info, basis, alpha)
     chosen = parse_layers(layers, info.n_layers)
     tensors = tensors_by_name(read_shards(Path(info.path)))
-    edits = plan_edits(family, tensors, chosen, info.d_model, embeddings=False)
+    edits = plan_edits(entry, tensors, chosen, info.d_model, embeddings=False)
     _check_no_biases(info, edits)
-    written = writers(family, tensors, chosen)
+    written = writers(entry, tensors, chosen)
     factors = []
     for done, writer in enumerate(written, start=1):
         factors.extend(_factors(writer, edits[writer.name], basis, float(alpha)))
         if progress is not None:
             progress(done, len(edits))
     with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_adapter) as folder:
-        drafts = draft_tensors(family, tensors, info.n_layers)
+        drafts = draft_tensors(entry, tensors, info.n_layers)
         manifest = _manifest(info, basis, float(alpha), chosen, factors, drafts, dict(source or {}))
-        _write(folder, factors, lora_config(info, family, basis.shape[0], chosen, written), manifest)
+        _write(folder, factors, lora_config(info, entry, basis.shape[0], chosen, written), manifest)
     return read_manifest(out_dir, ADAPTER_KIND)
 
 
@@ -110,7 +110,7 @@ def check_adapter_folder(out_dir: Path | str, force: bool = False) -> None:
 
 
 def lora_config(
-    info: ModelInfo, family: Family, rank: int, layers: Iterable[int], written: Iterable[Writer]
+    info: ModelInfo, entry: Architecture, rank: int, layers: Iterable[int], written: Iterable[Writer]
 ) -> dict[str, Any]:
     """The adapter's `adapter_config.json`: the fields that PEFT and vLLM read (PEFT's LoraConfig, defaults spelled out).
 
@@ -129,11 +129,11 @@ def lora_config(
         "use_rslora": False,
         "use_dora": False,
         "bias": "none",
-        "fan_in_fan_out": family.weight_layout == IN_OUT,
+        "fan_in_fan_out": entry.weight_layout == IN_OUT,
         "init_lora_weights": True,
-        **_targets(family, written),
+        **_targets(entry, written),
         "layers_to_transform": list(layers),
-        "layers_pattern": family.layers.rsplit(".", 1)[-1],
+        "layers_pattern": entry.blocks.rsplit(".", 1)[-1],
         "modules_to_save": None,
         "rank_pattern": {},
         "alpha_pattern": {},
@@ -149,17 +149,17 @@ def _check_no_biases(info: ModelInfo, edits: Mapping[str, Edit]) -> None:
         )
 
 
-def _targets(family: Family, written: Iterable[Writer]) -> dict[str, list[str]]:
-    """What PEFT adapts: modules, or in a family with experts, for its MLPs, parameters named in full.
+def _targets(entry: Architecture, written: Iterable[Writer]) -> dict[str, list[str]]:
+    """What PEFT adapts: modules, or for an architecture with experts, for its MLPs, parameters named in full.
 
     There PEFT takes a target module named `down_proj` for the experts alone (they were such modules in transformers 4) and
     would leave dense blocks and shared experts as they are.
     """
-    if family.experts is None:
-        return {"target_modules": [family.attention_out, family.mlp_out]}
-    attention = f".{family.attention_out}.weight"
+    if entry.experts is None:
+        return {"target_modules": [entry.attention.module, entry.mlp.module]}
+    attention = f".{entry.attention.module}.weight"
     parameters = [writer.parameter for writer in written if not writer.parameter.endswith(attention)]
-    return {"target_modules": [family.attention_out], "target_parameters": list(dict.fromkeys(parameters))}
+    return {"target_modules": [entry.attention.module], "target_parameters": list(dict.fromkeys(parameters))}
 
 
 def _factors(writer: Writer, edit: Edit, basis: "torch.Tensor", alpha: float) -> list[LoraFactors]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.architecture.families import Family, family_of
+from surgery.architecture.entry import Architecture
+from surgery.architecture.table import entry_of
 from surgery.console.errors import AlphaError, ArtifactError, DiskError, ModelError, ShapeError
 from surgery.files.artifacts import file_sha256, json_sha256, package_versions
 from surgery.files.folders import check_folder
@@ -63,7 +64,7 @@ class _Job:
     """Everything that decides the output, checked before a byte is written."""
 
     info: ModelInfo
-    family: Family
+    entry: Architecture
     basis: "torch.Tensor"
     alpha: float
     layers: tuple[int, ...]
@@ -163,8 +164,8 @@ def _check_apart(out_dir: Path, model_folder: Path) -> None:
         raise ArtifactError(f"{out_dir}: overlaps the model's own folder {model_folder}; choose another output")
 
 
-def check_edit(info: ModelInfo, basis: "torch.Tensor", alpha: float) -> Family:
-    """Check that a model's weights can be edited with this basis and strength, before any work; gives its family.
+def check_edit(info: ModelInfo, basis: "torch.Tensor", alpha: float) -> Architecture:
+    """Check that a model's weights can be edited with this basis and strength, before any work; gives its entry.
 
     Raises: AlphaError, ShapeError, ArtifactError (basis not orthonormal), ModelError (quantized, unknown architecture).
     """
@@ -176,30 +177,30 @@ def check_edit(info: ModelInfo, basis: "torch.Tensor", alpha: float) -> Family:
             f"subspace has d_model {subspace.d_model} but {info.model} has {info.d_model}; extract vectors from this model"
         )
     check_not_quantized(info)
-    return family_of(info.architecture)
+    return entry_of(info.architecture)
 
 
 def _plan(
     info: ModelInfo, basis: "torch.Tensor", alpha: float, layers: LayerSpec, embeddings: bool, keep_norms: bool
 ) -> _Job:
-    family = check_edit(info, basis, alpha)
+    entry = check_edit(info, basis, alpha)
     shards = read_shards(Path(info.path))
     tensors = tensors_by_name(shards)
     chosen = parse_layers(layers, info.n_layers)
-    edits = plan_edits(family, tensors, chosen, info.d_model, embeddings)
+    edits = plan_edits(entry, tensors, chosen, info.d_model, embeddings)
     untied = embeddings and is_tied(info.path)
-    head = _head_to_store(family, tensors, untied) if embeddings else None
-    return _Job(info, family, basis, float(alpha), chosen, embeddings, keep_norms, shards, edits, untied, head)
+    head = _head_to_store(entry, tensors, untied) if embeddings else None
+    return _Job(info, entry, basis, float(alpha), chosen, embeddings, keep_norms, shards, edits, untied, head)
 
 
-def _head_to_store(family: Family, tensors: Mapping[str, StoredTensor], tied: bool) -> StoredTensor | None:
+def _head_to_store(entry: Architecture, tensors: Mapping[str, StoredTensor], tied: bool) -> StoredTensor | None:
     """The embedding, when the files hold no unembedding and need one of its own; None when they hold it."""
-    embedding, head = (tensors[f"{family.embedding}.weight"], tensors.get(family.head_tensor))
+    embedding, head = (tensors[f"{entry.embedding}.weight"], tensors.get(entry.head_tensor))
     if head is None and not tied:
-        raise ModelError(f"{family.head_tensor} is not in the model's files, though its config does not tie it")
+        raise ModelError(f"{entry.head_tensor} is not in the model's files, though its config does not tie it")
     if head is not None and tied and not same_bytes(head, embedding):
         raise ModelError(
-            f"config.json ties {family.unembedding} to the embedding, but the files hold another {family.head_tensor}; "
+            f"config.json ties {entry.unembedding} to the embedding, but the files hold another {entry.head_tensor}; "
             "it is unclear which one the model uses"
         )
     return embedding if head is None else None
@@ -267,7 +268,7 @@ def _write_shard(job: _Job, shard: Shard, out: HashedFile) -> Iterator[tuple[Edi
     position = 0
     with open(shard.path, "rb") as source:
         if head is not None:
-            out.write(_header_with_head(shard, head, job.family.head_tensor))
+            out.write(_header_with_head(shard, head, job.entry.head_tensor))
             position = shard.data_start
         for tensor in shard.tensors:
             if tensor.name in job.edits:
@@ -291,9 +292,9 @@ def _header_with_head(shard: Shard, head: StoredTensor, name: str) -> bytes:
 def _notes(job: _Job, drafts: list[str]) -> list[str]:
     """What a user of the checkpoint must know."""
     notes = draft_notes(drafts)
-    if job.untied and job.family.always_tied_in_vllm:
+    if job.untied and job.entry.vllm.always_tied:
         notes += [
-            f"In vLLM, {job.family.architecture} uses the edited embedding as unembedding too, so that it refuses this "
+            f"In vLLM, {job.entry.name} uses the edited embedding as unembedding too, so that it refuses this "
             "checkpoint or answers differently; run it in transformers, or leave the embeddings as they are"
         ]
     return notes
@@ -301,7 +302,7 @@ def _notes(job: _Job, drafts: list[str]) -> list[str]:
 
 def _manifest(job: _Job, records: list[EditRecord], left_out: list[str], source: dict[str, Any]) -> dict[str, Any]:
     previous = Path(job.info.path) / FILE
-    drafts = draft_tensors(job.family, tensors_by_name(job.shards), job.info.n_layers)
+    drafts = draft_tensors(job.entry, tensors_by_name(job.shards), job.info.n_layers)
     return {
         "base_model": job.info.to_json(),
         "base_manifest_sha256": file_sha256(previous) if previous.is_file() else None,
@@ -363,7 +364,7 @@ def _untie(job: _Job, folder: Path) -> None:
     if job.head is None or not (folder / INDEX_FILE).is_file():
         return
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-    index["weight_map"][job.family.head_tensor] = job.shards[-1].path.name
+    index["weight_map"][job.entry.head_tensor] = job.shards[-1].path.name
     for key, extra in (("total_size", job.head.n_bytes), ("total_parameters", job.head.shape[0] * job.head.shape[1])):
         if key in index.get("metadata", {}):
             index["metadata"][key] += extra

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from surgery.architecture.families import Family
+from surgery.architecture.entry import Architecture
 from surgery.architecture.writers import Writer, writers
 from surgery.console.errors import ModelError
 from surgery.files.shards import FLOAT_DTYPES, StoredTensor
@@ -33,26 +33,26 @@ class Edit:
 
 
 def plan_edits(
-    family: Family, tensors: Mapping[str, StoredTensor], layers: tuple[int, ...], d_model: int, embeddings: bool
+    entry: Architecture, tensors: Mapping[str, StoredTensor], layers: tuple[int, ...], d_model: int, embeddings: bool
 ) -> dict[str, Edit]:
     """The tensors to edit: in each chosen block what attention and MLP write with, every expert's matrix and biases where
     stored; embeddings if asked.
 
-    Names are matched whole, so layer 1 is not layer 10. The axis comes from the family's declared layout, never from the
+    Names are matched whole, so layer 1 is not layer 10. The axis comes from the entry's declared layout, never from the
     shape: o_proj is often square.
     Raises: ModelError naming the first matrix that is not there, has another shape, or is not float32/bf16/fp16; for
         experts as `writers`.
     """
-    wanted = writers(family, tensors, layers)
-    embedding = [f"{family.embedding}.weight"] if embeddings else []
+    wanted = writers(entry, tensors, layers)
+    embedding = [f"{entry.embedding}.weight"] if embeddings else []
     needed = {*embedding, *(writer.name for writer in wanted), *(f"{one.norm}.weight" for one in wanted if one.norm)}
     missing = sorted(needed - tensors.keys())
     if missing:
         raise ModelError(
             f"{len(missing)} of {len(needed)} tensors that the edit needs are not in the model's files, e.g. {missing[0]}; "
-            f"expected the names of {family.architecture}"
+            f"expected the names of {entry.name}"
         )
-    edits = {writer.name: _edit(family, tensors, writer) for writer in wanted}
+    edits = {writer.name: _edit(entry, tensors, writer) for writer in wanted}
     edits |= {name: Edit(tensors[name], output_axis=1) for name in embedding}
     for edit in edits.values():
         _check_editable(edit, d_model)
@@ -61,12 +61,12 @@ def plan_edits(
     return edits
 
 
-def draft_tensors(family: Family, names: Iterable[str], n_layers: int) -> list[str]:
+def draft_tensors(entry: Architecture, names: Iterable[str], n_layers: int) -> list[str]:
     """Names of the tensors of a draft head (multi-token prediction), which is no part of the model and is never edited.
 
     It is named so in some part of the name (`mtp.`, `mtp_block.`), or is a block after the last (DeepSeek, GLM).
     """
-    block = re.compile(rf"{re.escape(family.layers)}\.(\d+)\.")
+    block = re.compile(rf"{re.escape(entry.blocks)}\.(\d+)\.")
     return sorted(
         name
         for name in names
@@ -86,9 +86,9 @@ def draft_notes(drafts: list[str]) -> list[str]:
     ]
 
 
-def _edit(family: Family, tensors: Mapping[str, StoredTensor], writer: Writer) -> Edit:
+def _edit(entry: Architecture, tensors: Mapping[str, StoredTensor], writer: Writer) -> Edit:
     gain = tensors[f"{writer.norm}.weight"] if writer.norm else None
-    return Edit(tensors[writer.name], writer.output_axis, gain, family.gain_offset, writer.stacked)
+    return Edit(tensors[writer.name], writer.output_axis, gain, entry.gain_offset, writer.stacked)
 
 
 def _check_editable(edit: Edit, d_model: int) -> None:

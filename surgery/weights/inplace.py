@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from surgery.architecture.families import Family, family_of
+from surgery.architecture.entry import Architecture
+from surgery.architecture.table import entry_of
 from surgery.architecture.writers import writers
 from surgery.console.errors import ModelError
 from surgery.reading.hooks import check_width, gain_of, submodule
@@ -41,13 +42,13 @@ def orthogonalized(
     """
     check_alpha(alpha)
     check_orthonormal(basis)
-    family = family_of(type(model).__name__)
+    entry = entry_of(type(model).__name__)
     check_width(model, basis)
-    chosen = parse_layers(layers, len(submodule(model, family.layers)))
-    edits = _parameters(model, family, basis, chosen, embeddings)
+    chosen = parse_layers(layers, len(submodule(model, entry.blocks)))
+    edits = _parameters(model, entry, basis, chosen, embeddings)
     for name, (parameter, _, _) in edits.items():
         _check_editable(name, parameter)
-    with _untied(model, family) if embeddings else nullcontext():
+    with _untied(model, entry) if embeddings else nullcontext():
         originals = [(parameter, parameter.detach().clone()) for parameter, _, _ in edits.values()]
         try:
             for name, (parameter, output_axis, removed) in edits.items():
@@ -59,17 +60,17 @@ def orthogonalized(
 
 
 def _parameters(
-    model: "torch.nn.Module", family: Family, basis: "torch.Tensor", layers: tuple[int, ...], embeddings: bool
+    model: "torch.nn.Module", entry: Architecture, basis: "torch.Tensor", layers: tuple[int, ...], embeddings: bool
 ) -> "dict[str, tuple[torch.nn.Parameter, int, Removal]]":
     """Name -> (parameter, axis that runs along the residual stream, what is removed) of everything to edit."""
     parameters, found = dict(model.named_parameters()), {}
-    for writer in writers(family, parameters, layers):
+    for writer in writers(entry, parameters, layers):
         if writer.name not in parameters:
             raise ModelError(f"{type(model).__name__} has no parameter {writer.name}; it cannot be edited in place")
-        removed = removal(basis, gain_of(model, family, writer.norm))
+        removed = removal(basis, gain_of(model, entry, writer.norm))
         found[writer.name] = (parameters[writer.name], writer.output_axis, removed)
     if embeddings:
-        found[f"{family.embedding}.weight"] = (submodule(model, family.embedding).weight, 1, removal(basis))
+        found[f"{entry.embedding}.weight"] = (submodule(model, entry.embedding).weight, 1, removal(basis))
     return found
 
 
@@ -103,11 +104,11 @@ def _output_vectors(values: "torch.Tensor", output_axis: int) -> "Iterator[torch
 
 
 @contextmanager
-def _untied(model: "torch.nn.Module", family: Family) -> Iterator[None]:
+def _untied(model: "torch.nn.Module", entry: Architecture) -> Iterator[None]:
     """Give a tied unembedding a copy of its own while the context lasts."""
     import torch
 
-    head, embedding = submodule(model, family.unembedding), submodule(model, family.embedding)
+    head, embedding = submodule(model, entry.unembedding), submodule(model, entry.embedding)
     shared = head.weight
     if shared is not embedding.weight:
         yield

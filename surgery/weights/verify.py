@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.architecture.families import family_of
+from surgery.architecture.table import entry_of
 from surgery.console.errors import ArtifactError, MismatchError, RefusalError
 from surgery.files.artifacts import file_sha256
 from surgery.files.shards import Shard, StoredTensor, file_blocks, read_shards, tensors_by_name
@@ -65,7 +65,7 @@ def verify(folder: Path | str, base: Path | str | None = None, progress: Progres
     Per file: its sha256. Per edited tensor: no value that is not finite, |Q W'| = |1 - alpha| |Q W S| within the rounding of
     its dtype (S = 1 unless norms are kept), and with the base: its sha256, the whole of W' = (W - alpha Q^T (Q W)) S, and
     where norms are kept those of all output vectors. Per other tensor: finite, and with the base equal to it byte by byte.
-    The listed tensors must be exactly those that the layers and family demand. Files are read once and the base's edited
+    The listed tensors must be exactly those that the layers and architecture demand. Files are read once and the base's edited
     tensors twice, a few MiB at a time.
 
     Args:
@@ -107,7 +107,7 @@ class _Check:
         self.tensors = tensors_by_name(self.shards)
         self.basis = self._load_basis()
         self.originals = self._load_base(base)
-        self.family = family_of(self.info.architecture)
+        self.entry = entry_of(self.info.architecture)
         self.expected: dict[str, Edit] = {}
 
     def check_listing(self) -> None:
@@ -116,9 +116,7 @@ class _Check:
             self.fault("the manifest lists no edited tensor")
         layers = parse_layers(self.manifest["layers"], self.info.n_layers)
         try:
-            self.expected = plan_edits(
-                self.family, self.tensors, layers, self.info.d_model, self.manifest["embeddings"]
-            )
+            self.expected = plan_edits(self.entry, self.tensors, layers, self.info.d_model, self.manifest["embeddings"])
         except RefusalError as err:
             return self.fault(str(err))
         for name in sorted(self.expected.keys() ^ self.records.keys()):
@@ -126,8 +124,8 @@ class _Check:
                 f"{name}: {'to be edited but not listed' if name in self.expected else 'listed but not to be edited'}"
             )
         if self.manifest["embeddings"] and is_tied(self.folder):
-            self.fault(f"config.json ties {self.family.unembedding} to the edited embedding, which the edit unties")
-        self.report.notes += draft_notes(draft_tensors(self.family, self.tensors, self.info.n_layers))
+            self.fault(f"config.json ties {self.entry.unembedding} to the edited embedding, which the edit unties")
+        self.report.notes += draft_notes(draft_tensors(self.entry, self.tensors, self.info.n_layers))
         if model_fingerprint(self.folder) != self.manifest["fingerprint"]:
             self.fault("the weights' fingerprint is not the manifest's: they were changed after the edit")
         if self.originals is not None:
@@ -241,8 +239,8 @@ class _Check:
         if self.originals is None:
             return None
         name = tensor.name
-        if self.manifest["untied"] and name == self.family.head_tensor:
-            name = f"{self.family.embedding}.weight"
+        if self.manifest["untied"] and name == self.entry.head_tensor:
+            name = f"{self.entry.embedding}.weight"
         return self.originals.get(name)
 
     def _load_basis(self) -> "torch.Tensor":

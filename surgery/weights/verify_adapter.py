@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.architecture.families import family_of
+from surgery.architecture.table import entry_of
 from surgery.architecture.writers import writers
 from surgery.console.errors import ArtifactError
 from surgery.files.artifacts import file_sha256, load_artifact
@@ -64,7 +64,7 @@ def verify_adapter(
     The file's sha256; a scaling of 1 (lora_alpha = r = rank); and per module: factors finite and of that rank,
     B = -alpha Q^T with orthonormal rows of Q, |A| as recorded, and with the base A = Q W recomputed from W, which fails for
     a factor of the wrong sign, on the wrong side of a square matrix, or of other weights. The modules must be exactly those
-    that the layers and the family demand.
+    that the layers and the architecture demand.
 
     Args:
         base, progress: as `verify`; progress counts modules.
@@ -124,12 +124,12 @@ class _Check:
         """Module -> the base model's matrix, for every module that is to be edited; None without the base."""
         if self.base is None:
             return None
-        family, tensors = family_of(self.info.architecture), tensors_by_name(read_shards(self.base))
+        entry, tensors = entry_of(self.info.architecture), tensors_by_name(read_shards(self.base))
         layers = parse_layers(self.manifest["layers"], self.info.n_layers)
-        edits = plan_edits(family, tensors, layers, self.info.d_model, embeddings=False)
+        edits = plan_edits(entry, tensors, layers, self.info.d_model, embeddings=False)
         found = {
             module: matrix
-            for writer in writers(family, tensors, layers)
+            for writer in writers(entry, tensors, layers)
             for module, matrix in zip(
                 writer.modules, matrices(edits[writer.name].tensor, writer.output_axis), strict=True
             )

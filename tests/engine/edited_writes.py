@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_refusal.settings.architectures import ARCHITECTURES
+from surgery.architecture.table import ARCHITECTURES
 
 ALPHAS = (0.5, 1.0, 1.5)
 LAYERS = "0,2-3"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from edited_writes import ALPHAS, CASES, LAYERS, N_TOKENS, TOKEN_IDS, assert_apart, assert_equal
 
-from surgery.architecture.families import FAMILIES
+from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import ModelError
 from surgery.model.models import describe_model
 from surgery.weights.adapter import write_adapter
@@ -14,7 +14,7 @@ from surgery.weights.adapter import write_adapter
 pytestmark = pytest.mark.engine
 
 BIASED = ("GPTNeoXForCausalLM", "LlamaForCausalLM")  # these tiny models write with biases, which no adapter can edit
-EXPERTS = [name for name, family in FAMILIES.items() if family.experts]  # vLLM's LoRA of experts is a Triton kernel
+EXPERTS = [name for name, entry in ARCHITECTURES.items() if entry.experts]  # vLLM's LoRA of experts is a Triton kernel
 ARCHITECTURES = sorted({name for name, _ in CASES} - {*BIASED, *EXPERTS})
 
 

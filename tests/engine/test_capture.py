@@ -8,12 +8,11 @@ import pytest
 import torch
 from tiny_models import D_MODEL, N_LAYERS, TRACED, VOCAB_SIZE, save_servable_model, servable_model
 
-from surgery.architecture.families import family_of
-from surgery.reading.hooks import RESID_POST, ablated, captured
+from surgery.architecture.table import ARCHITECTURES, entry_of
+from surgery.reading.hooks import ablated, captured
 from surgery.residual.subspace import random_subspace
 from vllm_refusal.engine.captured import CaptureError, take_captured
 from vllm_refusal.engine.engine import Request, Sampling
-from vllm_refusal.settings.architectures import ARCHITECTURES
 
 pytestmark = pytest.mark.engine
 
@@ -26,7 +25,7 @@ ALL = {"capture_layers": "all", "capture_sites": "all"}
 
 @pytest.fixture(scope="module", params=[*sorted(ARCHITECTURES), "LlamaForCausalLM traced"])
 def served(request, tmp_path_factory, start_engine):
-    """(Hugging Face model, its family, engine, basis) of one architecture."""
+    """(Hugging Face model, its entry, engine, basis) of one architecture."""
     architecture, _, traced = request.param.partition(" ")
     folder = tmp_path_factory.mktemp(architecture)
     model = servable_model(architecture)
@@ -44,11 +43,11 @@ def served(request, tmp_path_factory, start_engine):
         block_size=BLOCK_SIZE,
         max_num_batched_tokens=STEP_TOKENS,
     ) as engine:
-        yield model, family_of(architecture), engine, subspace.basis
+        yield model, entry_of(architecture), engine, subspace.basis
 
 
-def sites_of(family):
-    return (*ARCHITECTURES[family.architecture].norms, RESID_POST)
+def sites_of(entry):
+    return ARCHITECTURES[entry.name].resid_sites
 
 
 def prompt(length, seed=0):
@@ -61,9 +60,9 @@ def answer(engine, requests, max_tokens=6):
 
 def hooked(served, token_ids, site=None, alpha=1.0):
     """[n_sites, n_layers, d_model] float32 by forward hooks, of the edited stream when an ablation's site is given."""
-    model, family, _, basis = served
+    model, entry, _, basis = served
     edited = nullcontext() if site is None else ablated(model, basis, alpha, "all", site)
-    with torch.no_grad(), edited, captured(model, family, sites_of(family)) as capture:
+    with torch.no_grad(), edited, captured(model, entry, sites_of(entry)) as capture:
         model(torch.tensor([token_ids]))
         return capture.take()[:, :, 0, 0]
 
@@ -175,7 +174,7 @@ def small(tmp_path_factory):
         distributed_executor_backend="uni",
         **capture_arguments(max_bytes=4 * 3 * N_LAYERS * D_MODEL * 4),  # four requests with everything
     )
-    yield llm, (servable_model("LlamaForCausalLM"), family_of("LlamaForCausalLM"), None, None)
+    yield llm, (servable_model("LlamaForCausalLM"), entry_of("LlamaForCausalLM"), None, None)
     llm.llm_engine.engine_core.shutdown()
 
 

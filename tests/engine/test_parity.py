@@ -6,12 +6,11 @@ import pytest
 import torch
 from tiny_models import D_MODEL, TRACED, VOCAB_SIZE, servable_model
 
-from surgery.architecture.families import FAMILIES
+from surgery.architecture.table import ARCHITECTURES
 from surgery.files.artifacts import save_artifact
 from surgery.reading.hooks import ablated
 from surgery.residual.subspace import random_subspace
 from vllm_refusal.engine.engine import Request, Sampling
-from vllm_refusal.settings.architectures import ARCHITECTURES
 
 pytestmark = pytest.mark.engine
 
@@ -123,7 +122,9 @@ def test_a_mixed_batch_equals_each_run_alone_bit_for_bit(served):
     together = answer(engine, requests)
     for request in requests[::3]:  # single runs are slow; every module, strength and layer set is among these
         (alone,) = answer(engine, [request]).values()
-        if FAMILIES[type(model).__name__].experts:  # stock vLLM's experts sum in an order that depends on the batch
+        if ARCHITECTURES[
+            type(model).__name__
+        ].experts:  # stock vLLM's experts sum in an order that depends on the batch
             assert alone.token_ids == together[request.id].token_ids
             for ours, theirs in zip(alone.logprobs, together[request.id].logprobs, strict=True):
                 assert theirs == pytest.approx(ours, abs=EXPERTS_TOLERANCE), request.ablation

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from surgery.residual.gains import removal
-from vllm_refusal.settings.modules import WRITES, AblationConfig, AblationModule
+from surgery.residual.sites import WRITES
+from vllm_refusal.settings.modules import AblationConfig, AblationModule
 
 
 class PostNormBases:

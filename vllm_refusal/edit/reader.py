@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.reading.hooks import RESID_POST
-from vllm_refusal.settings.architectures import SINGLE, SUM, Architecture
+from surgery.architecture.entry import SINGLE, SUM, Architecture
+from surgery.residual.sites import RESID_POST
 from vllm_refusal.settings.capture import CaptureConfig, CaptureError, CaptureRequest
 
 
@@ -133,15 +133,17 @@ def install_readers(model: nn.Module, architecture: Architecture, reader: Stream
     from vllm.model_executor.models.utils import PPMissingLayer
 
     n_installed = 0
-    for layer, block in enumerate(model.get_submodule(architecture.blocks)):
+    for layer, block in enumerate(model.get_submodule(architecture.vllm.blocks)):
         if isinstance(block, PPMissingLayer):
             continue
-        _install(block, reader, layer, _block_class(type(block), architecture.returns))
-        for site, path in architecture.norms.items():
-            _install_fed(block.get_submodule(path), reader, layer, site, architecture.returns == SUM)
+        _install(block, reader, layer, _block_class(type(block), architecture.vllm.returns))
+        for site, path in architecture.fed.items():
+            _install_fed(block.get_submodule(path), reader, layer, site, architecture.vllm.returns == SUM)
         n_installed += 1
     if n_installed == 0:
-        raise CaptureError(f"{architecture.name}: no decoder block found at {architecture.blocks}; nothing to capture")
+        raise CaptureError(
+            f"{architecture.name}: no decoder block found at {architecture.vllm.blocks}; nothing to capture"
+        )
     return n_installed
 
 

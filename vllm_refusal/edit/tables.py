@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from surgery.residual.sites import WRITES
 from vllm_refusal.edit.affine import ResidualEdit
 from vllm_refusal.edit.post_norms import PostNormBases
 from vllm_refusal.edit.staging import StagedTensor
-from vllm_refusal.settings.modules import WRITES, AblationConfig, AblationModule
+from vllm_refusal.settings.modules import AblationConfig, AblationModule
 from vllm_refusal.settings.request import NAME, RESOLVED, Intervention, digest_of, make_intervention
 
 

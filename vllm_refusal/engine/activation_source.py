@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import ModelError, PositionError
 from surgery.model.models import ModelInfo
-from surgery.reading.hooks import RESID_POST
 from vllm_refusal.engine.engine import Engine, EngineError, EngineOptions, Request, Sampling
-from vllm_refusal.settings.architectures import ARCHITECTURES
 from vllm_refusal.settings.capture import LAYERS, SITES
 from vllm_refusal.settings.module_files import check_architecture
 
@@ -30,7 +29,7 @@ class VllmSource:
         Raises: ConfigError (unknown architecture), EngineError.
         """
         check_architecture(info.architecture, "capture")
-        self._sites = (*ARCHITECTURES[info.architecture].norms, RESID_POST)
+        self._sites = ARCHITECTURES[info.architecture].resid_sites
         self._engine = Engine(info, {}, EngineOptions(dtype=dtype, eager=True, capture=True, vllm=vllm or {}))
         self.n_layers, self.d_model = info.n_layers, info.d_model
         self.dtype = self._engine.description["dtype"]

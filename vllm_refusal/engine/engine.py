@@ -12,7 +12,7 @@ from typing import Any
 
 from surgery.console.errors import RefusalError
 from surgery.model.models import ModelInfo
-from surgery.reading.hooks import RESID_SITES
+from surgery.residual.sites import RESID_SITES
 from vllm_refusal.engine.captured import Captured, take_captured
 from vllm_refusal.engine.lora import lora_arguments
 from vllm_refusal.engine.modules import replace_modules

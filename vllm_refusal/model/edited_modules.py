@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.architecture.entry import SINGLE, STALE_RESIDUAL, SUM, Architecture
+from surgery.residual.sites import STREAM, WRITES
 from vllm_refusal.edit.affine import ResidualEdit
 from vllm_refusal.edit.tables import SlotTables
-from vllm_refusal.settings.architectures import SINGLE, STALE_RESIDUAL, SUM, Architecture
-from vllm_refusal.settings.modules import STREAM, WRITES
 
 
 def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTables) -> int:
@@ -19,17 +19,19 @@ def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTabl
     """
     from vllm.model_executor.models.utils import PPMissingLayer
 
-    blocks = model.get_submodule(architecture.blocks)
+    blocks = model.get_submodule(architecture.vllm.blocks)
     expected = tables.config.n_layers
     if len(blocks) != expected:
-        raise RuntimeError(f"{architecture.name}: {len(blocks)} blocks at {architecture.blocks}, expected {expected}")
+        raise RuntimeError(
+            f"{architecture.name}: {len(blocks)} blocks at {architecture.vllm.blocks}, expected {expected}"
+        )
     n_installed = 0
     for layer, block in enumerate(blocks):
         if not isinstance(block, PPMissingLayer):
             n_installed += _install_in_block(block, layer, architecture, tables)
     if n_installed == 0:
         raise RuntimeError(
-            f"{architecture.name}: no decoder block found at {architecture.blocks}; nothing would be ablated"
+            f"{architecture.name}: no decoder block found at {architecture.vllm.blocks}; nothing would be ablated"
         )
     return n_installed
 
@@ -37,11 +39,11 @@ def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTabl
 def _install_in_block(block: nn.Module, layer: int, architecture: Architecture, tables: SlotTables) -> int:
     targets = []
     if STREAM in tables.config.sites:
-        targets.append((block, tables.edit_of(STREAM, layer), _stream_class(type(block), architecture.returns)))
+        targets.append((block, tables.edit_of(STREAM, layer), _stream_class(type(block), architecture.vllm.returns)))
     if WRITES in tables.config.sites:
-        for path, norm in architecture.writers:
+        for path, norm in architecture.vllm_writers:
             writer = block.get_submodule(path)
-            bases = norm and tables.before_norms.add(block.get_submodule(norm), architecture.family.gain_offset)
+            bases = norm and tables.before_norms.add(block.get_submodule(norm), architecture.gain_offset)
             targets.append((writer, tables.edit_of(WRITES, layer, bases), _write_class(type(writer))))
     for module, edit, edited_class in targets:
         if "forward" in vars(module):  # would run in place of the class's: the edit would be passed by

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from vllm_refusal.settings.architectures import ARCHITECTURES
+from surgery.architecture.table import ARCHITECTURES
 
 _BASES: dict[str, tuple[str, str]] = {}
 """Architecture -> (module, class) of vLLM's own model, from which ours derives."""

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.architecture.entry import SUM, Architecture
+from surgery.residual.sites import STREAM, WRITES
 from vllm_refusal.edit.tables import SlotTables
-from vllm_refusal.settings.architectures import SUM, Architecture
-from vllm_refusal.settings.modules import STREAM, WRITES
 
 
 class Watch:
@@ -19,10 +19,10 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module, architecture: Architecture, tables: SlotTables):
-        self._tables, self._returns = tables, architecture.returns
+        self._tables, self._returns = tables, architecture.vllm.returns
         self._sums: dict[tuple[int, str, int], torch.Tensor] = defaultdict(lambda: torch.zeros(4, dtype=torch.float64))
         self._handles: list[Any] = []
-        blocks = list(model.get_submodule(architecture.blocks))
+        blocks = list(model.get_submodule(architecture.vllm.blocks))
         for layer, block in enumerate(blocks):
             if not hasattr(block, "residual_edit") and WRITES not in tables.config.sites:
                 continue  # another worker's
@@ -42,7 +42,7 @@ class Watch:
             self._watch_writes(layer, block, architecture)
 
     def _watch_writes(self, layer: int, block: nn.Module, architecture: Architecture) -> None:
-        for path, norm in architecture.writers:
+        for path, norm in architecture.vllm_writers:
             try:
                 writer = block.get_submodule(norm or path)
             except AttributeError:  # a block of another worker

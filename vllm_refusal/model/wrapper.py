@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from surgery.architecture.entry import Architecture
 from vllm_refusal.edit.reader import CaptureStore, StreamReader, install_readers
 from vllm_refusal.edit.tables import SlotTables
 from vllm_refusal.model import lora_layers, worker
 from vllm_refusal.model.edited_modules import install_edits
 from vllm_refusal.model.transformers_backend import staying_usable_alone
-from vllm_refusal.settings.architectures import Architecture
 from vllm_refusal.settings.capture import load_capture
 from vllm_refusal.settings.loading import load_config, settings_of
 from vllm_refusal.settings.speculation import is_draft

@@ -6,6 +6,5 @@ loading        from `--additional-config '{"ablation": {...}}'` to all of them
 options        their form on the command line
 request        one request's intervention, from a client's keys to what the workers apply
 capture        the same for captured activations
-architectures  what the plugin knows of vLLM's model classes
 engine_parts, speculation   parts of vLLM beside which the stream is not ours to edit
 """

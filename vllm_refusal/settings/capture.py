@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import RefusalError
-from surgery.reading.hooks import RESID_POST, RESID_SITES
 from surgery.residual.layers import parse_layers
-from vllm_refusal.settings.architectures import ARCHITECTURES
+from surgery.residual.sites import RESID_POST, RESID_SITES
 from vllm_refusal.settings.loading import check_engine
 from vllm_refusal.settings.modules import ConfigError, check_keys
 
@@ -99,7 +99,7 @@ def load_capture(vllm_config: Any) -> CaptureConfig | None:
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
         raise ConfigError(f"max_bytes must be a whole number of at least 1, found {max_bytes!r}")
     model = vllm_config.model_config
-    sites = (*ARCHITECTURES[model.architecture].norms, RESID_POST)
+    sites = ARCHITECTURES[model.architecture].resid_sites
     return CaptureConfig(model.get_total_num_hidden_layers(), model.get_hidden_size(), max_bytes, sites)
 
 

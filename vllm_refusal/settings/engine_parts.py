@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from surgery.architecture.table import ARCHITECTURES
 from vllm_refusal.settings.modules import KEY, ConfigError
 
 _WEIGHTS_ALONE = {
@@ -61,8 +62,6 @@ def _spreads_scales(model_config: Any) -> bool:
     Behind a norm no edit can: |norm(x)| <= sqrt(d_model) max |gain| for any stream x, and all that is quantized in a block
     is computed from that. What is left is what any prompt may do to others, under vLLM's own rounding.
     """
-    from vllm_refusal.settings.architectures import ARCHITECTURES
-
     if getattr(model_config, "quantization", None) in _WEIGHTS_ALONE:
         return False
     return not ARCHITECTURES[model_config.architecture].feeds_norms

@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from surgery.architecture.table import ARCHITECTURES
 from surgery.model.models import ModelInfo, describe_model
 from surgery.residual.operator import check_alpha
-from vllm_refusal.settings.architectures import ARCHITECTURES
+from surgery.residual.sites import EDIT_SITES, STREAM, WRITES
 from vllm_refusal.settings.engine_parts import check_parts
 from vllm_refusal.settings.module_files import check_architecture, load_module
 from vllm_refusal.settings.modules import (
@@ -14,9 +15,6 @@ from vllm_refusal.settings.modules import (
     MAX_ALPHA,
     MAX_MODULES,
     MAX_RANK,
-    SITES,
-    STREAM,
-    WRITES,
     AblationConfig,
     AblationModule,
     ConfigError,
@@ -91,7 +89,7 @@ def check_engine(vllm_config: Any, what: str = KEY) -> None:
 
 def _check_partial_writes(modules: Iterable[AblationModule], architecture: str, parallel: Any) -> None:
     """Raises: ConfigError where every tensor-parallel rank would add an offset to its share of a write."""
-    if not ARCHITECTURES[architecture].partial_writes or parallel.tensor_parallel_size == 1:
+    if not ARCHITECTURES[architecture].vllm.partial_writes or parallel.tensor_parallel_size == 1:
         return
     for module in modules:
         if module.site == WRITES and module.offset is not None:
@@ -134,8 +132,8 @@ def _room(settings: Mapping[str, Any], modules: Collection[str]) -> Room:
     least = max(1, len(modules))
     if isinstance(n_modules, bool) or not isinstance(n_modules, int) or not least <= n_modules <= MAX_MODULES:
         raise ConfigError(f"max_modules must be a whole number from {least} to {MAX_MODULES}, found {n_modules!r}")
-    if not isinstance(sites, list) or not sites or any(site not in SITES for site in sites):
-        raise ConfigError(f"sites must be a list of {', '.join(SITES)}, found {sites!r}")
+    if not isinstance(sites, list) or not sites or any(site not in EDIT_SITES for site in sites):
+        raise ConfigError(f"sites must be a list of {', '.join(EDIT_SITES)}, found {sites!r}")
     return Room(n_modules, settings.get("max_rank", ROOM_RANK), tuple(sites))
 
 

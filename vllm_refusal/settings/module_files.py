@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from surgery.architecture.table import ARCHITECTURES, entry_of
 from surgery.console.errors import MismatchError, RefusalError, ShapeError
 from surgery.files.artifacts import file_sha256, load_artifact, shortened
 from surgery.model.models import ModelInfo, check_same_model
 from surgery.residual.layers import parse_layers
 from surgery.residual.operator import check_alpha
+from surgery.residual.sites import EDIT_SITES, STREAM, WRITES
 from surgery.residual.subspace import Subspace, check_orthonormal
 from surgery.residual.vectors import RefusalVectors
-from vllm_refusal.settings.architectures import ARCHITECTURES
-from vllm_refusal.settings.modules import KEY, NONE, SITES, STREAM, WRITES, AblationModule, ConfigError, check_keys
+from vllm_refusal.settings.modules import KEY, NONE, AblationModule, ConfigError, check_keys
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,8 @@ def _read_module(name: str, spec: Any, model: ModelInfo) -> AblationModule:
         raise ConfigError(f"expected {{'path': FILE, ...}}, found {spec!r}")
     check_keys(spec, _SETTINGS, "module")
     site = spec.get("site", STREAM)
-    if site not in SITES:
-        raise ConfigError(f"site must be one of {', '.join(SITES)}, found {site!r}")
+    if site not in EDIT_SITES:
+        raise ConfigError(f"site must be one of {', '.join(EDIT_SITES)}, found {site!r}")
     basis, offset, header = _read_basis(spec, model.n_layers)
     if basis.shape[1] != model.d_model:
         raise ShapeError(
@@ -59,7 +60,7 @@ def _read_module(name: str, spec: Any, model: ModelInfo) -> AblationModule:
         )
     check_same_model(header, model, spec["path"], allow_other=_allows_other_model(spec))
     if offset is not None and site == WRITES:
-        _check_offset_of_writes(model.architecture)
+        entry_of(model.architecture).check_offset_of_writes()
     return AblationModule(
         name=name,
         path=spec["path"],
@@ -117,19 +118,6 @@ def _checked_offset(offset: "torch.Tensor", rank: int) -> "torch.Tensor":
             "make the file again from this model"
         )
     return offset.float().contiguous()
-
-
-def _check_offset_of_writes(architecture: str) -> None:
-    """Raises: ConfigError where what is written is scaled before it is added, so that no reference point is defined."""
-    check_architecture(architecture)
-    known = ARCHITECTURES[architecture]
-    normed = any(norm is not None for _, norm in known.writers)
-    if normed or known.family.scales_writes:
-        what = "passes a norm" if normed else "is multiplied by residual_multiplier"
-        raise ConfigError(
-            f"an offset is not defined at site writes of {architecture}, where what is written {what} before it is added; "
-            "use site stream"
-        )
 
 
 def _tensors_sha256(basis: "torch.Tensor", offset: "torch.Tensor | None") -> str:

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from surgery.console.errors import AlphaError, RefusalError
+from surgery.residual.sites import EDIT_SITES, WRITES
 
 if TYPE_CHECKING:
     import torch
 
 KEY = "ablation"
 NONE = "none"
-SITES = STREAM, WRITES = "stream", "writes"
 MAX_RANK = 64
 MAX_MODULES = 1024
 MAX_ALPHA = 4.0
@@ -64,7 +64,7 @@ class Room:
     Attributes:
         n_modules: modules at one time.
         rank: the largest rank of a module; every token of the engine pays for it.
-        sites: where blocks are edited, in the order of SITES.
+        sites: where blocks are edited, in the order of EDIT_SITES.
     """
 
     n_modules: int
@@ -75,7 +75,7 @@ class Room:
         """This room, made large enough for these modules."""
         used = {*self.sites, *(module.site for module in modules)}
         rank = max((self.rank, *(module.rank for module in modules)))
-        return Room(max(self.n_modules, len(modules)), rank, tuple(site for site in SITES if site in used))
+        return Room(max(self.n_modules, len(modules)), rank, tuple(site for site in EDIT_SITES if site in used))
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class AblationConfig:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Sites where blocks are edited, in the order of SITES."""
+        """Sites where blocks are edited, in the order of EDIT_SITES."""
         return self.room.sites
 
     def with_module(self, module: AblationModule) -> "AblationConfig":

@@ -10,12 +10,11 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import TEMPLATE, tiny_model, tiny_tokenizer, write_model
+from tiny_models import TEMPLATE, tiny_tokenizer, write_model
 
-from surgery.architecture.families import FAMILIES, family_of
+from surgery.architecture.table import ARCHITECTURES, entry_of
 from surgery.console.errors import MismatchError, ModelError
 from surgery.model.chat import chat_template_sha256, prompt_token_ids, render_prompt
-from surgery.model.config import TIED_BY_DEFAULT
 from surgery.model.models import (
     ModelInfo,
     check_same_model,
@@ -41,7 +40,7 @@ def copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_local_model_is_described_by_its_files(architecture, tmp_path):
     info = describe_model(write_model(tmp_path / "m", architecture, torch.bfloat16, n_layers=3))
     assert (info.architecture, info.d_model, info.n_layers, info.vocab_size) == (architecture, 32, 3, 260)
@@ -59,7 +58,7 @@ def test_a_nested_text_config_gives_the_language_models_shape(tmp_path):
     info = describe_model(tmp_path)
     assert (info.d_model, info.n_layers, info.vocab_size) == (48, 5, 77)
     with pytest.raises(ModelError, match="LlamaForCausalLM, MistralForCausalLM"):
-        family_of(info.architecture)
+        entry_of(info.architecture)
 
 
 @pytest.mark.parametrize(
@@ -217,18 +216,19 @@ def test_the_template_hash_depends_on_the_template():
     assert chat_template_sha256(tiny_tokenizer()) != chat_template_sha256(tiny_tokenizer(TEMPLATE + " "))
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_default_tie_of_every_family_is_that_of_transformers(architecture, tmp_path):
     config = getattr(transformers, architecture).config_class()
-    assert TIED_BY_DEFAULT[config.model_type] == config.tie_word_embeddings
+    assert entry_of(architecture).tied_by_default is config.tie_word_embeddings
     for tied in (False, True):
         write_model(tmp_path / str(tied), architecture, tied=tied)
         assert is_tied(tmp_path / str(tied)) is load_config(tmp_path / str(tied)).tie_word_embeddings is tied
 
 
-@pytest.mark.parametrize("model_type", sorted(TIED_BY_DEFAULT))
-def test_a_config_that_does_not_say_whether_it_is_tied_has_the_default(model_type, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_config_that_does_not_say_whether_it_is_tied_has_the_default(architecture, tmp_path):
+    model_type = getattr(transformers, architecture).config_class.model_type
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "architectures": [architecture]}))
     assert is_tied(tmp_path) is load_config(tmp_path).tie_word_embeddings
 
 
@@ -265,15 +265,6 @@ describe_model({str(folder)!r}), is_tied({str(folder)!r})
 print([name for name in ("torch", "transformers", "numpy", "huggingface_hub") if name in sys.modules])"""
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("architecture", FAMILIES)
-def test_every_name_of_a_family_is_a_module_of_the_model(architecture):
-    model, family = tiny_model(architecture), family_of(architecture)
-    names = [family.layers, family.embedding, family.unembedding, family.final_norm, *family.writers(range(2))]
-    for name in names:
-        assert model.get_submodule(name) is not None
-    assert len(family.writers(range(2))) == 4
 
 
 def test_attention_scores_are_capped_where_the_model_says_so(tmp_path):

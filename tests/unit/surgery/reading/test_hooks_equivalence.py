@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from tiny_models import fuse_experts, logits, tiny_model, write_model
 
-from surgery.architecture.families import FAMILIES
+from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import ModelError
 from surgery.model.models import describe_model, load_model
 from surgery.reading.hooks import ablated
@@ -25,7 +25,7 @@ RELATIVE = 5e-5
 ALWAYS_BIASED = {"GPTNeoXForCausalLM"}  # no adapter is possible
 NO_BIASES = {"attention_bias": False, "mlp_bias": False}
 FUSED = ", experts in one tensor"  # the second layout of files; save_pretrained writes a matrix for each
-SAVED = sorted(FAMILIES) + [name + FUSED for name, family in FAMILIES.items() if family.experts]
+SAVED = sorted(ARCHITECTURES) + [name + FUSED for name, entry in ARCHITECTURES.items() if entry.experts]
 
 
 def saved(folder, layout, **settings):

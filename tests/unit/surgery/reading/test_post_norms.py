@@ -10,18 +10,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model, token_ids, write_model
 
-from surgery.architecture import families
-from surgery.architecture.families import FAMILIES, family_of
+from surgery.architecture.entry import Output
+from surgery.architecture.table import ARCHITECTURES, entry_of
 from surgery.console.errors import ModelError
 from surgery.model.models import describe_model, load_model
-from surgery.reading.hooks import RESID_POST, RESID_PRE, ablated, captured
+from surgery.reading.hooks import ablated, captured
 from surgery.residual.gains import removal
+from surgery.residual.sites import RESID_POST, RESID_PRE
 from surgery.residual.subspace import random_subspace
 from surgery.weights.checkpoint import orthogonalize
 from surgery.weights.manifest import FILE
 from surgery.weights.verify import verify
 
-POST_NORM = sorted(name for name, family in FAMILIES.items() if family.attention_norm)
+POST_NORM = sorted(name for name, entry in ARCHITECTURES.items() if entry.attention.norm)
 BASIS = random_subspace(32, 3, seed=0).basis
 
 
@@ -34,7 +35,7 @@ def folder(request, tmp_path_factory):
 def written(folder):
     """Norm of what attention and MLP of every block add to the stream within the subspace, over some tokens."""
     model, squares = load_model(describe_model(folder)), []
-    for norm in family_of(describe_model(folder).architecture).post_norms(range(2)).values():
+    for norm in entry_of(describe_model(folder).architecture).post_norms(range(2)).values():
         model.get_submodule(norm).register_forward_hook(
             lambda _module, _args, output: squares.append((output @ BASIS.T).square().sum().item())
         )
@@ -44,21 +45,21 @@ def written(folder):
     return sum(squares) ** 0.5
 
 
-def added(model, family):
+def added(model, entry):
     """What every block adds to the stream within the subspace, at the last token: [n_layers, batch, rank]."""
-    with captured(model, family, (RESID_PRE, RESID_POST)) as capture, torch.inference_mode():
+    with captured(model, entry, (RESID_PRE, RESID_POST)) as capture, torch.inference_mode():
         model(input_ids=token_ids())
         before, after = capture.take()
     return (after - before)[:, :, 0] @ BASIS.T
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_block_adds_to_the_subspace_whatever_stands_between_its_parts_and_the_stream(architecture):
-    # Asks the stream and not the family's entry, so it fails where the entry forgets a norm.
-    model, family = tiny_model(architecture, norm_std=0.5), family_of(architecture)
-    plain = added(model, family)
+    # Asks the stream and not the table's entry, so it fails where the entry forgets a norm.
+    model, entry = tiny_model(architecture, norm_std=0.5), entry_of(architecture)
+    plain = added(model, entry)
     with ablated(model, BASIS, site="writes"):
-        assert added(model, family).norm() < 1e-5 * plain.norm()  # float32: products over 32 terms
+        assert added(model, entry).norm() < 1e-5 * plain.norm()  # float32: products over 32 terms
     assert (plain.norm(dim=(1, 2)) > 0.1).all()
 
 
@@ -66,9 +67,9 @@ def edit_without_the_gain(folder, out, monkeypatch):
     """The usual edit: the subspace itself is taken out of the matrices, whatever norm follows."""
     architecture = describe_model(folder).architecture
     with monkeypatch.context() as patch:
-        patch.setitem(
-            families.FAMILIES, architecture, replace(FAMILIES[architecture], attention_norm=None, mlp_norm=None)
-        )
+        entry = ARCHITECTURES[architecture]
+        parts = {"attention": Output(entry.attention.module), "mlp": Output(entry.mlp.module)}
+        patch.setitem(ARCHITECTURES, architecture, replace(entry, **parts))
         orthogonalize(describe_model(folder), BASIS, 1.0, out)
 
 
@@ -102,10 +103,10 @@ def test_bfloat16_checkpoints_are_written_and_verified(tmp_path):
 
 
 def test_the_gain_is_one_plus_the_weight_only_where_the_family_says_so(folder):
-    family = family_of(describe_model(folder).architecture)
-    offset = family.gain_offset
+    entry = entry_of(describe_model(folder).architecture)
+    offset = entry.gain_offset
     model = load_model(describe_model(folder))
-    norm = model.model.layers[0].get_submodule(family.attention_norm)
+    norm = model.model.layers[0].get_submodule(entry.attention.norm)
     unit = torch.ones(32)
     assert torch.allclose(norm(unit), norm.weight + offset, atol=1e-5)
     assert not torch.allclose(norm(unit), norm.weight + (1 - offset), atol=0.5)
@@ -125,14 +126,14 @@ def test_an_even_gain_changes_nothing_and_one_that_hides_the_subspace_is_refused
 
 def test_a_missing_gain_and_an_offset_before_a_norm_are_refused(folder, tmp_path):
     damaged = write_model(tmp_path / "m", describe_model(folder).architecture)
-    gain = f"model.layers.1.{family_of(describe_model(folder).architecture).attention_norm}.weight"
+    gain = f"model.layers.1.{entry_of(describe_model(folder).architecture).attention.norm}.weight"
     tensors = load_file(damaged / "model.safetensors")
     del tensors[gain]
     save_file(tensors, damaged / "model.safetensors")
     with pytest.raises(ModelError, match=rf"1 of .* e\.g\. {re.escape(gain)}"):
         orthogonalize(describe_model(damaged), BASIS, 1.0, tmp_path / "out", embeddings=False)
     model = load_model(describe_model(folder))
-    with pytest.raises(ModelError, match="offset is not defined"):
+    with pytest.raises(ModelError, match="an offset is not defined"):
         with ablated(model, BASIS, site="writes", offset=torch.ones(3)):
             pass
     with ablated(model, BASIS, site="stream", offset=torch.ones(3)) as n_hooked:

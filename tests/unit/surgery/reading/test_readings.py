@@ -6,14 +6,15 @@ import pytest
 import torch
 from tiny_models import PAIRS, TEMPLATE, tiny_model, tiny_tokenizer, token_ids
 
-from surgery.architecture.families import FAMILIES, family_of
+from surgery.architecture.table import ARCHITECTURES, entry_of
 from surgery.console.errors import ArtifactError, ModelError, PositionError
 from surgery.model.chat import prompt_token_ids
 from surgery.model.models import ModelInfo
 from surgery.prompts import Pair
 from surgery.reading.contrast import tag_rows
-from surgery.reading.hooks import MID_READERS, RESID_SITES, captured
+from surgery.reading.hooks import captured
 from surgery.reading.positions import end_of_instruction, parse_positions
+from surgery.residual.sites import RESID_SITES
 from surgery.residual.subspace import Subspace
 from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.extraction import Plan, extract
@@ -47,7 +48,7 @@ def read(model, pairs=PAIRS, tokenizer=None, **plan):
 
 
 def stream(model, text, sites=RESID_SITES, n_positions=ENDING):
-    with captured(model, family_of(LLAMA), sites, n_positions) as capture, torch.inference_mode():
+    with captured(model, entry_of(LLAMA), sites, n_positions) as capture, torch.inference_mode():
         model(input_ids=torch.tensor([prompt_token_ids(tiny_tokenizer(), text)]))
         return capture.take()[:, :, 0]
 
@@ -69,15 +70,15 @@ def test_positions_are_read_as_negative_numbers_within_the_template():
             parse_positions(spec, 3)
 
 
-@pytest.mark.parametrize("architecture", sorted(FAMILIES.keys() & MID_READERS.keys()))
+@pytest.mark.parametrize("architecture", [name for name, entry in ARCHITECTURES.items() if entry.fed_mid])
 def test_each_site_is_the_stream_where_its_name_says(architecture):
-    model, family, seen = tiny_model(architecture, n_layers=N_LAYERS), family_of(architecture), {}
+    model, entry, seen = tiny_model(architecture, n_layers=N_LAYERS), entry_of(architecture), {}
     for layer in range(N_LAYERS):
-        added = family.attention_norm or family.attention_out
-        model.get_submodule(f"{family.block(layer)}.{added}").register_forward_hook(
+        added = entry.attention.norm or entry.attention.module
+        model.get_submodule(f"{entry.block(layer)}.{added}").register_forward_hook(
             lambda _module, _args, output, layer=layer: seen.__setitem__(layer, output)
         )
-    with captured(model, family, RESID_SITES, 2) as capture, torch.inference_mode():
+    with captured(model, entry, RESID_SITES, 2) as capture, torch.inference_mode():
         model(input_ids=token_ids())
         pre, mid, post = capture.take()
     assert torch.equal(pre[1:], post[:-1])
@@ -91,9 +92,9 @@ def test_each_site_is_the_stream_where_its_name_says(architecture):
 def test_a_family_without_such_a_site_is_refused():
     model = tiny_model(LLAMA)
     with pytest.raises(ModelError, match="Parallel.* no resid_mid"):
-        with captured(model, replace(family_of(LLAMA), architecture="ParallelForCausalLM"), ("resid_mid",)):
+        with captured(model, replace(entry_of(LLAMA), name="ParallelForCausalLM", fed_mid=None), ("resid_mid",)):
             pass
-    with pytest.raises(ModelError, match="site must be one of"), captured(model, family_of(LLAMA), ("resid_end",)):
+    with pytest.raises(ModelError, match="site must be one of"), captured(model, entry_of(LLAMA), ("resid_end",)):
         pass
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in model.model.layers)
 

@@ -5,10 +5,9 @@ import torch
 import transformers
 from tiny_models import PAIRS, TEMPLATE, tiny_model, tiny_tokenizer
 
-from surgery.architecture.families import FAMILIES, family_of
+from surgery.architecture.table import ARCHITECTURES, entry_of
 from surgery.model.chat import prompt_token_ids
 from surgery.model.models import ModelInfo
-from surgery.reading.hooks import MID_READERS, RESID_SITES
 from surgery.reading.shared_prefix import common_prefix, run_prefix
 from surgery.reading.transformers_source import TransformersSource
 from surgery.statistics.extraction import Plan, extract
@@ -25,7 +24,7 @@ SLIDING = {
 def read(architecture, batch_size, **overrides):
     model = tiny_model(architecture, n_layers=N_LAYERS, **overrides)
     info = ModelInfo("tiny", None, "/tiny", architecture, 32, N_LAYERS, 260, "float32", "f" * 64)
-    sites = RESID_SITES if architecture in MID_READERS else ("resid_pre", "resid_post")
+    sites = entry_of(architecture).resid_sites
     return extract(model, TOKENIZER, PAIRS, info, plan=Plan(sites=sites, positions="all", batch_size=batch_size))
 
 
@@ -36,7 +35,7 @@ def apart(a, b):
     return max(((x - y).norm(dim=1) / y.norm(dim=1).clamp(min=1e-3)).max().item() for x, y in pairs)
 
 
-@pytest.mark.parametrize("architecture", sorted(FAMILIES))
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_a_shared_prefix_gives_what_whole_prompts_give(architecture):
     whole, shared = read(architecture, 1), read(architecture, 4)
     assert shared.header["shared_prefix_tokens"] == SHARED and shared.header["whole_prompts_because"] is None
@@ -58,7 +57,7 @@ def test_only_what_follows_the_prefix_is_run_for_every_prompt():
     model, seen = tiny_model(LLAMA), []
     model.model.register_forward_pre_hook(lambda _m, _a, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)
     prompts = [prompt_token_ids(TOKENIZER, text) for pair in PAIRS for text in (pair.harmful, pair.safe)]
-    source = TransformersSource(model, family_of(LLAMA), batch_size=8)
+    source = TransformersSource(model, entry_of(LLAMA), batch_size=8)
     assert len(list(source.activations(prompts, ("resid_post",), 1))) == len(prompts)
     assert seen[0].shape == (1, SHARED) and seen[0][0].tolist() == prompts[0][:SHARED]
     assert sum(ids.numel() for ids in seen) == SHARED + sum(len(ids) - SHARED for ids in prompts)
@@ -73,7 +72,7 @@ def test_the_prefix_ends_where_prompts_part_and_before_every_token_read():
 
 
 def test_prompts_that_share_nothing_run_whole_and_the_reason_is_kept():
-    source = TransformersSource(tiny_model(LLAMA), family_of(LLAMA), batch_size=2)
+    source = TransformersSource(tiny_model(LLAMA), entry_of(LLAMA), batch_size=2)
     assert len(list(source.activations([[5, 6, 7], [8, 9, 10]], ("resid_post",), 1))) == 2
     assert source.header()["whole_prompts_because"] == "the prompts share no first token"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import logits, tiny_model, token_ids
 
-from surgery.architecture.families import FAMILIES, family_of
+from surgery.architecture.table import ARCHITECTURES, entry_of
 from surgery.console.errors import AlphaError, ArtifactError, LayerRangeError, ModelError, ShapeError
 from surgery.reading.hooks import Capture, ablated, captured
 from surgery.residual.operator import ablate, ablate_affine, check_alpha
@@ -89,22 +89,23 @@ def test_an_alpha_that_is_not_a_finite_number_is_refused(alpha):
     assert check_alpha(1) == 1.0
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_captured_layers_are_the_blocks_outputs_and_the_last_is_taken_before_the_final_norm(architecture):
-    model, family = tiny_model(architecture, n_layers=3), family_of(architecture)
-    with captured(model, family) as capture, torch.inference_mode():
+    model, entry = tiny_model(architecture, n_layers=3), entry_of(architecture)
+    with captured(model, entry) as capture, torch.inference_mode():
         states = model(input_ids=token_ids(), output_hidden_states=True).hidden_states
         resid = capture.resid_post()
         assert resid.shape == (3, 2, D_MODEL)
         for layer in (0, 1):
             assert torch.equal(resid[layer], states[layer + 1][:, -1])
         assert not torch.allclose(resid[2], states[3][:, -1])
-        assert torch.allclose(model.get_submodule(family.final_norm)(resid[2]), states[3][:, -1])
+        final_norm = getattr(model.base_model, "norm", None) or model.base_model.final_layer_norm
+        assert torch.allclose(final_norm(resid[2]), states[3][:, -1])
 
 
 def test_a_capture_without_a_forward_pass_is_an_error_and_hooks_are_gone_afterwards():
     model = tiny_model(LLAMA)
-    with captured(model, family_of(LLAMA)) as capture:
+    with captured(model, entry_of(LLAMA)) as capture:
         logits(model)
         capture.resid_post()
         with pytest.raises(ModelError, match="block 0 did not run"):
@@ -114,10 +115,10 @@ def test_a_capture_without_a_forward_pass_is_an_error_and_hooks_are_gone_afterwa
         capture.resid_post()
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_after_ablation_the_stream_of_every_chosen_layer_has_no_component(architecture):
-    model, family = tiny_model(architecture, n_layers=3), family_of(architecture)
-    with ablated(model, BASIS, 1.0, layers="0,2") as n_hooked, captured(model, family) as capture:
+    model, entry = tiny_model(architecture, n_layers=3), entry_of(architecture)
+    with ablated(model, BASIS, 1.0, layers="0,2") as n_hooked, captured(model, entry) as capture:
         logits(model)
         left = (capture.resid_post() @ BASIS.T).abs().amax(dim=(1, 2))
     assert n_hooked == 2
@@ -157,22 +158,22 @@ def test_a_block_that_returns_a_tuple_keeps_its_other_parts():
             assert cache == "cache"
             return resid
 
-    model, family = tiny_model(LLAMA), family_of(LLAMA)
-    with ablated(model, BASIS), captured(model, family) as capture:
+    model, entry = tiny_model(LLAMA), entry_of(LLAMA)
+    with ablated(model, BASIS), captured(model, entry) as capture:
         expected, resid = logits(model), capture.resid_post()
     inner = [Tuple(block) for block in model.model.layers]
     model.model.layers = torch.nn.ModuleList(inner)
-    with ablated(model, BASIS), captured(model, family) as capture:
+    with ablated(model, BASIS), captured(model, entry) as capture:
         model.model.layers = torch.nn.ModuleList([Unwrap(block) for block in inner])
         assert torch.equal(logits(model), expected) and torch.equal(capture.resid_post(), resid)
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_writes_are_the_outputs_of_attention_and_mlp_of_each_block(architecture):
-    model, family = tiny_model(architecture), family_of(architecture)
+    model, entry = tiny_model(architecture), entry_of(architecture)
     seen = {}
     with ablated(model, BASIS, site="writes") as n_hooked:
-        for name, norm in family.post_norms(range(2)).items():  # what is added: after the post-norm, if there is one
+        for name, norm in entry.post_norms(range(2)).items():  # what is added: after the post-norm, if there is one
             model.get_submodule(norm or name).register_forward_hook(
                 lambda _module, _args, output, name=name: seen.__setitem__(name, (output @ BASIS.T).abs().max())
             )

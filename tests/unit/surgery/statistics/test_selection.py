@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from surgery.architecture.families import family_of
+from surgery.architecture.table import entry_of
 from surgery.commands.selection import select as select_command
 from surgery.console.errors import ModelError, PromptFileError
 from surgery.model.models import describe_model, load_model, load_tokenizer
@@ -82,10 +82,10 @@ def test_each_filter_removes_what_it_should_and_nothing_else():
 
 def test_adding_a_vector_moves_the_stream_of_its_layer_by_it(single):
     model, _, rvs = single
-    ids, family = torch.tensor([[1, 5, 9, 3]]), family_of("LlamaForCausalLM")
+    ids, entry = torch.tensor([[1, 5, 9, 3]]), entry_of("LlamaForCausalLM")
     streams = []
     for layer in (None, 3):
-        with captured(model, family) as capture, torch.inference_mode():
+        with captured(model, entry) as capture, torch.inference_mode():
             if layer is None:
                 model(input_ids=ids)
             else:
@@ -94,7 +94,7 @@ def test_adding_a_vector_moves_the_stream_of_its_layer_by_it(single):
             streams.append(capture.resid_post()[:, 0])
     moved = streams[1] - streams[0]
     assert torch.equal(moved[2], torch.zeros_like(moved[2])) and moved[4].norm() > 0
-    with added(model, rvs.vectors[3], 3), captured(model, family) as capture, torch.inference_mode():
+    with added(model, rvs.vectors[3], 3), captured(model, entry) as capture, torch.inference_mode():
         model(input_ids=ids)  # this capture is hooked after the addition and sees it
         assert torch.allclose(capture.resid_post()[3, 0] - streams[0][3], rvs.vectors[3], atol=1e-4)
 

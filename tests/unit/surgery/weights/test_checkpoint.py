@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import logits, write_model
 
-from surgery.architecture.families import FAMILIES, IN_OUT, Family, family_of
+from surgery.architecture.entry import IN_OUT, Architecture, Output
+from surgery.architecture.table import ARCHITECTURES, entry_of
 from surgery.commands.summary import render, summarize
 from surgery.console.errors import (
     AlphaError,
@@ -95,10 +96,10 @@ def test_a_square_matrix_is_edited_on_its_output_side(llama, edit):
 def test_a_declared_input_first_layout_is_edited_along_its_last_axis(tmp_path, monkeypatch, edit):
     # Mistral has no biases, and its up_proj, [48, 32], has the shape of a Conv1D that maps 48 to 32.
     folder = write_model(tmp_path / "m", "MistralForCausalLM")
-    family = Family("MistralForCausalLM", mlp_out="mlp.up_proj", weight_layout=IN_OUT)
-    monkeypatch.setitem(FAMILIES, "MistralForCausalLM", family)
+    entry = Architecture("MistralForCausalLM", mlp=Output("mlp.up_proj"), weight_layout=IN_OUT)
+    monkeypatch.setitem(ARCHITECTURES, "MistralForCausalLM", entry)
     before = tensors_of(folder)
-    plan = plan_edits(family, tensors_by_name(read_shards(folder)), (0,), 32, embeddings=False)
+    plan = plan_edits(entry, tensors_by_name(read_shards(folder)), (0,), 32, embeddings=False)
     assert [found.output_axis for found in plan.values()] == [1, 1]
     after = tensors_of(edit(folder))
     name = "model.layers.0.self_attn.o_proj.weight"
@@ -485,4 +486,4 @@ def test_an_edited_checkpoint_can_be_edited_again(llama, tmp_path, edit):
     first = edit(llama)
     manifest = orthogonalize(describe_model(first), random_subspace(32, 1, seed=8).basis, 1.0, tmp_path / "twice")
     assert manifest["base_manifest_sha256"] and verify(tmp_path / "twice").ok
-    assert family_of(manifest["base_model"]["architecture"])
+    assert entry_of(manifest["base_model"]["architecture"])

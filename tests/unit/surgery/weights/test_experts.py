@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import fuse_experts, logits, tiny_model, write_model
 
-from surgery.architecture.families import FAMILIES, family_of
+from surgery.architecture.table import ARCHITECTURES, entry_of
 from surgery.console.errors import ModelError
 from surgery.files.shards import read_shards, tensors_by_name
 from surgery.model.models import describe_model, load_model
@@ -21,7 +21,7 @@ from surgery.weights.matrices import matrices, row_blocks
 from surgery.weights.verify import verify
 
 QWEN3, MIXTRAL, QWEN2 = "Qwen3MoeForCausalLM", "MixtralForCausalLM", "Qwen2MoeForCausalLM"
-WITH_EXPERTS = sorted(name for name, family in FAMILIES.items() if family.experts)
+WITH_EXPERTS = sorted(name for name, entry in ARCHITECTURES.items() if entry.experts)
 BASIS = random_subspace(32, 3, seed=0).basis
 N_EXPERTS = 4
 FUSED = "model.layers.1.mlp.experts.down_proj"
@@ -93,7 +93,7 @@ def test_both_layouts_give_the_same_model(architecture, tmp_path):
 def test_a_tensor_of_all_experts_is_read_one_matrix_at_a_time(tmp_path, dtype):
     folder = fuse_experts(write_model(tmp_path / "m", QWEN3, dtype))
     tensors = tensors_by_name(read_shards(folder))
-    plan = plan_edits(family_of(QWEN3), tensors, (1,), 32, embeddings=False)[FUSED]
+    plan = plan_edits(entry_of(QWEN3), tensors, (1,), 32, embeddings=False)[FUSED]
     whole = load_file(folder / "model.safetensors")[FUSED]
     found = list(matrices(plan.tensor, plan.output_axis))
     assert plan.output_axis == 1 and len(found) == N_EXPERTS and not any(one.vectors_are_rows for one in found)
@@ -234,10 +234,3 @@ def test_experts_in_memory_with_an_unknown_parameter_are_refused():
     with pytest.raises(ModelError, match="down_proj_bias is not a tensor that Qwen3Moe"), orthogonalized(model, BASIS):
         pass
     assert torch.equal(model.state_dict()[FUSED], before)
-
-
-def test_an_unknown_architecture_is_told_what_it_would_need():
-    with pytest.raises(
-        ModelError, match="NovelMoeForCausalLM is not supported; supported: Cohere.*; another needs an entry "
-    ):
-        family_of("NovelMoeForCausalLM")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import write_model
 
 from eval.cli import main
-from surgery.architecture.families import FAMILIES
+from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import ArtifactError, MismatchError
 from surgery.files.artifacts import file_sha256
 from surgery.model.models import describe_model
@@ -24,7 +24,7 @@ BASIS = random_subspace(32, 3, seed=0).basis
 OUT = "model.layers.0.self_attn.o_proj"  # square
 A, B = (f"base_model.model.{OUT}.lora_{letter}.weight" for letter in "AB")
 NO_BIASES = {"attention_bias": False, "mlp_bias": False}
-WITHOUT_BIASES = sorted(FAMILIES.keys() - {"GPTNeoXForCausalLM"})  # which always has them, and so no adapter
+WITHOUT_BIASES = sorted(ARCHITECTURES.keys() - {"GPTNeoXForCausalLM"})  # which always has them, and so no adapter
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import LayerRangeError
-from surgery.reading.hooks import RESID_SITES
+from surgery.residual.sites import RESID_SITES
 from vllm_refusal.edit.reader import CaptureStore, StreamReader
 from vllm_refusal.engine.captured import take_captured
-from vllm_refusal.settings.architectures import ARCHITECTURES
 from vllm_refusal.settings.capture import (
     CaptureConfig,
     CaptureError,
@@ -131,7 +131,7 @@ def test_a_request_to_an_engine_without_capture_is_an_error_that_says_how_to_sta
 
 
 def test_a_site_that_the_models_blocks_do_not_have_is_an_error(monkeypatch):
-    side_by_side = replace(ARCHITECTURES["LlamaForCausalLM"], mid_norm=None)
+    side_by_side = replace(ARCHITECTURES["LlamaForCausalLM"], fed_mid=None)
     monkeypatch.setitem(ARCHITECTURES, "LlamaForCausalLM", side_by_side)
     config = load_capture(engine())
     assert resolve_capture("7", {"capture_layers": 0, "capture_sites": "all"}, config).sites == (

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
+from surgery.architecture.table import ARCHITECTURES
 from surgery.reading.hooks import submodule
 from surgery.residual.operator import ablate
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.settings.architectures import ARCHITECTURES
 from vllm_refusal.settings.engine_parts import check_parts
 from vllm_refusal.settings.modules import MAX_ALPHA, ConfigError
 
@@ -30,14 +30,14 @@ def engine_of(architecture, quantization):
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {RAW}))
 def test_what_attention_and_mlp_are_fed_is_bounded_by_the_weights_whatever_an_edit_makes_of_the_stream(architecture):
     model = tiny_model(architecture)
-    width, block = model.config.hidden_size, submodule(model, ARCHITECTURES[architecture].family.layers)[0]
+    width, block = model.config.hidden_size, submodule(model, ARCHITECTURES[architecture].blocks)[0]
     stream = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
     grown, basis = stream, random_subspace(width, 2, seed=0).basis
     for _ in range(8):  # an edit behind each of eight blocks
         grown = ablate(grown, basis, -MAX_ALPHA)
     assert grown.abs().max() > 1e4 * stream.abs().max()
     longest = 1e6 * torch.cat([torch.eye(width), -torch.eye(width)])  # no row has a larger entry behind a norm
-    for norm in map(block.get_submodule, ARCHITECTURES[architecture].norms.values()):
+    for norm in map(block.get_submodule, ARCHITECTURES[architecture].fed.values()):
         assert norm(grown).abs().max() <= norm(longest).abs().max() * (1 + 1e-5)  # rounding
 
 
