@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,22 @@ import click
 from eval.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
+NOT_RUN = {
+    "bin/demo": "installs; what it runs is the tour",
+    "bin/test": "runs the tests",
+    "meta-llama/Llama-3.2-1B-Instruct": "a gated model of the hub",
+    "Qwen/Qwen-1_8B-Chat": "a model of the hub",
+    "llama-3.2-1b-instruct --judge-model": "a gated model of the hub",
+    "--host 0.0.0.0": "the server of another machine",
+    "http://node-2": "several machines",
+    "vllm serve": "stock vLLM's own server",
+}
+"""Part of a command that no test runs -> why not."""
+
 PAGES = ("README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")))
+
+RUN = ("README.md", "docs/researcher.md", "docs/red-teamer.md", "docs/server.md")
+"""Pages whose steps tests/end_to_end/test_documents.py runs; others show none."""
 
 
 @dataclass(frozen=True)
@@ -92,3 +107,25 @@ def check_keys(heading: str, record: Mapping[str, object]) -> None:
 def check_kind(heading: str, record: Mapping[str, object], page: str = "docs/file-formats.md") -> None:
     """The kind that a file has is the one that its section names."""
     assert f"ind `{record['kind']}`" in section(page, heading), record["kind"]
+
+
+def shows(said: str, shown: Sequence[str]) -> bool:
+    """Whether the lines shown stand in what was said, in their order; a line of ... stands for any.
+
+    Numbers may differ by a twentieth, at least by 0.02: float32 sums differ between processors.
+    """
+    lines = iter(said.splitlines())
+    return all(any(_alike(line, wanted) for line in lines) for wanted in shown if wanted.strip() != "...")
+
+
+def _alike(one: str, other: str) -> bool:
+    ones, others = (re.split(r"[\s\[\],]+", text.strip()) for text in (one, other))
+    return len(ones) == len(others) and all(map(_near, ones, others))
+
+
+def _near(one: str, other: str) -> bool:
+    try:
+        a, b = float(one), float(other)
+    except ValueError:
+        return one == other or set(one) == set(other) == {"#"}
+    return abs(a - b) <= max(0.02, 0.05 * abs(b))

@@ -76,6 +76,40 @@ def test_every_example_is_one_that_the_command_line_takes(line):
     documents.parse(line)
 
 
+def shown_steps():
+    return [step for page in documents.PAGES for step in documents.steps(page)]
+
+
+@pytest.mark.parametrize("text", documents.NOT_RUN)
+def test_what_is_not_run_is_shown(text):
+    assert any(text in step.text for step in shown_steps())
+
+
+def test_every_page_that_shows_commands_is_run():
+    assert {step.page for step in shown_steps()} == set(documents.RUN)
+
+
+def test_python_that_is_shown_is_python():
+    for step in shown_steps():
+        if step.language == "python":
+            compile(step.text, str(step), "exec")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown", "fits"),
+    [
+        ("a\nwrote model\nb", ("wrote model",), True),
+        ("a\nb", ("b", "a"), False),
+        ("layer 3  7.48  ####", ("layer 3  7.49  ###",), True),
+        ("layer 3  9.48", ("layer 3  7.49",), False),
+        ("first\nmiddle\nlast", ("first", "...", "last"), True),
+        ("first", ("first", "...", "last"), False),
+    ],
+)
+def test_shown_output_is_found_in_what_was_said_and_only_there(said, shown, fits):
+    assert documents.shows(said, shown) is fits
+
+
 def test_an_example_of_an_option_that_is_none_would_be_found():
     with pytest.raises(click.UsageError):
         documents.parse("refusal sweep MODEL --rvs a.safetensors --prompts builtin -o RUN --no-such-option")
