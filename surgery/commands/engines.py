@@ -11,7 +11,6 @@ from surgery.model.models import ModelInfo
 from surgery.reading.sources import ActivationSource
 
 HF, VLLM = "hf", "vllm"
-ENGINES = (HF, VLLM)
 
 
 def check_engine(engine: str, position: int, positions: str, device_map: str | None, batched: bool) -> None:
@@ -22,12 +21,9 @@ def check_engine(engine: str, position: int, positions: str, device_map: str | N
     if engine != VLLM:
         return
     beyond_last = position != -1 or positions not in ("", "-1")
+    only_last = "reads only the last prompt token (-1): earlier ones may be cached"
     for given, option, why in (
-        (
-            beyond_last,
-            "--position and --positions",
-            "reads only the last prompt token (-1): earlier ones may be cached",
-        ),
+        (beyond_last, "--position and --positions", only_last),
         (device_map is not None, "--device-map", "places the model itself"),
         (batched, "--batched", "always batches, without padding"),
     ):

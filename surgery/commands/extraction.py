@@ -110,19 +110,16 @@ def extract(
     from surgery.model.chat import chat_template
     from surgery.model.models import describe_model, load_tokenizer
     from surgery.prompts.builtin import EVALUATION, EXTRACTION
+    from surgery.reading.contrast import check_held_out
     from surgery.statistics.extraction import Plan, check_pairing, extract_from
 
     check_output_file(output, force)
     check_engine(engine, position, positions, device_map, batched)
-    contrast = _contrast(("--pairs", pairs), ("--harmful", harmful), ("--harmless", harmless), EXTRACTION)
+    contrast = _contrast(("--pairs", "--harmful", "--harmless"), (pairs, harmful, harmless), EXTRACTION)
     if contrast is None:
         raise click.UsageError("no prompts to extract from: give --pairs, or --harmful and --harmless")
-    sources = (
-        ("--held-out", held_out),
-        ("--held-out-harmful", held_out_harmful),
-        ("--held-out-harmless", held_out_harmless),
-    )
-    others = _contrast(*sources, EVALUATION)
+    options_held_out = ("--held-out", "--held-out-harmful", "--held-out-harmless")
+    others = _contrast(options_held_out, (held_out, held_out_harmful, held_out_harmless), EVALUATION)
     plan = Plan(
         site=site,
         position=position,
@@ -136,7 +133,9 @@ def extract(
         folder=output.parent,
     )
     check_pairing(contrast, plan.estimator, plan.n_components)
-    _check_held_out(others, contrast)
+    if others and (n_near := check_held_out(others, contrast)):
+        n = len(others.texts)
+        click.echo(f"warning: {n_near} of {n} held-out prompts are near-duplicates of prompts fitted on", err=True)
     info = describe_model(model, revision)
     entry_of(info.architecture)
     tokenizer = load_tokenizer(info, date)
@@ -152,31 +151,20 @@ def extract(
     click.echo(f"wrote {output}\n\n{render(summarize(output), whole=False)}")
 
 
-def _contrast(
-    pairs: tuple[str, str | None], harmful: tuple[str, str | None], harmless: tuple[str, str | None], split: str
-) -> Any:
-    """The prompts that three options, given as (name, value), ask for; None where none is given."""
+def _contrast(options: tuple[str, str, str], sources: tuple[str | None, str | None, str | None], split: str) -> Any:
+    """The prompts that three options ask for; None where none is given."""
     from surgery.prompts import load_pairs, load_prompts
     from surgery.reading.contrast import Contrast
 
-    if (harmful[1] is None) != (harmless[1] is None) or (pairs[1] and harmful[1]):
-        raise click.UsageError(f"give {pairs[0]}, or both {harmful[0]} and {harmless[0]}")
-    if pairs[1]:
-        return Contrast.of_pairs(say_origin(load_pairs(pairs[1], split)))
-    if harmful[1] is None or harmless[1] is None:
+    pairs, harmful, harmless = sources
+    if (harmful is None) != (harmless is None) or (pairs and harmful):
+        raise click.UsageError("give {}, or both {} and {}".format(*options))
+    if pairs:
+        return Contrast.of_pairs(say_origin(load_pairs(pairs, split)))
+    if harmful is None or harmless is None:
         return None
-    groups = (load_prompts(harmful[1], "harmful", split), load_prompts(harmless[1], "safe", split))
+    groups = (load_prompts(harmful, "harmful", split), load_prompts(harmless, "safe", split))
     return Contrast.of_groups(*map(say_origin, groups))
-
-
-def _check_held_out(held_out: Any, fitted: Any) -> None:
-    """Refuse held-out prompts that are fitted on, and warn of those nearly so, before the model is loaded."""
-    from surgery.reading.contrast import check_held_out
-
-    n_near = check_held_out(held_out, fitted) if held_out else 0
-    if n_near:
-        n = len(held_out.texts)
-        click.echo(f"warning: {n_near} of {n} held-out prompts are near-duplicates of prompts fitted on", err=True)
 
 
 def _template_option(text: str) -> tuple[str, Any]:

@@ -234,14 +234,9 @@ def _is_unmarked(split: str) -> bool:
 
 def _missing_shards(files: Sequence[str]) -> list[str]:
     """Names of shards whose neighbours are there and they are not: what a broken-off download leaves."""
-    found = set(files)
-    whole = {
-        f"{shard[1]}-{number:05d}-of-{shard[2]}{shard[3]}"
-        for name in files
-        if (shard := _NUMBERED.fullmatch(name))
-        for number in range(int(shard[2]))
-    }
-    return sorted(whole - found)
+    shards = [shard.groups() for shard in map(_NUMBERED.fullmatch, files) if shard]
+    whole = {f"{start}-{n:05d}-of-{of}{end}" for start, of, end in shards for n in range(int(of))}
+    return sorted(whole - set(files))
 
 
 def _configs(folder: Path, tables: Sequence[str]) -> _Configs:
@@ -279,7 +274,7 @@ def _declared(config: dict[str, Any], tables: Sequence[str]) -> Splits:
     for entry in entries:
         split, patterns = (entry["split"], entry["path"]) if isinstance(entry, dict) else ("train", entry)
         for pattern in patterns if isinstance(patterns, list) else [patterns]:
-            splits.setdefault(str(split), []).extend(n for n in fnmatch.filter(tables, pattern.removeprefix("./")))
+            splits.setdefault(str(split), []).extend(fnmatch.filter(tables, pattern.removeprefix("./")))
     return {split: files for split, files in splits.items() if files}
 
 

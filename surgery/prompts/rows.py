@@ -42,24 +42,22 @@ def read_rows(path: Path, is_header: IsHeader) -> list[Row]:
             first line names columns. Without such a line, one column is "prompt" and two are "harmful" and "safe".
     Raises: PromptFileError naming the line: unreadable, not of its format, columns without a known name.
     """
-    if path.suffix.lower() == ".parquet":
-        return list(_parquet_rows(path))
-    text = _text(path)
-    return list(_reader(path, text)(path, text, is_header))
-
-
-def _reader(path: Path, text: str) -> Callable[[Path, str, IsHeader], Iterator[Row]]:
-    suffix, first = path.suffix.lower(), text.lstrip()[:1]
+    suffix, content = path.suffix.lower(), _content(path)
+    if suffix == ".parquet":
+        return list(_parquet_rows(path, content))
+    text = _text(path, content)
+    first = text.lstrip()[:1]
     if suffix == ".txt":
-        return _text_rows
+        lines = enumerate(text.split("\n"), start=1)
+        return [Row(f"{path}, line {n}", n, {"prompt": line.strip()}) for n, line in lines if line.strip()]
     if suffix in (".csv", ".tsv") or (suffix not in SUFFIXES and first not in ("{", "[", "")):
-        return _csv_rows
-    return _json_rows if suffix != ".jsonl" and first == "[" else _jsonl_rows
+        return list(_csv_rows(path, text, is_header))
+    return list(_json_rows(path, text) if suffix != ".jsonl" and first == "[" else _jsonl_rows(path, text))
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, content: bytes) -> str:
     try:
-        return _content(path).decode("utf-8-sig")  # the mark that spreadsheets write before CSV
+        return content.decode("utf-8-sig")  # the mark that spreadsheets write before CSV
     except UnicodeDecodeError as err:
         line = err.object.count(b"\n", 0, err.start) + 1
         raise PromptFileError(
@@ -78,7 +76,7 @@ def _content(path: Path) -> bytes:
         raise PromptFileError(f"{path}: cannot be read ({err.strerror})") from err
 
 
-def _jsonl_rows(path: Path, text: str, _: IsHeader) -> Iterator[Row]:
+def _jsonl_rows(path: Path, text: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines would cut at U+2028 inside a prompt
         if not line.strip():
             continue
@@ -91,7 +89,7 @@ def _jsonl_rows(path: Path, text: str, _: IsHeader) -> Iterator[Row]:
         yield _json_row(record, f"{path}, line {number}", number)
 
 
-def _json_rows(path: Path, text: str, _: IsHeader) -> Iterator[Row]:
+def _json_rows(path: Path, text: str) -> Iterator[Row]:
     try:
         records = json.loads(text)
     except json.JSONDecodeError as err:
@@ -108,12 +106,6 @@ def _json_row(record: Any, where: str, number: int) -> Row:
     if not isinstance(record, dict):
         raise PromptFileError(f"{where}: expected a JSON object or a text, found {type(record).__name__}")
     return Row(where, number, {str(key).strip().lower(): value for key, value in record.items()})
-
-
-def _text_rows(path: Path, text: str, _: IsHeader) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield Row(f"{path}, line {number}", number, {"prompt": line.strip()})
 
 
 def _csv_rows(path: Path, text: str, is_header: IsHeader) -> Iterator[Row]:
@@ -193,15 +185,12 @@ def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, l
         start = rows.line_num + 1
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path, content: bytes) -> Iterator[Row]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_table
+
     try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_table
-    except ImportError as err:
-        raise PromptFileError(f"{path}: Parquet needs pyarrow; install it (pip install pyarrow)") from err
-    content = io.BytesIO(_content(path))
-    try:
-        records = read_table(content).to_pylist()
+        records = read_table(io.BytesIO(content)).to_pylist()
     except (OSError, ArrowException) as err:
         raise PromptFileError(f"{path}: cannot be read as Parquet ({str(err).splitlines()[0]})") from err
     for number, record in enumerate(records, start=1):

@@ -63,7 +63,8 @@ def _of_dataset(source: str, role: str | None) -> Table:
         table = tables[part.split]
         numbers = hub.row_range(source, part.rows, len(table.rows))
         taken[part.split] += numbers
-        rows += [_of_split(table.rows[number], part.split if len(tables) > 1 else "") for number in numbers]
+        split = part.split if len(tables) > 1 else ""
+        rows += [replace(table.rows[number], split=split) for number in numbers]
     twice = [split for split, numbers in taken.items() if len(set(numbers)) < len(numbers)]
     if twice:
         raise PromptFileError(f"{source}: takes rows of {twice[0]} twice; expected slices that do not overlap")
@@ -74,10 +75,6 @@ def _of_dataset(source: str, role: str | None) -> Table:
     n_rows = sum(len(table.rows) for table in tables.values())
     layout = tables[found.parts[0].split].layout
     return Table(source, layout, tuple(rows), files, found.revision, n_rows - len(rows))
-
-
-def _of_split(row: Row, split: str) -> Row:
-    return replace(row, split=split) if split else row
 
 
 def _read(source: str, paths: tuple[Path, ...], revision: str | None = None) -> Table:

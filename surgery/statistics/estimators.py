@@ -84,15 +84,13 @@ def winsorized(layer: LayerActivations, trim: float = TRIM) -> "torch.Tensor":
 
     parts = []
     for columns in _column_blocks(layer):
-        groups = [_columns(layer, group, columns).double().sort(dim=0).values for group in (HARMFUL, SAFE)]
-        harmful, safe = (_winsorized_mean(values, int(trim * len(values))) for values in groups)
-        parts.append(harmful - safe)
+        means = []
+        for group in (HARMFUL, SAFE):
+            ordered = torch.cat([rows[:, columns] for _, rows in layer.rows(group)]).double().sort(dim=0).values
+            g = int(trim * len(ordered))
+            means.append(ordered.clamp(ordered[g], ordered[-1 - g]).mean(0))
+        parts.append(means[HARMFUL] - means[SAFE])
     return torch.cat(parts)
-
-
-def _winsorized_mean(ordered: "torch.Tensor", g: int) -> "torch.Tensor":
-    """Of every column of ascending values, [n, n_columns] -> [n_columns]."""
-    return ordered.clamp(ordered[g], ordered[-1 - g]).mean(0)
 
 
 def svd(layer: LayerActivations) -> "torch.Tensor":
@@ -147,12 +145,6 @@ def _column_blocks(layer: LayerActivations) -> Iterator[slice]:
     width = max(1, 16 * CHUNK_BYTES // (8 * max(layer.sizes)))
     for start in range(0, layer.d_model, width):
         yield slice(start, min(start + width, layer.d_model))
-
-
-def _columns(layer: LayerActivations, group: int, columns: slice) -> "torch.Tensor":
-    import torch
-
-    return torch.cat([rows[:, columns] for _, rows in layer.rows(group)])
 
 
 def block_means(layer: LayerActivations, group: int, n_blocks: int) -> "torch.Tensor":

@@ -106,7 +106,12 @@ def extract_from(
     n_near = check_held_out(others, contrast)
     readings = Readings(tokenizer, plan.site, plan.position, plan.sites, plan.positions, plan.template_options)
     rendered, held_out = readings.render(contrast), readings.render(others)
-    report = _counted(progress, len(rendered) + len(held_out))
+    done, n_prompts = iter(range(1, len(rendered) + len(held_out) + 1)), len(rendered) + len(held_out)
+
+    def report() -> None:
+        if progress is not None:
+            progress(next(done), n_prompts)
+
     tags = contrast.tags()
     sizes, matched = contrast.sizes, contrast.matched
     with ActivationStore(len(readings), info.n_layers, sizes, info.d_model, plan.folder, matched) as store:
@@ -136,7 +141,10 @@ def extract_from(
         "method": f"{_ESTIMATOR_NAMES.get(plan.estimator, plan.estimator)}, {source.order}",
         "seed": SEED,
         **contrast.header(),
-        "tags": [{"tag": tag, **_numbers(rows, contrast.matched)} for tag, rows in tags.items()],
+        "tags": [
+            {"tag": tag, "n_pairs": len(rows[0]) if matched else 0, "n_harmful": len(rows[0]), "n_safe": len(rows[1])}
+            for tag, rows in tags.items()
+        ],
         "held_out": {**others.header(), "n_near_duplicates": n_near} if held_out else None,
     }
     return RefusalVectors(**fitted, header=header, extras=extras)
@@ -164,18 +172,6 @@ def _projected(
     for prompt, resid in activations:
         projections[prompt.group][prompt.row] = (resid[0] * units.float()).sum(-1)
     return {"held_out_harmful": projections[HARMFUL], "held_out_safe": projections[SAFE]}
-
-
-def _numbers(rows: tuple[Sequence[int], Sequence[int]], matched: bool) -> dict[str, int]:
-    """How many prompts a tag has, as in a contrast set's header."""
-    n_harmful, n_safe = map(len, rows)
-    return {"n_pairs": n_harmful if matched else 0, "n_harmful": n_harmful, "n_safe": n_safe}
-
-
-def _counted(progress: Progress | None, n_prompts: int) -> Callable[[], None]:
-    """A call for each prompt done."""
-    done = iter(range(1, n_prompts + 1))
-    return lambda: None if progress is None else progress(next(done), n_prompts)
 
 
 def check_pairing(contrast: Contrast, estimator: str, n_components: int) -> None:

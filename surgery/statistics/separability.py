@@ -145,20 +145,20 @@ def analysis(rvs: RefusalVectors) -> dict[str, Any]:
         caveat says why.
     Raises: ArtifactError when a vector is zero.
     """
-    cosine = cosine_matrix(rvs.vectors)
-    held_out = _held_out(rvs)
+    cosine, halves = cosine_matrix(rvs.vectors), rvs.extras.get("split_half_cosine")
+    missing = [None] * rvs.n_layers
     return {
         **_numbers(rvs.n_harmful, rvs.n_safe, rvs.matched),
         "n_layers": rvs.n_layers,
         "d_model": rvs.d_model,
         **_separation(rvs.projections_harmful, rvs.projections_safe, rvs.n_layers, rvs.matched),
         "norms": rvs.vectors.double().norm(dim=1).tolist(),
-        "split_half_cosine": _split_half(rvs),
+        "split_half_cosine": missing if halves is None else halves.double().mean(0).tolist(),
         "cosine": cosine.tolist(),
         "cosine_by_distance": decay_off_diagonal(cosine).tolist(),
         "cosine_statistics": cosine_statistics(rvs),
         "effective_rank": effective_rank(cosine),
-        "held_out": held_out,
+        "held_out": _held_out(rvs),
         "tags": _tags(rvs),
         "tag_cosine": _tag_cosine(rvs),
         "readings": _readings(rvs),
@@ -193,11 +193,6 @@ def _held_out(rvs: RefusalVectors) -> dict[str, Any] | None:
         return None
     matched = (rvs.header.get("held_out") or {}).get("contrast") != "unmatched"
     return _numbers(len(harmful), len(safe), matched) | _separation(harmful, safe, rvs.n_layers, matched)
-
-
-def _split_half(rvs: RefusalVectors) -> list[float | None]:
-    cosines = rvs.extras.get("split_half_cosine")
-    return [None] * rvs.n_layers if cosines is None else cosines.double().mean(0).tolist()
 
 
 def _tags(rvs: RefusalVectors) -> dict[str, Any]:
