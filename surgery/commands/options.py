@@ -42,18 +42,13 @@ def model_and_basis(
     model: str, revision: str | None, file: Path, source_layers: str | None, allow_other_model: bool
 ) -> tuple[Any, Any, dict[str, Any]]:
     """(the model's description, the basis, its source), once it is sure that they belong together."""
-    from surgery.console.errors import MismatchError
-    from surgery.model.models import check_same_model, describe_model
+    from surgery.model.models import check_fits, describe_model
     from surgery.residual.subspace import load_basis
 
-    basis, source = load_basis(file, source_layers)
+    subspace, source = load_basis(file, source_layers)
     info = describe_model(model, revision)
-    check_same_model(source["header"], info, str(file), allow_other_model)
-    if source["n_layers"] not in (None, info.n_layers):
-        raise MismatchError(
-            f"{file} has RVs of {source['n_layers']} layers but {model} has {info.n_layers}; extract vectors from this model"
-        )
-    return info, basis, source
+    check_fits(source, info, allow_other_model)
+    return info, subspace.basis, source
 
 
 def on_gpu_if_any(model: Any, device_map: str | None) -> Any:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from surgery.console.table import Column, table
-from surgery.files.artifacts import file_sha256, load_artifact
+from surgery.files.artifacts import file_sha256
 from surgery.residual.layers import LayerSpec, format_layers
 from surgery.residual.subspace import KIND as SUBSPACE
-from surgery.residual.subspace import Subspace
+from surgery.residual.subspace import Subspace, load_vectors_or_subspace
 from surgery.residual.vectors import KIND as VECTORS
-from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.cosines import late_layers
 from surgery.statistics.separability import analysis
 from surgery.statistics.tier_angles import angle_lines, tier_angles
@@ -37,21 +36,19 @@ def summarize(path: Path | str, spans: Sequence[LayerSpec] = ()) -> dict[str, An
     if path.is_dir():
         kind = manifests.ADAPTER_KIND if manifests.is_adapter(path) else manifests.KIND
         return {"path": str(path), **manifests.read_manifest(path, kind)}
-    header, tensors = load_artifact(path, (VECTORS, SUBSPACE))
-    if "basis" in tensors and "vectors" not in tensors:
-        subspace = Subspace.from_tensors(tensors, header, str(path))
+    held = load_vectors_or_subspace(path)
+    if isinstance(held, Subspace):
         found = {
             "kind": SUBSPACE,
-            "rank": subspace.rank,
-            "d_model": subspace.d_model,
-            "source_layers": list(subspace.source_layers),
-            "offset": None if subspace.offset is None else subspace.offset.tolist(),
+            "rank": held.rank,
+            "d_model": held.d_model,
+            "source_layers": list(held.source_layers),
+            "offset": None if held.offset is None else held.offset.tolist(),
         }
     else:
-        vectors = RefusalVectors.from_tensors(tensors, header, str(path))
-        angles = tier_angles(vectors, [*range(vectors.n_layers), *spans])
-        found = {"kind": VECTORS, **analysis(vectors), "tier_angles": angles}
-    return {"path": str(path), "sha256": file_sha256(path), "header": dict(header), **found}
+        angles = tier_angles(held, [*range(held.n_layers), *spans])
+        found = {"kind": VECTORS, **analysis(held), "tier_angles": angles}
+    return {"path": str(path), "sha256": file_sha256(path), "header": dict(held.header), **found}
 
 
 def render(summary: Mapping[str, Any], whole: bool = True) -> str:

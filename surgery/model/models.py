@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.console.errors import MismatchError, ModelError
+from surgery.console.errors import MismatchError, ModelError, ShapeError
 from surgery.files.shards import FLOAT_DTYPES, read_range, read_shard, weight_files
 from surgery.model.config import architecture_of, read_config, says_tied, text_config
 
@@ -215,6 +215,27 @@ def check_same_model(artifact_header: Mapping[str, Any], info: ModelInfo, what: 
             f"{what} was made from {made_from.model} (fingerprint {made_from.fingerprint[:12]}, d_model "
             f"{made_from.d_model}) but {info.model} has fingerprint {info.fingerprint[:12]} (d_model {info.d_model}); "
             "extract vectors from this model or pass --allow-other-model"
+        )
+
+
+def check_fits(source: Mapping[str, Any], info: ModelInfo, allow_other: bool = False) -> None:
+    """Refuse a subspace that was made from another model, or has another's width.
+
+    Args:
+        source: what `load_basis` tells of it.
+        allow_other: as in `check_same_model`.
+    Raises: MismatchError, ShapeError.
+    """
+    check_same_model(source["header"], info, source["path"], allow_other)
+    if source["d_model"] != info.d_model:
+        raise ShapeError(
+            f"{source['path']} has d_model {source['d_model']} but {info.model} has {info.d_model}; extract vectors from "
+            "this model"
+        )
+    if source["n_layers"] not in (None, info.n_layers):
+        raise MismatchError(
+            f"{source['path']} has RVs of {source['n_layers']} layers but {info.model} has {info.n_layers}; extract "
+            "vectors from this model"
         )
 
 

@@ -226,46 +226,59 @@ def random_subspace(d_model: int, rank: int, seed: int) -> Subspace:
     return Subspace(orthonormal_basis(gaussian), (), {"method": "random", "seed": seed})
 
 
+def load_vectors_or_subspace(path: Path | str) -> RefusalVectors | Subspace:
+    """What a file holds: a subspace where it has a tensor `basis`, refusal vectors where it has only `vectors`.
+
+    Raises: ArtifactError, ShapeError.
+    """
+    header, tensors = load_artifact(path, (KIND, VECTORS_KIND))
+    if "basis" in tensors:
+        return Subspace.from_tensors(tensors, {**header, "kind": KIND}, str(path))
+    if "vectors" in tensors:
+        return RefusalVectors.from_tensors(tensors, {**header, "kind": VECTORS_KIND}, str(path))
+    raise ArtifactError(f"{path}: holds neither `basis` nor `vectors` (found {shortened(sorted(tensors))})")
+
+
 def load_basis(
     path: Path | str, source_layers: LayerSpec | None = None, affine: bool = False
-) -> tuple["torch.Tensor", dict[str, Any]]:
-    """Read the basis to remove from a subspace file, or from an RV file with the layers to take from it.
+) -> tuple[Subspace, dict[str, Any]]:
+    """Read the subspace to remove from a subspace file, or from an RV file with the layers to take from it.
 
     Args:
         source_layers: for an RV file, and only there: one layer or several (QR).
         affine: whether the caller applies an offset; without it a file that holds one is refused, for what an affine
             ablation adds is no linear edit of the weights.
-    Returns: ([rank, d_model] float32 orthonormal rows, {path, sha256, kind, rank, d_model, n_layers,
-        source_layers, header, offset}); n_layers is that of the RV file, None for a subspace; offset is the [rank] list
-        of reference coordinates, or None.
+    Returns: (the subspace, {path, sha256, kind, rank, d_model, n_layers, source_layers, header, offset}); header and
+        n_layers are those of the file, n_layers None for a subspace; offset is the [rank] list of reference coordinates,
+        or None.
     Raises: ArtifactError, ShapeError, LayerRangeError.
     """
-    header, tensors = load_artifact(path, (KIND, VECTORS_KIND))
-    of_vectors = "vectors" in tensors and "basis" not in tensors
-    if of_vectors and source_layers is None:
+    held = load_vectors_or_subspace(path)
+    if isinstance(held, Subspace):
+        if source_layers is not None:
+            raise ArtifactError(f"{path}: is a subspace already; source layers apply to refusal vectors only")
+        subspace = held
+    elif source_layers is None:
         raise ArtifactError(
-            f"{path}: holds refusal vectors of {len(tensors['vectors'])} layers; name a source layer (--source-layer, or source_layer= of a module)"
+            f"{path}: holds refusal vectors of {held.n_layers} layers; name a source layer (--source-layer, or "
+            "source_layer= of a module)"
         )
-    if not of_vectors and source_layers is not None:
-        raise ArtifactError(f"{path}: is a subspace already; source layers apply to refusal vectors only")
-    if of_vectors:
-        subspace = Subspace.from_vectors(RefusalVectors.from_tensors(tensors, header, str(path)), source_layers)
     else:
-        subspace = Subspace.from_tensors(tensors, header, str(path))
+        subspace = Subspace.from_vectors(held, source_layers)
     if subspace.offset is not None and not affine:
         raise ArtifactError(
             f"{path}: holds an affine `offset`, which moves the stream to a point and is no linear edit of the weights; "
             "apply it at run time (refusal generate, serve), or make the subspace without --affine"
         )
-    return subspace.basis, {
+    return subspace, {
         "path": str(path),
         "sha256": file_sha256(path),
-        "kind": VECTORS_KIND if of_vectors else KIND,
+        "kind": held.header["kind"],
         "rank": subspace.rank,
         "d_model": subspace.d_model,
-        "n_layers": len(tensors["vectors"]) if of_vectors else None,
+        "n_layers": None if isinstance(held, Subspace) else held.n_layers,
         "source_layers": list(subspace.source_layers),
-        "header": dict(header),
+        "header": dict(held.header),
         "offset": None if subspace.offset is None else subspace.offset.tolist(),
     }
 

@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.console.errors import MismatchError
 from surgery.console.table import table
-from surgery.files.artifacts import load_artifact
-from surgery.residual.subspace import KIND as SUBSPACE
-from surgery.residual.subspace import Subspace
-from surgery.residual.vectors import KIND as VECTORS
+from surgery.residual.subspace import Subspace, load_vectors_or_subspace
 from surgery.residual.vectors import RefusalVectors
 
 if TYPE_CHECKING:
@@ -52,7 +49,7 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
         vector's squared length that lies in the subspace}.
     Raises: ArtifactError, ShapeError, MismatchError when the shapes differ.
     """
-    a, b = _load(first), _load(second)
+    a, b = load_vectors_or_subspace(first), load_vectors_or_subspace(second)
     found: dict[str, Any] = {"kind": "comparison", "first": str(first), "second": str(second)}
     if isinstance(a, Subspace) and isinstance(b, Subspace):
         angles = principal_angles(a.basis, b.basis)
@@ -81,9 +78,3 @@ def _cosines(a: RefusalVectors, b: RefusalVectors) -> list[float | None]:
     first, second = a.vectors.double(), b.vectors.double()
     norms = (first.norm(dim=1) * second.norm(dim=1)).tolist()
     return [dot / norm if norm else None for dot, norm in zip((first * second).sum(1).tolist(), norms, strict=True)]
-
-
-def _load(path: Path | str) -> RefusalVectors | Subspace:
-    header, tensors = load_artifact(path, (VECTORS, SUBSPACE))
-    kind = Subspace if "basis" in tensors and "vectors" not in tensors else RefusalVectors
-    return kind.from_tensors(tensors, header, str(path))

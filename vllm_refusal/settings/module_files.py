@@ -1,17 +1,16 @@
 """One module, read from its file and checked against the model."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from surgery.architecture.table import ARCHITECTURES, entry_of
-from surgery.console.errors import MismatchError, RefusalError, ShapeError
-from surgery.files.artifacts import file_sha256, load_artifact, shortened
-from surgery.model.models import ModelInfo, check_same_model
+from surgery.console.errors import RefusalError
+from surgery.model.models import ModelInfo, check_fits
 from surgery.residual.layers import parse_layers
 from surgery.residual.operator import check_alpha
 from surgery.residual.sites import EDIT_SITES, STREAM, WRITES
-from surgery.residual.subspace import Subspace, check_orthonormal
-from surgery.residual.vectors import RefusalVectors
+from surgery.residual.subspace import load_basis
 from vllm_refusal.settings.modules import KEY, NONE, AblationModule, ConfigError, check_keys
 
 if TYPE_CHECKING:
@@ -52,13 +51,12 @@ def _read_module(name: str, spec: Any, model: ModelInfo) -> AblationModule:
     site = spec.get("site", STREAM)
     if site not in EDIT_SITES:
         raise ConfigError(f"site must be one of {', '.join(EDIT_SITES)}, found {site!r}")
-    basis, offset, header = _read_basis(spec, model.n_layers)
-    if basis.shape[1] != model.d_model:
-        raise ShapeError(
-            f"{spec['path']} has d_model {basis.shape[1]} but {model.model} has {model.d_model}; extract vectors "
-            "from this model"
-        )
-    check_same_model(header, model, spec["path"], allow_other=_allows_other_model(spec))
+    if "source_layer" in spec and "source_layers" in spec:
+        raise ConfigError("give source_layer or source_layers, not both")
+    subspace, source = load_basis(spec["path"], spec.get("source_layers", spec.get("source_layer")), affine=True)
+    check_fits(source, model, _allows_other_model(spec))
+    basis, offset = subspace.basis, subspace.offset
+    _check_reach(offset)
     if offset is not None and site == WRITES:
         entry_of(model.architecture).check_offset_of_writes()
     return AblationModule(
@@ -70,7 +68,7 @@ def _read_module(name: str, spec: Any, model: ModelInfo) -> AblationModule:
         layers=parse_layers(spec.get("layers", "all"), model.n_layers),
         site=site,
         sha256=_tensors_sha256(basis, offset),
-        file_sha256=file_sha256(spec["path"]),
+        file_sha256=source["sha256"],
     )
 
 
@@ -81,48 +79,15 @@ def _allows_other_model(spec: Mapping[str, Any]) -> bool:
     return allowed
 
 
-def _read_basis(spec: Mapping[str, Any], n_layers: int) -> tuple["torch.Tensor", "torch.Tensor | None", dict[str, Any]]:
-    header, tensors = load_artifact(spec["path"], ("subspace", "refusal_vectors"))
-    if "source_layer" in spec and "source_layers" in spec:
-        raise ConfigError("give source_layer or source_layers, not both")
-    source = spec.get("source_layers", spec.get("source_layer"))
-    if "basis" in tensors:
-        if source is not None:
-            raise ConfigError(f"{spec['path']} already holds a basis; source_layer is for files of RVs")
-        basis, offset = tensors["basis"].float().contiguous(), tensors.get("offset")
-    elif "vectors" in tensors:
-        rvs = RefusalVectors.from_tensors(tensors, header, spec["path"])
-        basis, offset = _basis_of_vectors(spec["path"], rvs, source, n_layers), None
-    else:
-        raise ConfigError(f"{spec['path']} holds neither 'basis' nor 'vectors', but {shortened(sorted(tensors))}")
-    check_orthonormal(basis)
-    return basis, None if offset is None else _checked_offset(offset, basis.shape[0]), header
-
-
-def _basis_of_vectors(path: str, rvs: RefusalVectors, source: Any, n_layers: int) -> "torch.Tensor":
-    if source is None:
-        raise ConfigError(f"{path} holds one RV per layer; name the one to ablate with source_layer")
-    if rvs.n_layers != n_layers:
-        raise MismatchError(
-            f"{path} has RVs of {rvs.n_layers} layers but the model has {n_layers}; extract vectors from this model"
-        )
-    return Subspace.from_vectors(rvs, source).basis
-
-
-def _checked_offset(offset: "torch.Tensor", rank: int) -> "torch.Tensor":
-    if tuple(offset.shape) != (rank,) or not offset.isfinite().all():
-        raise ShapeError(f"offset must be [rank={rank}], finite; found {list(offset.shape)}")
-    if offset.abs().max() > LARGEST_OFFSET:
+def _check_reach(offset: "torch.Tensor | None") -> None:
+    if offset is not None and offset.abs().max() > LARGEST_OFFSET:
         raise ConfigError(
             f"offset {float(offset.abs().max()):g} is beyond {LARGEST_OFFSET:g}, further out than any residual stream; "
             "make the file again from this model"
         )
-    return offset.float().contiguous()
 
 
 def _tensors_sha256(basis: "torch.Tensor", offset: "torch.Tensor | None") -> str:
-    import hashlib
-
     digest = hashlib.sha256(basis.numpy().tobytes())
     if offset is not None:
         digest.update(b"offset" + offset.numpy().tobytes())

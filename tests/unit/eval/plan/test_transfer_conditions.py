@@ -56,7 +56,7 @@ def test_what_the_engine_reads_spans_the_vectors_of_that_tier_and_no_other(plan)
     for tag in TIERS:
         condition = next(c for c in plan.conditions if c.kind == "subspace" and c.tag == tag)
         settings = plan.modules[condition.request["ablation"]]
-        basis, _ = load_basis(settings["path"], settings["source_layers"])
+        basis = load_basis(settings["path"], settings["source_layers"])[0].basis
         for other in TIERS:
             units = vectors.of_tag(other).vectors[1:3]
             left = (units - units @ basis.T @ basis).norm() / units.norm()

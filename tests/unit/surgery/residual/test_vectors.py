@@ -178,11 +178,11 @@ def test_a_basis_is_read_from_a_subspace_file_or_from_vectors_with_their_layers(
     Subspace.from_vectors(rvs, "1,3").save(tmp_path / "sub.safetensors")
     from_file, info = load_basis(tmp_path / "sub.safetensors")
     from_vectors, vectors_info = load_basis(tmp_path / "rvs.safetensors", "1,3")
-    assert torch.equal(from_file, from_vectors)
+    assert torch.equal(from_file.basis, from_vectors.basis)
     assert info["source_layers"] == vectors_info["source_layers"] == [1, 3]
     assert (info["kind"], vectors_info["kind"]) == ("subspace", "refusal_vectors")
     single, _ = load_basis(tmp_path / "rvs.safetensors", 4)
-    assert torch.allclose(single[0], rvs.direction(4), atol=1e-6)
+    assert torch.allclose(single.basis[0], rvs.direction(4), atol=1e-6)
 
 
 def test_source_layers_must_be_named_for_vectors_and_only_for_them(tmp_path):
