@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.judge.endpoint.client import JudgeClient
-from eval.judge.endpoint.llm import LLMJudge
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.judging import judge_run
 from eval.records.rows import Generation, item_id
 from eval.records.run import Run
@@ -58,7 +58,7 @@ def measure(url: str, arguments: argparse.Namespace) -> tuple[float, float, floa
         run = make_run(Path(folder) / "run", arguments.responses)
         client = JudgeClient(url, concurrency=arguments.in_flight, max_concurrency=arguments.in_flight)
         wall, cpu = time.perf_counter(), cpu_seconds()
-        summary = judge_run(run, LLMJudge("judge", client))
+        summary = judge_run(run, EndpointJudge("judge", client))
         wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     if summary.n_scored != arguments.responses:
         raise SystemExit(f"only {summary.n_scored} of {arguments.responses} scored: {dict(summary.reasons)}")

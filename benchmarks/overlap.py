@@ -22,7 +22,7 @@ import runtime  # sets one thread, before torch is imported
 from judging import endpoint
 
 from eval.judge.endpoint.client import JudgeClient
-from eval.judge.endpoint.llm import LLMJudge
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.overlap import OverlappedJudging
 from eval.records.rows import Generation, item_id
 from eval.records.run import Run
@@ -85,7 +85,7 @@ def generate(engine: Engine, run: Run, url: str | None, arguments: argparse.Name
             cpu, wall = timed(engine, workload, run.append_generations)
         return Measured(cpu, wall, 0.0)
     limit = arguments.concurrency
-    judge = LLMJudge("judge-1", JudgeClient(url, concurrency=limit, max_concurrency=limit))
+    judge = EndpointJudge("judge-1", JudgeClient(url, concurrency=limit, max_concurrency=limit))
     with OverlappedJudging(run, judge) as judging:
         cpu, wall = timed(engine, workload, judging.put)
         ended = time.perf_counter()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from eval.judge.endpoint.client import JudgeClient
-from eval.judge.endpoint.llm import LLMJudge
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.judging import judge_run
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.plan.conditions import Condition
@@ -162,7 +162,7 @@ async def drip(request):
 
 def make_judge(url, key=None, max_tokens=512, **client):
     client = {"backoff": 0.001, "timeout": 10.0, **client}
-    return LLMJudge("judge-1", JudgeClient(url, key, **client), max_tokens=max_tokens)
+    return EndpointJudge("judge-1", JudgeClient(url, key, **client), max_tokens=max_tokens)
 
 
 def make_run(path, responses, conditions=("baseline",), prompt_set="safe"):

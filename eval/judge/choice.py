@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import BaseModel
 
 from eval.endpoints.address import BASE_URL, KEY_ENV
 from surgery.console.given import given
@@ -13,16 +13,16 @@ from surgery.console.given import given
 if TYPE_CHECKING:
     from eval.judge.endpoint.client import JudgeClient
     from eval.judge.endpoint.endpoint_judge import EndpointJudge
+    from eval.judge.endpoint.question import Question
     from eval.judge.protocol import Judge
 
 
-@dataclass(frozen=True)
-class JudgeChoice:
+class JudgeChoice(BaseModel, frozen=True, extra="forbid"):
     """The values of `judge_options`."""
 
     judge_name: str | None = None
     judge_model: str | None = None
-    judge_base_url: Sequence[str] = ()
+    judge_base_url: tuple[str, ...] = ()
     judge_api_key_env: str = KEY_ENV
     judge_rubric: str = "standard"
     judge_concurrency: int = 20
@@ -42,6 +42,8 @@ class JudgeChoice:
 
     def make(self) -> "Judge":
         """The judge. Raises: click.UsageError, also for an option that would do nothing; JudgeEndpointError, RubricError."""
+        from eval.judge.endpoint.presets import load_rubric
+
         if self.judge_model is None:
             return self._rules()
         if self.judge_name is not None:
@@ -52,12 +54,11 @@ class JudgeChoice:
         if prices.count(None) == 1:
             self.refuse(["judge_price_in"], "needs --judge-price-out: a cost has both")
             self.refuse(["judge_price_out"], "needs --judge-price-in: a cost has both")
-        first = self._endpoint_judge(self.judge_model, self._client())
+        first = self._endpoint_judge(self.judge_model, self._client(), load_rubric(self.judge_rubric))
         if self.judge_fallback_model is not None:
             return self._with_fallback(first, self.judge_fallback_model)
         self.refuse([name for name in self.given if "fallback" in name], "needs --judge-fallback-model")
-        if first.kind == "guard":
-            self.refuse(["judge_max_tokens", "judge_temperature"], f"is fixed for the guard {self.judge_rubric}")
+        self.refuse([f"judge_{name}" for name in first.question.fixed], f"is fixed for the guard {self.judge_rubric}")
         return first
 
     @property
@@ -96,22 +97,17 @@ class JudgeChoice:
         quota = Quota(self.judge_rpm, self.judge_tpm)
         return JudgeClient(urls, key, concurrency=self.judge_concurrency, quota=quota, budget=Budget(limits))
 
-    def _endpoint_judge(self, model: str, client: "JudgeClient", guards: bool = True) -> "EndpointJudge":
-        from eval.judge.endpoint.guard import GuardJudge
-        from eval.judge.endpoint.llm import LLMJudge
-        from eval.judge.endpoint.presets import load_rubric
-        from eval.judge.endpoint.rubric import STANDARD, Rubric
+    def _endpoint_judge(self, model: str, client: "JudgeClient", question: "Question") -> "EndpointJudge":
+        from eval.judge.endpoint.endpoint_judge import EndpointJudge
 
-        rubric = load_rubric(self.judge_rubric)
-        if not isinstance(rubric, Rubric) and guards:
-            return GuardJudge(model, client, rubric)
-        rubric = rubric if isinstance(rubric, Rubric) else STANDARD
-        settings = {"max_tokens": self.judge_max_tokens, "temperature": self.judge_temperature}
-        return LLMJudge(model, client, rubric=rubric, **settings)
+        return EndpointJudge(
+            model, client, question, max_tokens=self.judge_max_tokens, temperature=self.judge_temperature
+        )
 
     def _with_fallback(self, first: "EndpointJudge", model: str) -> "Judge":
         """The judge with a chat model behind it; behind a guard model it grades by the standard rubric."""
         from eval.judge.endpoint.fallback import FallbackJudge
+        from eval.judge.endpoint.rubric import STANDARD
 
         key_env = self.judge_fallback_api_key_env
         if key_env is None and self.judge_fallback_base_url is None:
@@ -122,7 +118,8 @@ class JudgeChoice:
             _first(self.judge_fallback_price_in, self.judge_price_in),
             _first(self.judge_fallback_price_out, self.judge_price_out),
         )
-        return FallbackJudge(first, self._endpoint_judge(model, client, guards=False))
+        question = STANDARD if first.question.fixed else first.question
+        return FallbackJudge(first, self._endpoint_judge(model, client, question))
 
 
 def choose_judge(**choice: Any) -> "Judge":

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from eval.commands.judge import condition_rows
 from eval.judge.endpoint.client import JudgeClient
-from eval.judge.endpoint.llm import LLMJudge
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.judging import judge_run
 from eval.judge.overlap import OverlappedJudging
 from eval.plan.conditions import Condition
@@ -98,7 +98,7 @@ class Endpoint:
 
 
 def make_judge(url):
-    return LLMJudge("judge-1", JudgeClient(url, concurrency=CONCURRENCY, max_concurrency=CONCURRENCY))
+    return EndpointJudge("judge-1", JudgeClient(url, concurrency=CONCURRENCY, max_concurrency=CONCURRENCY))
 
 
 def judging(path, url):
@@ -129,7 +129,9 @@ def forkserver(tmp_path_factory):
 
 def _preloaded():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["openai", "aiohttp", "httpx", "eval.judge.endpoint.llm", "eval.judge.overlap"])
+    context.set_forkserver_preload(
+        ["openai", "aiohttp", "httpx", "eval.judge.endpoint.endpoint_judge", "eval.judge.overlap"]
+    )
     return context
 
 

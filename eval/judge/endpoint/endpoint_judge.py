@@ -1,6 +1,5 @@
-"""What all judges behind an endpoint share: one question, and an answer that is a score or a reason, never a guess."""
+"""A judge behind an endpoint: asked for one verdict at a time, its answer a score or a reason, never a guess."""
 
-from abc import abstractmethod
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 from eval.endpoints.address import public_url
 from eval.endpoints.replica import Refused
 from eval.endpoints.spending import Ledger, Usage, read_spending
-from eval.judge.endpoint.client import Completion, JudgeClient, TransportFailure
+from eval.judge.endpoint.client import Completion, JudgeClient, JudgeEndpointError, TransportFailure
+from eval.judge.endpoint.question import Question
+from eval.judge.endpoint.rubric import STANDARD
 from eval.judge.endpoint.scales import MAX_EVIDENCE, Answer, UnreadableAnswer
 from eval.judge.protocol import Judge
 from eval.judge.rules.coherence import coherence_sha256, read_coherence
@@ -25,58 +26,70 @@ CONTENT_FILTER = "content filter"
 TRUNCATED = "judge answer truncated"
 REJECTED = "request rejected"
 NOT_MEASURED = "not measured by this judge"
+_PROBE = ("Name a colour of the rainbow.", "One colour of the rainbow is green.")
 
 
 class EndpointJudge(Judge):
     """A judge behind an OpenAI-compatible endpoint; use as an async context manager, which probes it once.
 
-    A judge that does not rate coherence takes it from the rules of the heuristic judge, and its description says so.
+    The probe walks the forms of an answer that its question has, and keeps the first in which the model gives a readable
+    verdict on a harmless item. A judge that does not rate coherence takes it from the rules of the heuristic judge, and
+    its description says so.
 
     Attributes:
-        judge_id: "<kind>:<model>-<hash>", of model, address, rubric, temperature and, where coherence comes from rules,
+        judge_id: "<kind>:<model>-<hash>", of model, address, question, temperature and, where coherence comes from rules,
             those rules: any change makes another judge.
-        scores_coherence: whether the model itself rates coherence.
+        schema_mode: the form of its answers, "" before the probe.
     """
 
-    kind = "llm"
     retried_reasons = frozenset({TRANSPORT})
 
     def __init__(
         self,
         model: str,
         client: JudgeClient,
-        label: str,
-        identity: list[Any],
-        max_tokens: int,
-        scores_coherence: bool = True,
+        question: Question = STANDARD,
+        *,
+        max_tokens: int = 512,
+        temperature: float | None = 0.0,
     ):
         """Set up; nothing is sent.
 
         Args:
-            label: of the rubric where it is not the standard one, as it stands in the id.
-            identity: what else makes it another judge.
-            max_tokens: of the judge's answer.
+            question: a rubric or a guard; what it fixes is not taken from here.
+            max_tokens: of the judge's answer, its thoughts included.
+            temperature: 0; None leaves it to the endpoint, for models that take no other than their own.
         """
-        self.model = model
-        self.client = client
-        self._max_tokens = max_tokens
-        self.scores_coherence = scores_coherence
-        identity = [*identity, *([] if scores_coherence else [coherence_sha256()])]
-        name = f"{model}/{label}" if label else model
+        self.model, self.client, self.question, self.kind = model, client, question, question.kind
+        self._max_tokens = question.fixed.get("max_tokens", max_tokens)
+        self._temperature = question.fixed.get("temperature", temperature)
+        self._token_key = "max_tokens"
+        self.schema_mode = ""
+        identity = [question.sha256(), *([] if question.fixed else [temperature])]
+        identity += [] if question.scores_coherence else [coherence_sha256()]
+        name = model if question.name == STANDARD.name else f"{model}/{question.name}"
         self.judge_id = f"{self.kind}:{name}-{json_sha256([model, public_url(client.base_url), *identity])[:8]}"
 
     def describe(self) -> dict[str, Any]:
         """What is recorded with a run: everything that decides the verdicts, and no credentials."""
-        urls = self.client.urls
+        urls, by_rules = self.client.urls, f"by rules: heuristic:coherence-{coherence_sha256()}"
         return {
             "kind": self.kind,
             "model": self.model,
             "base_url": urls[0],
             **({"replicas": urls} if len(urls) > 1 else {}),
             "max_tokens": self._max_tokens,
-            **({} if self.scores_coherence else {"coherence": f"by rules: heuristic:coherence-{coherence_sha256()}"}),
+            **({} if self.question.scores_coherence else {"coherence": by_rules}),
             "versions": {**package_versions(), "openai": metadata.version("openai")},
+            **self.question.describe(),
+            **({"schema_mode": self.schema_mode} if len(self.question.forms) > 1 else {}),
+            "temperature": self._temperature,
         }
+
+    @property
+    def rates_harm_only(self) -> bool:
+        """As its question does."""
+        return self.question.only_harmful
 
     @property
     def usage(self) -> Usage:
@@ -109,6 +122,8 @@ class EndpointJudge(Judge):
 
         Raises: JudgeEndpointError when the endpoint as a whole is out of use, BudgetReachedError.
         """
+        if self.rates_harm_only and item.prompt_set != "harmful":
+            return self._unscored(item, NOT_MEASURED, f"{self.question.name} rates harm, not compliance")
         if is_cut_in_reasoning(item):
             return self._unscored(item, CUT, "")
         try:
@@ -128,7 +143,7 @@ class EndpointJudge(Judge):
         if completion.finish_reason == "length":
             return self._unscored(item, TRUNCATED, f"cut at {self._max_tokens} tokens")
         try:
-            answer = self._read(completion.text)
+            answer = self.question.read(completion.text, self.schema_mode)
         except UnreadableAnswer as err:
             reason = JUDGE_REFUSED if is_refusal(completion.text) else UNREADABLE
             return self._unscored(item, reason, f"{err}: {completion.text[:120]!r}")
@@ -153,14 +168,42 @@ class EndpointJudge(Judge):
     def _unscored(self, item: Generation, reason: str, detail: str) -> Verdict:
         return Verdict(item.item_id, self.judge_id, UNSCORED, reason=reason, evidence=detail[:MAX_EVIDENCE])
 
-    @abstractmethod
     async def _ask(self, prompt: str, response: str) -> Completion:
         """Put one response before the model."""
+        body = self.question.ask(prompt, response, self.schema_mode)
+        if self._temperature is not None:
+            body["temperature"] = self._temperature
+        return await self.client.complete(model=self.model, **{self._token_key: self._max_tokens}, **body)
 
-    @abstractmethod
-    def _read(self, text: str) -> Answer:
-        """Read its answer. Raises: UnreadableAnswer."""
-
-    @abstractmethod
     async def _probe(self) -> None:
-        """Find out whether the endpoint can judge. Raises: JudgeEndpointError."""
+        """Find out whether the endpoint can judge, and in which form. Raises: JudgeEndpointError."""
+        where = f"{'guard' if self.kind == 'guard' else 'judge'} {self.model} at {public_url(self.client.base_url)}"
+        failures = []
+        for form in self.question.forms:
+            self.schema_mode = form
+            try:
+                completion = await self._ask_in_its_dialect()
+                self.question.read(completion.text, form)
+                return
+            except TransportFailure as err:
+                raise JudgeEndpointError(f"{where} cannot be reached: {err}") from err
+            except UnreadableAnswer as err:
+                failures.append(f"{form} {err}: {completion.text[:80]!r}".strip())
+            except Refused as err:
+                failures.append(f"{form} {err}".strip())
+        raise JudgeEndpointError(f"{where} {self.question.unusable(failures)}")
+
+    async def _ask_in_its_dialect(self) -> Completion:
+        """Ask the probe's item; an endpoint that renamed `max_tokens` is asked again in its own words."""
+        try:
+            return await self._ask(*_PROBE)
+        except Refused as err:
+            if "temperature" in err.message and self._temperature is not None and not self.question.fixed:
+                raise JudgeEndpointError(
+                    f"judge {self.model} does not take temperature {self._temperature:g} ({err}); "
+                    "pass --judge-temperature none to use its own, or choose another judge"
+                ) from err
+            if "max_completion_tokens" not in err.message or self._token_key == "max_completion_tokens":
+                raise
+            self._token_key = "max_completion_tokens"
+            return await self._ask(*_PROBE)

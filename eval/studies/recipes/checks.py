@@ -1,7 +1,6 @@
 """What is checked of a study's commands before the first of them runs, each fault one line."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -83,7 +82,7 @@ def judge_of(settings: Mapping[str, Any]) -> "Judge":
     """The judge that the settings of the stage `judge` choose. Raises: RecipeError, and what making it raises."""
     from eval.judge.choice import JudgeChoice
 
-    names = {field.name for field in fields(JudgeChoice)}
+    names = JudgeChoice.model_fields
     try:
         return JudgeChoice(**{name: value for name, value in settings.items() if name in names}).make()
     except click.ClickException as err:

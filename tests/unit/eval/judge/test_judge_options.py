@@ -1,7 +1,5 @@
 """Options of a judge, a server or an engine that would do nothing are refused, each by its own name."""
 
-from dataclasses import fields
-
 import click
 import pytest
 from click.testing import CliRunner
@@ -17,13 +15,13 @@ from surgery.console.given import given
 from surgery.organisms.release import asset
 
 VALUES = {float | None: 0.5, int | None: 7, str | None: "x", int: 7, str: "x"}
-NAMES = [field.name for field in fields(JudgeChoice) if field.name not in ("judge_name", "judge_model")]
+NAMES = [name for name in JudgeChoice.model_fields if name not in ("judge_name", "judge_model")]
 ENDPOINT = {"judge_model": "m", "judge_base_url": ("http://127.0.0.1:9/v1",)}
 
 
 def value_of(name):
-    kinds = {field.name: field.type for field in fields(JudgeChoice)}
-    return ("http://127.0.0.1:9/v1",) if name == "judge_base_url" else VALUES[kinds[name]]
+    kind = JudgeChoice.model_fields[name].annotation
+    return ("http://127.0.0.1:9/v1",) if name == "judge_base_url" else VALUES[kind]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ import pytest
 
 from eval.judge.docket import Docket
 from eval.judge.endpoint.client import Completion, JudgeClient, JudgeEndpointError
-from eval.judge.endpoint.llm import LLMJudge
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.judging import JudgingError, judge_run
 from eval.judge.protocol import Judge
 from eval.judge.rules.heuristic import HeuristicJudge
@@ -53,7 +53,7 @@ class Dice(Judge):
 def endpoint_judge():
     """The judge of an endpoint, whose model remembers what it was shown and finds everything fine."""
 
-    class Remembering(LLMJudge):
+    class Remembering(EndpointJudge):
         asked = set()
 
         async def _probe(self):

@@ -10,10 +10,9 @@ from synthetic_runs import HEURISTIC, RunMaker, checkpoint, distributed_like, ra
 
 from eval.commands.judge import judge as judge_command
 from eval.judge.endpoint.client import JudgeClient
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.endpoint.fallback import FallbackJudge
-from eval.judge.endpoint.guard import GuardJudge
 from eval.judge.endpoint.guards import GUARDS
-from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.endpoint.presets import REFUSAL_3WAY
 from eval.judge.endpoint.rubric import STANDARD, Rubric
 from eval.judge.judging import judge_run
@@ -214,9 +213,16 @@ def test_a_language_model_judge_is_preferred_and_never_mixed_with_the_heuristic_
 
 def test_the_label_of_a_judge_tells_its_rubric_its_guard_and_its_fallback_apart(tmp_path):
     reader, second = (JudgeClient(f"http://127.0.0.1:{port}/v1") for port in (8, 9))
-    rubrics = [STANDARD, REFUSAL_3WAY, Rubric("own", 0, "One reading."), Rubric("own", 0, "Another reading.")]
-    judges = [LLMJudge("reader", reader, rubric=rubric) for rubric in rubrics]
-    judges += [GuardJudge("reader", reader, GUARDS["wildguard"]), FallbackJudge(judges[0], LLMJudge("second", second))]
+    rubrics = [
+        STANDARD,
+        REFUSAL_3WAY,
+        *(Rubric(name="own", version=0, text=text) for text in ("One reading.", "Another reading.")),
+    ]
+    judges = [EndpointJudge("reader", reader, question=rubric) for rubric in rubrics]
+    judges += [
+        EndpointJudge("reader", reader, GUARDS["wildguard"]),
+        FallbackJudge(judges[0], EndpointJudge("second", second)),
+    ]
     run = RunMaker(
         tmp_path / "run", manifest={"judges": {judge.judge_id: judge.describe() for judge in judges}}
     ).write()

@@ -14,7 +14,7 @@ from tiny_models import write_model
 
 from eval.cli import main as refusal
 from eval.judge.endpoint.client import JudgeClient
-from eval.judge.endpoint.llm import LLMJudge
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.records.rows import SCORED, Verdict
 from eval.studies.recipes.recipe import RecipeError, load_recipe, shipped_recipes
@@ -384,7 +384,7 @@ def test_the_depth_of_a_model_to_convert_is_its_own(tmp_path):
 def test_the_report_of_a_study_shows_the_judge_that_the_study_asked_for(
     recipe_file, tmp_path, monkeypatch, options, shown
 ):
-    asked = LLMJudge("reader", JudgeClient(URL)).judge_id
+    asked = EndpointJudge("reader", JudgeClient(URL)).judge_id
 
     def run(shell, stage, *words):
         if stage == "sweep":

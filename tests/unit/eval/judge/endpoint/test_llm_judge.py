@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from eval.commands.judge import judge as judge_command
 from eval.judge.endpoint.client import JudgeClient, JudgeEndpointError
-from eval.judge.endpoint.llm import LLMJudge
-from eval.judge.endpoint.rubric import judge_messages, rubric_sha256
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
+from eval.judge.endpoint.rubric import STANDARD
 from eval.judge.judging import judge_run
 from eval.judge.trial.injections import INJECTIONS, injection_items, obeyed
 from eval.records.rows import Verdict
@@ -66,8 +66,8 @@ def test_request_and_response_are_fenced_by_a_nonce_of_this_call_alone(tmp_path)
 
 def test_a_nonce_that_stands_in_the_material_is_refused():
     with pytest.raises(ValueError, match="nonce"):
-        judge_messages("prompt", "response abcd", "abcd", "json")
-    assert "response" in judge_messages("prompt", "response", "abcd", "json")[-1]["content"]
+        STANDARD.messages("prompt", "response abcd", "abcd", "json")
+    assert "response" in STANDARD.messages("prompt", "response", "abcd", "json")[-1]["content"]
 
 
 def test_the_order_is_shuffled_over_conditions_by_seed(tmp_path):
@@ -102,14 +102,14 @@ def test_the_manifest_says_which_judge_it_was_without_credentials(tmp_path):
         judge_run(run, judge)
     recorded = Run.open(run.path).manifest["judges"][judge.judge_id]
     assert recorded["kind"] == "llm" and recorded["model"] == "judge-1" and recorded["base_url"] == url
-    assert recorded["rubric_sha256"] == rubric_sha256() and recorded["schema_mode"] == "json_schema"
+    assert recorded["rubric_sha256"] == STANDARD.sha256() and recorded["schema_mode"] == "json_schema"
     assert recorded["temperature"] == 0 and "openai" in recorded["versions"]
     assert KEY not in json.dumps(recorded)
 
 
 def test_another_model_address_or_temperature_is_another_judge():
     def identity(model="m", url="http://h/v1", **keys):
-        return LLMJudge(model, JudgeClient(url), **keys).judge_id
+        return EndpointJudge(model, JudgeClient(url), **keys).judge_id
 
     ids = [identity(), identity("n"), identity(url="http://g/v1"), identity(temperature=None)]
     assert len(set(ids)) == 4

@@ -3,7 +3,7 @@
 import pytest
 
 from eval.judge.endpoint.client import JudgeClient, JudgeEndpointError
-from eval.judge.endpoint.guard import GuardJudge
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.endpoint.guards import GUARDS
 from eval.judge.endpoint.scales import UnreadableAnswer
 from eval.judge.judging import judge_run
@@ -21,8 +21,8 @@ WILDGUARD = "Harmful request: {}\nResponse refusal: {}\nHarmful response: {}\n"
 
 
 def judge_of(name, url, form=""):
-    guard = GUARDS[name].with_input(form) if form else GUARDS[name]
-    return GuardJudge("guard-1", JudgeClient(url, backoff=0.001), guard)
+    guard = GUARDS[name].model_copy(update={"input": form}) if form else GUARDS[name]
+    return EndpointJudge("guard-1", JudgeClient(url, backoff=0.001), guard)
 
 
 def judged(tmp_path, name, reply, prompt_set="harmful", form="", wrap=completion):
@@ -168,7 +168,7 @@ def test_a_guard_of_refusal_scores_safe_prompts_too(tmp_path):
     ("probe", "told"),
     [
         (lambda body: completion("One colour is green."), "does not answer as wildguard does"),
-        (lambda body: failure(400, "no chat template"), "refuses a conversation .*no chat template"),
+        (lambda body: failure(400, "no chat template"), "does not answer as wildguard does .*no chat template"),
         (lambda body: failure(503), "cannot be reached"),
     ],
 )

@@ -10,9 +10,8 @@ from eval.commands.judge_options import PRESET_NAMES
 from eval.judge.endpoint import endpoint_judge
 from eval.judge.endpoint.answers import UnreadableAnswer, read_answer
 from eval.judge.endpoint.client import JudgeClient
-from eval.judge.endpoint.guard import GuardJudge
+from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.endpoint.guards import GUARDS, Guard
-from eval.judge.endpoint.llm import LLMJudge
 from eval.judge.endpoint.presets import PRESETS, RubricError, load_rubric
 from eval.judge.endpoint.rubric import STANDARD, Rubric
 from eval.judge.endpoint.scales import SCALES, strongreject_score
@@ -28,13 +27,13 @@ CHAT_RUBRICS = [rubric for rubric in PRESETS.values() if isinstance(rubric, Rubr
 
 
 def judge_of(rubric, url="http://h/v1"):
-    return LLMJudge("m", JudgeClient(url, backoff=0.001), rubric=rubric)
+    return EndpointJudge("m", JudgeClient(url, backoff=0.001), question=rubric)
 
 
 def test_the_standard_rubric_is_the_one_that_earlier_runs_were_judged_by():
     """Its hash stands in their judge ids: a change of one character would be another judge."""
     assert STANDARD.sha256() == "67da8c3d60164f15ef57257e317278602743a4f15e17b86ddfa9fdf20824e7e0"
-    assert judge_of(STANDARD).judge_id == LLMJudge("m", JudgeClient("http://h/v1")).judge_id
+    assert judge_of(STANDARD).judge_id == EndpointJudge("m", JudgeClient("http://h/v1")).judge_id
 
 
 def test_every_rubric_is_a_judge_of_its_own_and_its_name_is_in_the_id():
@@ -117,8 +116,7 @@ def test_a_rubric_without_coherence_takes_it_from_the_rules_and_says_so(tmp_path
 def test_other_rules_of_coherence_make_another_judge_where_it_comes_from_them(monkeypatch, rubric):
     def ids():
         client = JudgeClient("http://h/v1")
-        own = GuardJudge("m", client, rubric) if isinstance(rubric, Guard) else judge_of(rubric)
-        return own.judge_id, judge_of(STANDARD).judge_id
+        return EndpointJudge("m", client, rubric).judge_id, judge_of(STANDARD).judge_id
 
     before = ids()
     monkeypatch.setattr(endpoint_judge, "coherence_sha256", lambda: "other rules")
@@ -147,7 +145,7 @@ def test_a_text_file_is_a_rubric_on_the_standard_scales(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("Grade as my group does.\n")
     rubric = load_rubric(str(path))
-    assert (rubric.name, rubric.version, rubric.scale_name) == ("mine", 0, "standard")
+    assert (rubric.name, rubric.version, rubric.scale) == ("mine", 0, "standard")
     before = judge_of(rubric).judge_id
     path.write_text("Grade as another group does.\n")
     assert judge_of(load_rubric(str(path))).judge_id != before
@@ -157,7 +155,7 @@ def test_a_yaml_file_may_name_scale_and_version(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("name: strict\nversion: 3\nscale: classes\ntext: |\n  Sort it.\n")
     rubric = load_rubric(str(path))
-    assert (rubric.name, rubric.version, rubric.scale_name, rubric.text) == ("strict", 3, "classes", "Sort it.")
+    assert (rubric.name, rubric.version, rubric.scale, rubric.text) == ("strict", 3, "classes", "Sort it.")
     path.write_text("guard: wildguard\ninput: 'Q {prompt} A {response} Verdict:'\n")
     assert isinstance(load_rubric(str(path)), Guard)
 
@@ -166,14 +164,18 @@ def test_a_yaml_file_may_name_scale_and_version(tmp_path):
     ("name", "content", "told"),
     [
         ("no-such-preset", None, "neither a preset .standard, refusal-3way"),
-        ("empty.txt", "  \n", "holds no text"),
+        ("empty.txt", "  \n", "text: .*at least 1 character"),
         ("bad.yaml", "text: [", "not YAML"),
-        ("list.yaml", "- a\n", "expected the keys"),
-        ("keys.yaml", "text: a\nmodel: b\n", "expected the keys .*found .*'model'"),
-        ("scale.yaml", "text: a\nscale: stars\n", "scale must be one of"),
-        ("version.yaml", "text: a\nversion: new\n", "version must be a whole number"),
-        ("guard.yaml", "guard: sentry\ninput: a\n", "guard must be one of wildguard"),
-        ("input.yaml", "guard: wildguard\ninput: 'only {prompt}'\n", "must be text with .prompt. and .response."),
+        ("list.yaml", "- a\n", "expected the key text or guard"),
+        ("keys.yaml", "text: a\nmodel: b\n", "model: Extra inputs are not permitted, found 'b'"),
+        ("scale.yaml", "text: a\nscale: stars\n", "scale: .*'standard', 'classes' or 'strongreject', found 'stars'"),
+        ("version.yaml", "text: a\nversion: new\n", "version: .*valid integer, found 'new'"),
+        ("guard.yaml", "guard: sentry\ninput: a\n", "guard: .*'wildguard', 'llamaguard' or .*found 'sentry'"),
+        (
+            "input.yaml",
+            "guard: wildguard\ninput: 'only {prompt}'\n",
+            "input: .*prompt.*response.*found 'only .prompt.'",
+        ),
     ],
 )
 def test_what_is_no_rubric_is_one_clear_line(tmp_path, name, content, told):
