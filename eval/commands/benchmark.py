@@ -12,8 +12,8 @@ from surgery.console.given import given
 
 if TYPE_CHECKING:
     from eval.cost.benchmark.backends import Edits
-    from eval.cost.benchmark.study import Backend, Results
-    from eval.cost.benchmark.variants import Variant
+    from eval.cost.benchmark.benchmark import Backend, Results
+    from eval.plan.conditions import Condition
     from surgery.model.models import ModelInfo
 
 PATH = click.Path(path_type=Path)
@@ -113,8 +113,8 @@ def benchmark(
     """
     from eval.commands.generation import command_words
     from eval.cost.benchmark.backends import Edits
+    from eval.cost.benchmark.benchmark import Benchmark
     from eval.cost.benchmark.settings import Settings
-    from eval.cost.benchmark.study import Benchmark
     from eval.cost.benchmark.tasks import tasks_for
     from surgery.model.chat import chat_template as check_template
     from surgery.model.models import describe_model, load_tokenizer
@@ -160,7 +160,9 @@ def _dtype(info: "ModelInfo", dtype: str, backend: str) -> str:
     return said_dtype(info, dtype, None) if info.dtype in KNOWN else dtype
 
 
-def _backend(info: "ModelInfo", edits: "Edits", dtype: str, chosen: dict[str, Any]) -> "tuple[list[Variant], Backend]":
+def _backend(
+    info: "ModelInfo", edits: "Edits", dtype: str, chosen: dict[str, Any]
+) -> "tuple[Sequence[Condition], Backend]":
     from eval.cost.benchmark.backends import served_backend, transformers_backend, vllm_backend
     from eval.generation.engine_arguments import parse_engine_arguments
 

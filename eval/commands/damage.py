@@ -53,8 +53,9 @@ def damage(
     Example:
       refusal damage RUN --text wikitext.txt
     """
-    from eval.cost.damage.study import measure_run, unmeasurable
+    from eval.cost.damage.run_damage import measure_run
     from eval.cost.damage.texts import BUILT_IN, load_documents
+    from eval.generation.engines import unscorable
     from eval.records.run import Run
     from surgery.console.progress import progress_bar
     from surgery.model.dtypes import said_engine_dtype
@@ -80,7 +81,7 @@ def damage(
             progress,
             force,
         )
-    for condition in unmeasurable(run):
+    for condition in unscorable(run.conditions):
         click.echo(
             f"{condition.id}: not measured, vLLM's LoRA on a CPU cannot score a text; as a checkpoint the edit can be",
             err=True,
@@ -152,8 +153,9 @@ def _date_of(run: "Run", info: "ModelInfo", force: bool) -> str | None:
 def _checkpoints(run: "Run", folders: Sequence[Path]) -> dict[str, Path]:
     """Condition id -> folder of edited weights: as recorded in the run, or named now; the folder's own manifest tells."""
     from eval.cost.damage.measuring import DamageError
+    from eval.plan.conditions import WEIGHTS
 
-    by_source = {item.source: item.id for item in run.conditions if item.kind == "checkpoint"}
+    by_source = {item.source: item.id for item in run.conditions if item.kind in WEIGHTS}
     recorded = [Path(path) for path in run.manifest.get("checkpoints", {}).values()]
     found = {}
     for folder in [*(path for path in recorded if path.is_dir()), *folders]:

@@ -56,7 +56,7 @@ def reproduce(recipe: str | None, out: Path | None, force: bool, dry_run: bool, 
         raise click.UsageError("-o says where the artifacts go")
     from eval.commands.generation import command_words
     from eval.generation.interruption import naming_the_whole
-    from eval.studies.recipes.study import make_study
+    from eval.studies.recipes.reproduction import make_study
 
     study = make_study(recipe, out or Path(_name_of(recipe)), options)
     if dry_run:

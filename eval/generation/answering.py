@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from eval.generation.engines import RUNTIME, engine_key, model_of, request_of, start_engine
 from eval.generation.progress import Tally
 from eval.judge.rules.thinking import opens_reasoning
 from eval.plan.conditions import Condition
@@ -13,13 +14,12 @@ from eval.plan.plan import Plan
 from eval.records.rows import Generation, item_id, sample_seed
 from eval.records.run import Run
 from surgery.console.errors import RefusalError
-from surgery.model.models import ModelInfo, describe_model
+from surgery.model.models import ModelInfo
 from surgery.prompts import Prompt
-from vllm_refusal.engine.engine import Engine, EngineOptions, Request, Response, Sampling
+from vllm_refusal.engine.engine import EngineOptions, Request, Response, Sampling
 
 FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0
 N_END = 16  # tokens at the end of a prompt in which a template may open the reasoning
-RUNTIME, ADAPTERS = "", "adapters"
 Show = Callable[[Tally], None]
 Start = Callable[[ModelInfo, Mapping[str, Mapping[str, Any]], EngineOptions], AbstractContextManager[Any]]
 """Gives an Answerer for the runtime conditions of a model, from modules and options, such as `Engine` itself."""
@@ -146,22 +146,17 @@ class _Crew:
     start: Start | None
 
     def groups(self, items: Sequence[Item]) -> dict[str, list[Item]]:
-        """Items by who answers them: RUNTIME, ADAPTERS, or a checkpoint's condition id."""
+        """Items by the engine that answers them."""
         groups: dict[str, list[Item]] = {}
         for item in items:
-            groups.setdefault(self._key(item.condition.id), []).append(item)
+            groups.setdefault(engine_key(item.condition), []).append(item)
         return groups
-
-    def _key(self, condition_id: str) -> str:
-        if condition_id in self.plan.checkpoints:
-            return condition_id
-        return ADAPTERS if condition_id in self.plan.adapters else RUNTIME
 
     def answer(self, key: str, items: Sequence[Item], sampling: Sampling, sink: "_Sink") -> None:
         """Start what answers these items, have it answer them, and keep both times."""
         started = time.monotonic()
-        model = describe_model(self.plan.checkpoints[key]) if key in self.plan.checkpoints else self.info
-        with self._answerer(key, model, items) as answerer:
+        model = model_of(items[0].condition, self.info)
+        with self._answerer(key, items) as answerer:
             ready = time.monotonic()
             try:
                 if key == RUNTIME:
@@ -169,7 +164,7 @@ class _Crew:
                 _check_dates(answerer.description, self.run.manifest.get("date"))
                 with sink.tally.running(lambda: getattr(answerer, "n_pending_tokens", 0)):
                     rendered = _rendered(model, items, answerer.max_model_len, self.run.manifest.get("date"))
-                    _answer(answerer, items, rendered, self.plan, sampling, sink)
+                    _answer(answerer, items, rendered, sampling, sink)
             finally:
                 if self.run.generated_ids():
                     self._record(key, answerer, {"start": ready - started, "generate": time.monotonic() - ready})
@@ -192,16 +187,14 @@ class _Crew:
                 stage = f"engine {key}: {what}" if key else f"engine: {what}"
                 stages[stage] = round(stages.get(stage, 0.0) + taken, 2)
 
-    def _answerer(self, key: str, model: ModelInfo, items: Sequence[Item]) -> Any:
+    def _answerer(self, key: str, items: Sequence[Item]) -> Any:
         """The engine, which starts here."""
         if self.servers is not None:
             return self.servers
-        if key == ADAPTERS:
-            asked = sorted({item.condition.id for item in items})
-            return Engine(model, {}, self.options, {name: self.plan.adapters[name] for name in asked})
-        if key == RUNTIME:
-            return (self.start or Engine)(model, self.plan.modules, self.options)
-        return Engine(model, {}, self.options)
+        if key == RUNTIME and self.start is not None:
+            return self.start(self.info, self.plan.modules, self.options)
+        asked = {item.condition.id: item.condition for item in items}
+        return start_engine(list(asked.values()), self.info, self.plan.modules, self.options)
 
 
 def _check_dates(description: Mapping[str, Any], date: str | None) -> None:
@@ -249,12 +242,14 @@ def _answer(
     answerer: Answerer,
     items: Sequence[Item],
     rendered: "Mapping[str, _Rendered]",
-    plan: Plan,
     sampling: Sampling,
     sink: _Sink,
 ) -> None:
     by_id = {item.id: item for item in items}
-    requests = _requests(items, rendered, plan, sampling)
+    requests = [
+        request_of(item.condition, item.id, rendered[item.prompt.prompt].token_ids, item.seed(sampling.seed))
+        for item in items
+    ]
     answers = ((by_id[response.id], response) for response in answerer.generate(requests, sampling))
     sink.drain(_row(item, response, rendered[item.prompt.prompt]) for item, response in answers)
 
@@ -265,21 +260,6 @@ class _Rendered:
 
     token_ids: list[int]
     opens_reasoning: bool
-
-
-def _requests(
-    items: Sequence[Item], rendered: Mapping[str, _Rendered], plan: Plan, sampling: Sampling
-) -> list[Request]:
-    return [
-        Request(
-            item.id,
-            rendered[item.prompt.prompt].token_ids,
-            item.condition.request,
-            seed=item.seed(sampling.seed),
-            adapter=item.condition.id if item.condition.id in plan.adapters else "",
-        )
-        for item in items
-    ]
 
 
 def _rendered(model: ModelInfo, items: Sequence[Item], max_model_len: int, date: str | None) -> dict[str, _Rendered]:

@@ -24,6 +24,7 @@ from surgery.console.given import given
 from surgery.model.dtypes import said_engine_dtype
 from surgery.model.models import ModelInfo
 from surgery.prompts import PromptSet
+from surgery.weights.manifest import ADAPTER_KIND, KIND, read_manifest
 from vllm_refusal.engine.engine import EngineOptions, Sampling
 
 if TYPE_CHECKING:
@@ -212,23 +213,28 @@ def _prompt_sets(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, 
 def _plan(
     info: ModelInfo, add_conditions: Callable[[PlanBuilder, ModelInfo], None], options: Mapping[str, Any]
 ) -> Plan:
-    from surgery.weights.manifest import ADAPTER_KIND, read_manifest
     from vllm_refusal.settings.module_files import check_architecture
 
     builder = PlanBuilder(info.n_layers, info.d_model)
     add_conditions(builder, info)
     for folder in options["checkpoints"]:
-        builder.checkpoint(folder, made_from(info, folder, read_manifest(folder), "checkpoint"))
+        builder.weights("checkpoint", folder, made_from(info, folder, "checkpoint"))
     for folder in options["adapters"]:
-        builder.adapter(folder, made_from(info, folder, read_manifest(folder, ADAPTER_KIND), "adapter"))
+        builder.weights("adapter", folder, made_from(info, folder, "adapter"))
     plan = builder.build()
     if plan.modules:
         check_architecture(info.architecture)
     return plan
 
 
-def made_from(info: ModelInfo, folder: Path, manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """The manifest, once it is sure that the run's model is its base. Raises: MismatchError."""
+def made_from(info: ModelInfo, folder: Path, kind: str) -> Mapping[str, Any]:
+    """The manifest of edited weights, once it is sure that the run's model is their base.
+
+    Args:
+        kind: "checkpoint" or "adapter".
+    Raises: MismatchError, and what `read_manifest` raises.
+    """
+    manifest = read_manifest(folder, ADAPTER_KIND if kind == "adapter" else KIND)
     base = manifest["base_model"]
     if base["fingerprint"] != info.fingerprint:
         raise MismatchError(
@@ -265,7 +271,7 @@ def _servers(info: ModelInfo, plan: Plan, options: Mapping[str, Any]) -> Any:
     from eval.endpoints.servers import Servers
     from vllm_refusal.settings.module_files import load_module
 
-    elsewhere = [*plan.checkpoints, *plan.adapters]
+    elsewhere = list(plan.folders)
     if elsewhere:
         raise ServersError(f"{elsewhere[0]} is answered by an engine of its own; generate it without --base-url")
     plan.save_made()

@@ -40,7 +40,7 @@ def made_on(plan: Plan, rvs: Path | None) -> dict[str, str]:
     """Files and folders that a run's conditions are made of -> the date in the prompts behind them, where they say one."""
     paths = [*([rvs] if rvs else []), *(Path(settings["path"]) for settings in plan.modules.values())]
     unsaved = {path: plan.made[path].header for path in paths if path in plan.made}
-    return dates_of(paths, [*plan.checkpoints.values(), *plan.adapters.values()], unsaved)
+    return dates_of(paths, plan.folders.values(), unsaved)
 
 
 def dates_of(

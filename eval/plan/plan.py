@@ -25,17 +25,18 @@ class Plan:
     Attributes:
         conditions: baseline first.
         modules: name -> module settings for the engine's additional_config["ablation"].
-        checkpoints: condition id -> folder of orthogonalized weights, answered by stock engines.
-        adapters: condition id -> folder of a LoRA adapter of the run's model, all answered by one engine of their own.
         made: file -> what a module reads from it, a random subspace or the refusal vectors of one tag; written by
             `save_made`.
     """
 
     conditions: tuple[Condition, ...]
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    checkpoints: Mapping[str, Path] = field(default_factory=dict)
     made: Mapping[Path, Subspace | RefusalVectors] = field(default_factory=dict)
-    adapters: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Condition id -> folder of its edited weights."""
+        return {condition.id: condition.folder for condition in self.conditions if condition.folder is not None}
 
     def save_made(self) -> None:
         """Write what was made for this plan where the modules expect it."""
@@ -52,10 +53,8 @@ class PlanBuilder:
         self.d_model = d_model
         self._conditions = [BASELINE]
         self._modules: dict[str, Mapping[str, Any]] = {}
-        self._checkpoints: dict[str, Path] = {}
         self._made: dict[Path, Subspace | RefusalVectors] = {}
         self._sources: dict[Path, str] = {}
-        self._adapters: dict[str, Path] = {}
 
     def vectors_of_tag(self, rvs: Path, vectors: RefusalVectors, tag: str, folder: Path) -> Path:
         """Keep the refusal vectors of one tier or category in `folder`, for conditions of their own.
@@ -158,40 +157,22 @@ class PlanBuilder:
         self._append(condition)
         return self
 
-    def checkpoint(self, folder: Path, manifest: Mapping[str, Any]) -> "PlanBuilder":
-        """Orthogonalized weights, answered by an engine without ablation.
+    def weights(self, kind: str, folder: Path, manifest: Mapping[str, Any]) -> "PlanBuilder":
+        """Weights edited offline, answered without ablation.
+
+        An adapter is not answered beside the other conditions: vLLM's LoRA on the CPU applies it to requests of the same
+        batch that name none, and passes over the linear maps that ablation of the writes has replaced.
 
         Args:
-            manifest: the checkpoint's own record of what was edited (surgery.weights.manifest).
+            kind: "checkpoint" or "adapter".
+            manifest: the folder's own record of what was edited (surgery.weights.manifest).
         """
-        condition = _of_weights("checkpoint", folder, manifest, " and embeddings" if manifest["embeddings"] else "")
-        self._append(condition)
-        self._checkpoints[condition.id] = folder
-        return self
-
-    def adapter(self, folder: Path, manifest: Mapping[str, Any]) -> "PlanBuilder":
-        """A LoRA adapter, answered by vLLM's own LoRA in an engine without ablation.
-
-        Not beside the other conditions: vLLM's LoRA on the CPU applies an adapter to requests of the same batch that
-        name none, and passes over the linear maps that ablation of the writes has replaced.
-
-        Args:
-            manifest: the adapter's own record of what it edits (surgery.weights.manifest).
-        """
-        condition = _of_weights("adapter", folder, manifest)
-        self._append(condition)
-        self._adapters[condition.id] = folder
+        self._append(_of_weights(kind, folder, manifest))
         return self
 
     def build(self) -> Plan:
-        """The plan. Raises: PlanError when a condition was added twice."""
-        return Plan(
-            tuple(self._conditions),
-            dict(self._modules),
-            dict(self._checkpoints),
-            dict(self._made),
-            dict(self._adapters),
-        )
+        """The plan."""
+        return Plan(tuple(self._conditions), dict(self._modules), dict(self._made))
 
     def _module(self, name: str, settings: Mapping[str, Any]) -> str:
         if self._modules.setdefault(name, settings) != settings:
@@ -252,21 +233,24 @@ def _suffix(tag: str, mark: str = ":") -> str:
     return mark + re.sub(r"[^\w.]+", "-", tag) if tag else ""
 
 
-def _of_weights(kind: str, folder: Path, manifest: Mapping[str, Any], also: str = "") -> Condition:
+def _of_weights(kind: str, folder: Path, manifest: Mapping[str, Any]) -> Condition:
     """The condition of edited weights, by the record that they carry."""
-    basis, alpha = manifest["basis"], manifest["alpha"]
+    basis, alpha, layers = manifest["basis"], manifest["alpha"], str(manifest["layers"])
     source_layers = tuple(basis["source_layers"])
     name = format_layers(source_layers) if source_layers else folder.name
-    layers = str(manifest["layers"])
+    embedded = kind == "checkpoint" and manifest["embeddings"]
     everywhere = layers == "all"
     return Condition(
-        id=f"{kind}:{name}:a{alpha:g}" + ("+emb" if also else "") + ("" if everywhere else f":at{layers}"),
-        kind="checkpoint",
-        label=f"{kind}, QR of layers {name}{also}" + ("" if everywhere else f", at layers {layers}"),
+        id=f"{kind}:{name}:a{alpha:g}" + ("+emb" if embedded else "") + ("" if everywhere else f":at{layers}"),
+        kind=kind,
+        label=f"{kind}, QR of layers {name}"
+        + (" and embeddings" if embedded else "")
+        + ("" if everywhere else f", at layers {layers}"),
         alpha=alpha,
         rank=basis["rank"],
         source_layers=source_layers,
         layers=layers,
         site="weights",
         source=json_sha256(manifest),
+        folder=folder,
     )

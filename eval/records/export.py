@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.endpoints.completions import NEUTRAL
+from eval.plan.conditions import WEIGHTS
 from eval.records.inspect_log import inspect_log
 from eval.records.measures import MEANS
 from eval.records.rows import Generation, Verdict, sample_seed
@@ -71,7 +72,7 @@ def batch_requests(run: Run) -> Iterator[dict[str, Any]]:
 
     Raises: ExportError when a prompt was redacted, or every response is a checkpoint's.
     """
-    conditions = {condition.id: condition for condition in run.conditions if condition.kind != "checkpoint"}
+    conditions = {condition.id: condition for condition in run.conditions if condition.kind not in WEIGHTS}
     items = [item for item in run.generations() if item.condition_id in conditions]
     if not items:
         raise ExportError(f"{run.path}: all responses are of checkpoints, which no ablation of one server answers")

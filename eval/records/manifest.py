@@ -62,7 +62,7 @@ def make_manifest(
         "model": info.to_json(),
         "conditions": conditions,
         "modules": {name: dict(spec) for name, spec in plan.modules.items()},
-        "checkpoints": {condition: str(folder) for condition, folder in {**plan.checkpoints, **plan.adapters}.items()},
+        "checkpoints": {condition: str(folder) for condition, folder in plan.folders.items()},
         "prompt_sets": sets,
         "sampling": asdict(sampling),
         "samples": samples,

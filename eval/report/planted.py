@@ -17,6 +17,7 @@ _KINDS = {
     "subspace": "subspace",
     "random": "random",
     "checkpoint": "weights",
+    "adapter": "weights",
 }
 
 

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eval.plan.conditions import Condition
+from eval.plan.conditions import WEIGHTS, Condition
 from eval.report.planted import PlantedFacts
 from eval.statistics.confirmation import Confirmation, confirm_best
 from eval.statistics.scores import ScoredRun
@@ -96,7 +96,7 @@ class Results:
     @cached_property
     def alpha(self) -> float:
         """The reference strength: 1 where the run has it, else the least one above zero."""
-        alphas = {row.condition.alpha for row in self.of_kind("rv", "subspace", "checkpoint", "named")}
+        alphas = {row.condition.alpha for row in self.of_kind("rv", "subspace", "named", *WEIGHTS)}
         return 1.0 if 1.0 in alphas or not alphas else min(alphas)
 
     @cached_property
@@ -175,7 +175,7 @@ class Results:
     def checkpoint_pairs(self) -> list[tuple[Condition, Condition]]:
         """(runtime, checkpoint) conditions that remove the same span at the same strength and layers."""
         runtime = [c for c in self.scored.conditions if c.kind in ("rv", "subspace", "named")]
-        checkpoints = [c for c in self.scored.conditions if c.kind == "checkpoint"]
+        checkpoints = [c for c in self.scored.conditions if c.kind in WEIGHTS]
         pairs = [(a, b) for b in checkpoints for a in runtime if _same_removal(a, b) and self._both_scored(a, b)]
         return sorted(pairs, key=lambda pair: (pair[1].id, pair[0].site != "writes"))
 

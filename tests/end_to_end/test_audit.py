@@ -182,7 +182,7 @@ def test_the_same_command_goes_on_and_asks_nothing_twice(single, monkeypatch):
     before = {path: path.read_bytes() for path in folder.rglob("*.jsonl")}
     assert any("capability" in path.parts for path in before)
     for started in (
-        "eval.generation.answering.Engine",
+        "eval.generation.engines.Engine",
         "eval.studies.audit.kept_engine.Engine",
         "eval.cost.benchmark.vllm_backend.Engine",
     ):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from eval.cli import COMMANDS
 from eval.cli import main as refusal
-from eval.generation import answering as generation
+from eval.generation import engines
 from eval.records.run import Run
 from surgery.model import models
 from surgery.organisms.release import write_organism
@@ -109,7 +109,7 @@ def offline(inputs, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for module, name in ((doctor, "Engine"), (server, "run_server"), (models, "load_model")):
         monkeypatch.setattr(module, name, started)
-    monkeypatch.setattr(generation, "Engine", engine_started)
+    monkeypatch.setattr(engines, "Engine", engine_started)
 
 
 def run(command):
@@ -346,7 +346,7 @@ class FakeEngine:
 @pytest.fixture
 def answering(offline, monkeypatch, tmp_path):
     """Commands with the fake engine; returns the run folder and a sweep that writes it."""
-    monkeypatch.setattr(generation, "Engine", FakeEngine)
+    monkeypatch.setattr(engines, "Engine", FakeEngine)
     out = tmp_path / "run"
     command = ["sweep", "single", "--rvs", "rvs.safetensors", "--prompts", "single/prompts.jsonl", "-o", str(out)]
     return out, [*command, "--limit", "4", "--source-layers", "1-3", "--random", "1"]
@@ -451,7 +451,7 @@ def test_a_disk_that_fills_up_during_a_sweep_keeps_what_was_answered(answering, 
 
 
 def test_a_vllm_that_cannot_start_is_one_line(offline, monkeypatch):
-    monkeypatch.setattr(generation, "Engine", engine.Engine)
+    monkeypatch.setattr(engines, "Engine", engine.Engine)
     monkeypatch.setattr("vllm.LLM", _no_memory)
     before = listing()
     found = run(GENERATE)

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
+from eval.cost.benchmark.benchmark import Benchmark
+from eval.cost.benchmark.compared import identified
 from eval.cost.benchmark.documents import read_documents
 from eval.cost.benchmark.hf_backend import TransformersBackend
 from eval.cost.benchmark.settings import Settings
-from eval.cost.benchmark.study import Benchmark
 from eval.cost.benchmark.tasks import parse_tasks
-from eval.cost.benchmark.variants import make_variants
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.studies.audit.bench import Bench
-from eval.studies.audit.capability import Capability, ablations_of
+from eval.studies.audit.capability import Capability
 from eval.studies.audit.interventions import Interventions
 from surgery.model.models import describe_model
 from vllm_refusal.engine.engine import EngineOptions, Sampling
@@ -41,9 +41,11 @@ def test_documents_are_scored_under_each_conditions_own_ablation_as_by_hooks(rvs
     names = [condition.id for condition in plan.conditions]
     assert [each.variant for each in outcomes] == names and all(each.score.n == N for each in outcomes)
 
-    variants = make_variants(info, (), (), ablations_of(plan))
-    backend = TransformersBackend(info, "float32", None)
-    Benchmark(tmp_path / "hooks", info, variants, Settings(N, dtype="float32"), backend).run(tasks, lambda line: None)
+    plan = identified(plan, info)
+    backend = TransformersBackend(info, plan, "float32")
+    Benchmark(tmp_path / "hooks", info, plan.conditions, Settings(N, dtype="float32"), backend).run(
+        tasks, lambda line: None
+    )
     found, hooks = ({name: log_likelihoods(tmp_path / of, name) for name in names} for of in ("capability", "hooks"))
     for name in names:
         assert np.abs(found[name] - hooks[name]).max() < 1e-3, name

@@ -7,8 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from eval.cli import main
-from eval.cost.damage import study
+from eval.cost.damage import run_damage
 from eval.cost.damage.records import load_damage
+from eval.generation import engines
 from surgery.organisms.release import write_organism
 
 pytestmark = pytest.mark.engine
@@ -48,7 +49,7 @@ def test_every_condition_is_measured_and_the_checkpoint_does_what_ablation_of_th
 
 def test_a_repeated_call_starts_no_engine(run, monkeypatch):
     before = (run / "damage.json").read_bytes()
-    monkeypatch.setattr(study, "Engine", None)
+    monkeypatch.setattr(engines, "Engine", None)
     assert refusal("damage", run, "--window", 64, "--limit", 3).exit_code == 0
     assert (run / "damage.json").read_bytes() == before
 
@@ -63,7 +64,7 @@ def test_measurements_on_other_inputs_are_not_mixed(run):
 
 def interrupted_measuring(run, monkeypatch, *options):
     """`refusal damage --force`, ended after its first condition; returns the ids of those it was to measure anew."""
-    measured, measure = [], study.measure
+    measured, measure = [], run_damage.measure
 
     def measure_one(engine, condition, *inputs, **names):
         if measured:
@@ -72,7 +73,7 @@ def interrupted_measuring(run, monkeypatch, *options):
         return measure(engine, condition, *inputs, **names)
 
     with monkeypatch.context() as patched:
-        patched.setattr(study, "measure", measure_one)
+        patched.setattr(run_damage, "measure", measure_one)
         assert refusal("damage", run, "--window", 64, *options, "--force").exit_code != 0
     return measured
 
@@ -94,9 +95,9 @@ def test_measuring_anew_on_other_inputs_takes_the_place_of_the_old_when_it_is_wh
     before = (copy / "damage.json").read_bytes()
     interrupted_measuring(copy, monkeypatch, "--limit", 2)
     assert (copy / "damage.json").read_bytes() == before
-    measured, measure = [], study.measure
+    measured, measure = [], run_damage.measure
     monkeypatch.setattr(
-        study, "measure", lambda *inputs, **names: measured.append(inputs[1].id) or measure(*inputs, **names)
+        run_damage, "measure", lambda *inputs, **names: measured.append(inputs[1].id) or measure(*inputs, **names)
     )
     found = refusal("damage", copy, "--window", 64, "--limit", 2)
     assert found.exit_code == 0, found.output
@@ -106,7 +107,7 @@ def test_measuring_anew_on_other_inputs_takes_the_place_of_the_old_when_it_is_wh
 
 
 def test_a_basis_that_changed_since_the_run_is_refused(run, monkeypatch):
-    monkeypatch.setattr(study, "file_sha256", lambda path: "0" * 64)
+    monkeypatch.setattr(run_damage, "file_sha256", lambda path: "0" * 64)
     found = refusal("damage", run, "--window", 64, "--limit", 3, "--force")
     assert found.exit_code == 1
     assert "has changed since the run" in found.output

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.cost.benchmark.compared import check_names, module_of, named_edits
 from eval.cost.benchmark.tasks import BenchmarkError
-from eval.cost.benchmark.variants import Variant, make_variants
 from eval.generation.study_date import dates_of
+from eval.plan.conditions import Condition
+from eval.plan.plan import Plan
 from surgery.model.models import ModelInfo
 from vllm_refusal.settings.options import parse_ablation_options
 
 if TYPE_CHECKING:
+    from eval.cost.benchmark.benchmark import Backend
     from eval.cost.benchmark.served_backend import Server
-    from eval.cost.benchmark.study import Backend
 
 BACKENDS = ("hf", "vllm", "served")
 
@@ -40,6 +42,16 @@ class Edits:
         files = [Path(settings["path"]) for settings in self.modules().values()]
         return dates_of(files, [*self.checkpoints, *self.adapters])
 
+    def plan(self, info: ModelInfo) -> Plan:
+        """The variants, ablations all of files. Raises: BenchmarkError, and what `named_edits` raises."""
+        names = self.names()
+        if names:
+            raise BenchmarkError(
+                f"--ablation {names[0]!r}: expected NAME=FILE[,alpha=A,layers=L,source_layer=N,site=S]; a name alone is of "
+                "a server (--backend served)"
+            )
+        return named_edits(info, self.checkpoints, self.adapters, self.modules())
+
     def names(self) -> list[str]:
         """The ablations that are a server's own."""
         return [text.strip() for text in self.ablations if "=" not in text]
@@ -47,28 +59,27 @@ class Edits:
 
 def transformers_backend(
     info: ModelInfo, edits: Edits, dtype: str, batch_size: int | None
-) -> "tuple[list[Variant], Backend]":
-    """The variants, each to be loaded in transformers. Raises: what `make_variants` raises."""
+) -> "tuple[Sequence[Condition], Backend]":
+    """The variants, each to be loaded in transformers. Raises: what `Edits.plan` raises."""
     from eval.cost.benchmark.hf_backend import TransformersBackend
 
-    variants = make_variants(info, edits.checkpoints, edits.adapters, _files_only(edits))
-    return variants, TransformersBackend(info, dtype, batch_size)
+    plan = edits.plan(info)
+    return plan.conditions, TransformersBackend(info, plan, dtype, batch_size)
 
 
 def vllm_backend(
     info: ModelInfo, edits: Edits, dtype: str, batch_size: int | None, eager: bool | None, arguments: Mapping[str, Any]
-) -> "tuple[list[Variant], Backend]":
+) -> "tuple[Sequence[Condition], Backend]":
     """The variants, to be answered by engines in this process. Raises: also BenchmarkError, as `VllmBackend`."""
     from eval.cost.benchmark.vllm_backend import VllmBackend
     from vllm_refusal.engine.engine import EngineOptions
 
-    modules = _files_only(edits)
-    variants = make_variants(info, edits.checkpoints, edits.adapters, modules)
+    plan = edits.plan(info)
     options = EngineOptions(dtype, eager, batch_size, vllm=dict(arguments))
-    return variants, VllmBackend(info, variants, modules, options)
+    return plan.conditions, VllmBackend(info, plan, options)
 
 
-def served_backend(info: ModelInfo, edits: Edits, server: "Server") -> "tuple[list[Variant], Backend]":
+def served_backend(info: ModelInfo, edits: Edits, server: "Server") -> "tuple[Sequence[Condition], Backend]":
     """The server's model and ablations: those named, those of files that it has too, or all that it lists.
 
     Raises: BenchmarkError for edited weights, which cannot be told from others over HTTP, and for an ablation that the
@@ -82,20 +93,9 @@ def served_backend(info: ModelInfo, edits: Edits, server: "Server") -> "tuple[li
             f"{elsewhere[0]}: a server does not show which weights it has; benchmark it with --backend vllm or hf"
         )
     backend, settings, names = ServedBackend(server, info), edits.modules(), edits.names()
-    variants = make_variants(info, (), (), settings)
-    backend.use_files({each.name: each.module for each in variants if each.module is not None}, settings)
+    plan = named_edits(info, (), (), settings)
+    backend.use_files({each.id: module_of(each, plan, info) for each in plan.conditions[1:]}, settings)
     own = backend.use_own(names) if names or not settings else []
-    both = {each.name for each in variants} & {each.name for each in own}
-    if both:
-        raise BenchmarkError(f"two variants are called {both.pop()!r}; rename an ablation")
-    return [*variants, *own], backend
-
-
-def _files_only(edits: Edits) -> dict[str, dict[str, Any]]:
-    names = edits.names()
-    if names:
-        raise BenchmarkError(
-            f"--ablation {names[0]!r}: expected NAME=FILE[,alpha=A,layers=L,source_layer=N,site=S]; a name alone is of a "
-            "server (--backend served)"
-        )
-    return edits.modules()
+    variants = [*plan.conditions, *own]
+    check_names(variants)
+    return variants, backend

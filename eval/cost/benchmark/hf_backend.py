@@ -5,15 +5,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
+from eval.cost.benchmark.compared import module_of
 from eval.cost.benchmark.token_model import room_for
-from eval.cost.benchmark.variants import OWN_WEIGHTS, Variant
+from eval.plan.conditions import Condition
+from eval.plan.plan import Plan
 from surgery.model.chat import pin_date
 from surgery.model.models import ModelInfo, load_tokenizer
 from surgery.reading.hooks import ablated
@@ -76,8 +77,9 @@ class TransformersBackend:
 
     name, has_distributions = "hf", True
 
-    def __init__(self, info: ModelInfo, dtype: str, batch_size: int | None):
-        self._info, self._dtype, self._batch_size = info, dtype, batch_size or BATCH_SIZE
+    def __init__(self, info: ModelInfo, plan: Plan, dtype: str, batch_size: int | None = None):
+        """Set up; nothing is loaded. Args: plan: has the modules of the ablations among the variants."""
+        self._info, self._plan, self._dtype, self._batch_size = info, plan, dtype, batch_size or BATCH_SIZE
         self._loaded: tuple[str, TransformersModel] | None = None
 
     @property
@@ -86,14 +88,14 @@ class TransformersBackend:
         return [metadata.version("transformers"), metadata.version("torch")]
 
     @contextmanager
-    def loaded(self, variant: Variant, date: str | None = None) -> Iterator[TransformersModel]:
+    def loaded(self, variant: Condition, date: str | None = None) -> Iterator[TransformersModel]:
         """The variant as a model of lm-evaluation-harness, put into a chat template that is told the date."""
         model = self._model(variant)
         pin_date(model.tokenizer, date)
-        if variant.module is None:
+        if variant.edit != "ablation":
             yield model
             return
-        module = variant.module
+        module = module_of(variant, self._plan, self._info)
         with ablated(model.model, module.basis, module.alpha, module.layers, module.site, module.offset):
             yield model
 
@@ -104,20 +106,20 @@ class TransformersBackend:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _model(self, variant: Variant) -> TransformersModel:
-        own = str(variant.folder) if variant.kind in OWN_WEIGHTS else ""
+    def _model(self, variant: Condition) -> TransformersModel:
+        own = str(variant.folder or "")
         if self._loaded is None or self._loaded[0] != own:
             self.close()  # two models may not fit into memory
             self._loaded = (own, self._load(variant))
         return self._loaded[1]
 
-    def _load(self, variant: Variant) -> TransformersModel:
-        pretrained = variant.folder if variant.kind == "checkpoint" else Path(self._info.path)
+    def _load(self, variant: Condition) -> TransformersModel:
+        pretrained = str(variant.folder if variant.kind == "checkpoint" else self._info.path)
         peft = {"peft": str(variant.folder)} if variant.kind == "adapter" else {}
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return TransformersModel(
-            pretrained=str(pretrained),
-            tokenizer=load_tokenizer(replace(self._info, model=str(pretrained), path=str(pretrained))),
+            pretrained=pretrained,
+            tokenizer=load_tokenizer(replace(self._info, model=pretrained, path=pretrained)),
             dtype=self._dtype,
             device=device,
             batch_size=self._batch_size,

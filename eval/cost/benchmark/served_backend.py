@@ -3,16 +3,15 @@
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.cost.benchmark.tasks import BenchmarkError
-from eval.cost.benchmark.variants import Variant
 from eval.endpoints.address import checked_urls
 from eval.endpoints.completions import NEUTRAL, SILENT_SECONDS, ask_models, complete
 from eval.endpoints.pool import Pool
 from eval.endpoints.replica import Fault, Replica
 from eval.endpoints.served_models import Needs, ServedModels, ServersError
+from eval.plan.conditions import Condition
 from surgery.model.models import ModelInfo, load_tokenizer
 from surgery.residual.layers import format_layers
 from vllm_refusal.settings.modules import AblationModule
@@ -122,7 +121,7 @@ class ServedBackend:
         """What can be told of a server that scores depend on: which of its models answers, and where it cuts."""
         return [self.name, self._server.served.base, str(self._server.served.max_model_len)]
 
-    def use_own(self, names: Sequence[str]) -> list[Variant]:
+    def use_own(self, names: Sequence[str]) -> list[Condition]:
         """Variants of the server's own ablations, with its strengths and layers; of all of them without names.
 
         Raises: BenchmarkError for one that it does not list, or does not say what is removed by.
@@ -140,24 +139,24 @@ class ServedBackend:
         self._fields |= {name: self._server.served.asks_for({NAME: name}, needs) for name in modules}
 
     @contextmanager
-    def loaded(self, variant: Variant, date: str | None = None) -> Iterator[Any]:
+    def loaded(self, variant: Condition, date: str | None = None) -> Iterator[Any]:
         """The variant as a model of lm-evaluation-harness. Documents are rendered here: the server's date is never asked."""
         from eval.cost.benchmark.token_model import TokenModel
 
-        fields = self._fields.get(variant.name) or self._server.served.asks_for({}, Needs({}, {}))
+        fields = self._fields.get(variant.id) or self._server.served.asks_for({}, Needs({}, {}))
         yield TokenModel(ServedAnswerer(self._server, fields), load_tokenizer(self._info, date))
 
     def close(self) -> None:
         """Nothing is kept."""
 
-    def _own(self, name: str, details: Mapping[str, Any]) -> Variant:
+    def _own(self, name: str, details: Mapping[str, Any]) -> Condition:
         try:
             alpha, layers = float(details["alpha"]), tuple(details["layers"])
             identity = f"{details['basis_sha256']}:{alpha:g}:{layers}:{details['site']}"
         except (KeyError, TypeError, ValueError) as err:
             raise BenchmarkError(f"--ablation {name}: the server does not say what is removed by it ({err})") from err
         self._fields[name] = {"model": name, "vllm_xargs": {ALPHA: alpha, LAYERS: format_layers(layers)}}
-        return Variant(name, "ablation", Path(self._info.path), identity)
+        return Condition(name, "named", name, alpha, source=identity)
 
 
 def _scores(choice: Any, token_ids: Sequence[int]) -> "TextScores":

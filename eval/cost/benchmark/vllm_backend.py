@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eval.cost.benchmark.tasks import BenchmarkError
-from eval.cost.benchmark.variants import Variant
-from surgery.model.models import ModelInfo, describe_model, load_tokenizer
+from eval.generation.engines import Engines, request_of, unscorable
+from eval.plan.conditions import Condition
+from eval.plan.plan import Plan
+from surgery.model.models import ModelInfo, load_tokenizer
 from vllm_refusal.engine.distributions import ENGINE_ARGUMENTS, TextScores, next_token_logprobs, text_scores
 from vllm_refusal.engine.engine import Engine, EngineOptions, Request
 
@@ -22,10 +24,9 @@ MOST_WHOLE = 32
 class EngineAnswerer:
     """One variant in a started engine."""
 
-    def __init__(self, engine: Engine, keys: Mapping[str, Any], adapter: str = ""):
-        """Args: keys: of each request's ablation. adapter: the engine's name of the one that answers."""
+    def __init__(self, engine: Engine, variant: Condition):
         self.max_length = engine.max_model_len
-        self._engine, self._keys, self._adapter = engine, keys, adapter
+        self._engine, self._variant = engine, variant
 
     def score(self, texts: Sequence[list[int]]) -> list[TextScores]:
         """See `Answerer.score`."""
@@ -48,7 +49,7 @@ class EngineAnswerer:
 
     def _requests(self, texts: Sequence[list[int]]) -> Iterator[Request]:
         for number, token_ids in enumerate(texts):
-            yield Request(str(number), token_ids, self._keys, adapter=self._adapter)
+            yield request_of(self._variant, str(number), token_ids)
 
 
 class VllmBackend:
@@ -56,25 +57,20 @@ class VllmBackend:
 
     name, has_distributions = "vllm", True
 
-    def __init__(
-        self,
-        info: ModelInfo,
-        variants: Sequence[Variant],
-        modules: Mapping[str, Mapping[str, Any]],
-        options: EngineOptions,
-    ):
+    def __init__(self, info: ModelInfo, plan: Plan, options: EngineOptions):
         """Set up; nothing is started.
 
         Args:
-            modules: name -> settings of every ablation among the variants.
+            plan: the variants, with the modules of the ablations among them.
         Raises: BenchmarkError for adapters where vLLM cannot score a text with them.
         """
-        self._info, self._modules = info, modules
         self._options = replace(options, vllm={**options.vllm, **ENGINE_ARGUMENTS})
-        self._adapters = {variant.name: variant.folder for variant in variants if variant.kind == "adapter"}
-        if self._adapters:
-            _check_adapters(next(iter(self._adapters)))
-        self._started: tuple[str, Engine] | None = None
+        if adapters := unscorable(plan.conditions):
+            raise BenchmarkError(
+                f"adapter {adapters[0].id!r}: vLLM's LoRA on a CPU cannot score a text; benchmark it with --backend hf, or "
+                "the edit as a checkpoint"
+            )
+        self._engines = Engines(plan.conditions, info, plan.modules, self._options)
 
     @property
     def versions(self) -> list[str]:
@@ -85,44 +81,16 @@ class VllmBackend:
         return [self.name, metadata.version("torch"), _vllm_version(), repr(sorted(vllm.items()))]
 
     @contextmanager
-    def loaded(self, variant: Variant, date: str | None = None) -> Iterator[Any]:
+    def loaded(self, variant: Condition, date: str | None = None) -> Iterator[Any]:
         """The variant as a model of lm-evaluation-harness, put into a chat template that is told the date."""
         from eval.cost.benchmark.token_model import TokenModel
 
-        keys = {"ablation": variant.name} if variant.kind == "ablation" else {}
-        engine = self._engine(variant)
-        answerer = EngineAnswerer(engine, keys, variant.name if variant.kind == "adapter" else "")
-        yield TokenModel(answerer, load_tokenizer(engine.info, date))
+        engine = self._engines.of(variant)
+        yield TokenModel(EngineAnswerer(engine, variant), load_tokenizer(engine.info, date))
 
     def close(self) -> None:
         """Stop the engine that is running, if any."""
-        if self._started is not None:
-            self._started[1].close()
-        self._started = None
-
-    def _engine(self, variant: Variant) -> Engine:
-        weights = {"checkpoint": str(variant.folder), "adapter": "adapters"}.get(variant.kind, "")
-        if self._started is None or self._started[0] != weights:
-            self.close()  # two engines would not fit into one GPU's memory
-            self._started = (weights, self._start(variant))
-        return self._started[1]
-
-    def _start(self, variant: Variant) -> Engine:
-        if variant.kind == "checkpoint":
-            return Engine(describe_model(variant.folder), {}, self._options)
-        if variant.kind == "adapter":
-            return Engine(self._info, {}, self._options, self._adapters)
-        return Engine(self._info, self._modules, self._options)
-
-
-def _check_adapters(name: str) -> None:
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        raise BenchmarkError(
-            f"adapter {name!r}: vLLM's LoRA on a CPU cannot score a text; benchmark it with --backend hf, or the edit as "
-            "a checkpoint"
-        )
+        self._engines.close()
 
 
 def _vllm_version() -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from eval.cost.damage.measures import Damage, kl_divergence, mean_interval, perplexity
 from eval.cost.damage.texts import Window
+from eval.generation.engines import request_of
 from eval.plan.conditions import BASELINE, Condition
 from surgery.console.errors import RefusalError
 from vllm_refusal.engine.distributions import ENGINE_ARGUMENTS, next_token_logprobs, text_logprobs
@@ -68,24 +69,19 @@ def damage_options(options: EngineOptions) -> EngineOptions:
 
 def measure_baseline(engine: Engine, harmless: Harmless) -> Baseline:
     """Read the distributions and probabilities of the unedited model."""
-    logprobs = {_input_of(key): found for key, found in next_token_logprobs(engine, _prompts(BASELINE, harmless))}
-    return Baseline(logprobs, _nats(engine, BASELINE, harmless))
+    return Baseline(dict(_logprobs(engine, BASELINE, harmless)), _nats(engine, BASELINE, harmless))
 
 
-def measure(
-    engine: Engine, condition: Condition, harmless: Harmless, baseline: Baseline, adapter: bool = False
-) -> Damage:
+def measure(engine: Engine, condition: Condition, harmless: Harmless, baseline: Baseline) -> Damage:
     """One condition against the baseline.
 
     Args:
-        engine: has the condition's module; for a checkpoint, the stock engine on its weights.
-        adapter: the condition is the engine's LoRA adapter of its id.
+        engine: that which answers the condition (`eval.generation.engines`).
     Raises: DamageError when the condition makes impossible what the baseline says, or an answer is missing.
     """
-    name = condition.id if adapter else ""
-    answers = next_token_logprobs(engine, _prompts(condition, harmless, name))
-    logprobs = ((_input_of(request_id), found) for request_id, found in answers)
-    return compare(condition.id, harmless, baseline, logprobs, _nats(engine, condition, harmless, name))
+    return compare(
+        condition.id, harmless, baseline, _logprobs(engine, condition, harmless), _nats(engine, condition, harmless)
+    )
 
 
 def compare(
@@ -131,25 +127,16 @@ def _check_complete(name: str, harmless: Harmless, kl: Mapping[str, float], nats
         )
 
 
-def _nats(engine: Engine, condition: Condition, harmless: Harmless, adapter: str = "") -> dict[str, float]:
+def _logprobs(engine: Engine, condition: Condition, harmless: Harmless) -> "Iterator[tuple[str, NDArray[np.float32]]]":
+    """(prompt id, [vocab_size] natural log probabilities of the token after it)."""
+    return next_token_logprobs(engine, _requests(condition, harmless.prompts))
+
+
+def _nats(engine: Engine, condition: Condition, harmless: Harmless) -> dict[str, float]:
     """Mean negative log probability per token of each window."""
-    found = text_logprobs(engine, _windows(condition, harmless, adapter))
-    return {_input_of(request_id): -float(logprobs.mean()) for request_id, logprobs in found}
+    texts = {window.id: window.token_ids for window in harmless.windows}
+    return {key: -float(logprobs.mean()) for key, logprobs in text_logprobs(engine, _requests(condition, texts))}
 
 
-def _prompts(condition: Condition, harmless: Harmless, adapter: str = "") -> Iterator[Request]:
-    for key, token_ids in harmless.prompts.items():
-        yield Request(_key(condition, key), token_ids, condition.request, adapter=adapter)
-
-
-def _windows(condition: Condition, harmless: Harmless, adapter: str = "") -> Iterator[Request]:
-    for window in harmless.windows:
-        yield Request(_key(condition, window.id), window.token_ids, condition.request, adapter=adapter)
-
-
-def _key(condition: Condition, input_id: str) -> str:
-    return f"{condition.id}\n{input_id}"
-
-
-def _input_of(key: str) -> str:
-    return key.rpartition("\n")[2]
+def _requests(condition: Condition, texts: Mapping[str, list[int]]) -> Iterator[Request]:
+    return (request_of(condition, key, token_ids) for key, token_ids in texts.items())

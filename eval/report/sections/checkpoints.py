@@ -34,5 +34,5 @@ def sections(results: Results, chapter_id: str) -> list[Section]:
 
 def _name(checkpoint: Condition) -> str:
     where = "" if checkpoint.layers == "all" else f", at layers {checkpoint.layers}"
-    adapter = " (adapter)" if checkpoint.id.startswith("adapter:") else ""
+    adapter = " (adapter)" if checkpoint.kind == "adapter" else ""
     return f"layers {format_layers(checkpoint.source_layers)}{where}{adapter}"

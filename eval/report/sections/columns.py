@@ -12,7 +12,7 @@ from eval.statistics.bounds import Bounds, is_withheld
 from eval.statistics.summaries import Summary
 from surgery.residual.layers import format_layers
 
-ORDER = {"baseline": 0, "rv": 1, "subspace": 2, "named": 3, "checkpoint": 4, "random": 5}
+ORDER = {"baseline": 0, "rv": 1, "subspace": 2, "named": 3, "checkpoint": 4, "adapter": 4, "random": 5}
 WITHHELD_NOTE = (
     "‡: p is at most .05, but the unscored responses could turn the difference round (its worst-case bounds cross "
     "zero), so it is not called significant."

@@ -1,5 +1,6 @@
 """Subspace ablation beside the best single vector, and whatever else is compared with the baseline alone."""
 
+from eval.plan.conditions import WEIGHTS
 from eval.report.documents import Section, bounds, display, equals_p, number
 from eval.report.results import HARMFUL, Results
 from eval.report.sections.columns import comparison, in_order
@@ -12,7 +13,7 @@ from surgery.residual.layers import format_layers
 def sections(results: Results, chapter_id: str) -> list[Section]:
     """Baseline, the best single RV, the subspaces, the user's own ablations and what is edited without a counterpart."""
     paired = {checkpoint.id for _, checkpoint in results.checkpoint_pairs}
-    others = in_order(results.of_kind("subspace", "named", "checkpoint"))
+    others = in_order(results.of_kind("subspace", "named", *WEIGHTS))
     rows = [row for row in (results.baseline, results.best_rv) if row]
     rows += [row for row in others if row.condition.id not in paired]
     title, caption = "Against the baseline", "Against the baseline"

@@ -1,9 +1,8 @@
 """What the ablations that work best cost on benchmarks, scored as `refusal benchmark` scores them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eval.cost.benchmark.tasks import Task, count_documents
 from eval.plan.plan import Plan
@@ -11,7 +10,7 @@ from eval.plan.plan import Plan
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from eval.cost.benchmark.study import Outcome
+    from eval.cost.benchmark.benchmark import Outcome
     from eval.studies.audit.bench import Bench
 
 NONE = "none"
@@ -42,40 +41,20 @@ class Capability:
         """
         if not self.tasks:
             return []
+        from eval.cost.benchmark.benchmark import Benchmark
+        from eval.cost.benchmark.compared import identified
         from eval.cost.benchmark.settings import Settings
-        from eval.cost.benchmark.study import Benchmark
-        from eval.cost.benchmark.variants import make_variants
         from eval.cost.benchmark.vllm_backend import VllmBackend
-        from eval.generation.study_date import dates_of
+        from eval.generation.study_date import made_on
 
-        modules = ablations_of(plan)
-        variants = make_variants(bench.info, (), (), modules)
+        plan = identified(plan, bench.info)
         settings = Settings(self.limit, dtype=bench.engine.dtype, date=bench.date)
-        backend = VllmBackend(bench.info, variants, modules, bench.engine)
-        made = dates_of([Path(each["path"]) for each in modules.values()], ())
-        study = Benchmark(
-            bench.folder / "capability", bench.info, variants, settings, backend, with_damage=False, made=made
-        )
-        return list(study.run(self.tasks, tell, bench.arguments).outcomes)
+        backend, made = VllmBackend(bench.info, plan, bench.engine), made_on(plan, None)
+        asked = (bench.folder / "capability", bench.info, plan.conditions, settings, backend)
+        return list(Benchmark(*asked, with_damage=False, made=made).run(self.tasks, tell, bench.arguments).outcomes)
 
     def _n_documents(self, task: Task) -> str:
         n_all = count_documents(task)
         if n_all is None:
             return f"at most {self.limit} documents a task" if self.limit else "all documents"
         return f"{min(n_all, self.limit or n_all)} documents"
-
-
-def ablations_of(plan: Plan) -> dict[str, Mapping[str, Any]]:
-    """A plan's conditions but the baseline as ablations of their own strength and layers: condition id -> settings.
-
-    Raises: KeyError for a condition that is not ablated at run time.
-    """
-    return {
-        condition.id: {
-            **plan.modules[condition.request["ablation"]],
-            "alpha": condition.alpha,
-            "layers": condition.layers,
-        }
-        for condition in plan.conditions
-        if condition.kind != "baseline"
-    }

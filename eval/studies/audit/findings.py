@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eval.cost.benchmark.study import Outcome
+from eval.cost.benchmark.benchmark import Outcome
 from eval.cost.damage.measures import Damage
 from eval.records.measures import ON_HARMLESS
 from eval.statistics.scores import ScoredRun

@@ -88,7 +88,7 @@ class Interventions:
         """The orthogonalized checkpoint in this folder; returns the condition's id."""
         from surgery.weights.manifest import read_manifest
 
-        self._builder.checkpoint(folder, read_manifest(folder))
+        self._builder.weights("checkpoint", folder, read_manifest(folder))
         return self._last()
 
     def subspace(self, layers: Layers) -> Subspace:

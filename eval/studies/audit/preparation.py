@@ -16,11 +16,11 @@ from eval.cost.benchmark.tasks import tasks_for
 from eval.judge.choice import choose_judge
 from eval.records import replacement
 from eval.records.run import Run
+from eval.studies.audit.audit import Audit, halves
 from eval.studies.audit.bench import Bench
 from eval.studies.audit.capability import NONE, Capability
 from eval.studies.audit.design import Size
 from eval.studies.audit.page import PAGE
-from eval.studies.audit.study import Audit, halves
 from eval.studies.shell import Shell
 from surgery.console.errors import ArtifactError, OutputExistsError
 from surgery.console.given import given

@@ -12,8 +12,8 @@ from eval.cost.benchmark.backends import Edits, transformers_backend
 from eval.cost.benchmark.damage import make_harmless
 from eval.cost.benchmark.hf_backend import TransformersModel
 from eval.cost.benchmark.served_backend import ServedBackend
-from eval.cost.benchmark.variants import Variant
 from eval.endpoints.served_models import ServedModels
+from eval.plan.conditions import BASELINE
 from surgery.model.models import describe_model
 from surgery.residual.subspace import random_subspace
 
@@ -126,7 +126,6 @@ def test_without_a_chat_template_there_is_no_date(bench, record):
 
 def test_every_backend_renders_with_the_date_itself(model, is_dated):
     info = describe_model(model)
-    baseline = Variant("baseline", "baseline", model, info.fingerprint)
     messages = [{"role": "user", "content": "Hi"}]
 
     class Server:
@@ -134,7 +133,7 @@ def test_every_backend_renders_with_the_date_itself(model, is_dated):
 
     _, hf = transformers_backend(info, Edits(), "float32", None)
     for backend in (hf, ServedBackend(Server(), info)):
-        with backend.loaded(baseline, "2024-07-26") as loaded:
+        with backend.loaded(BASELINE, "2024-07-26") as loaded:
             assert loaded.apply_chat_template(messages).startswith("26 Jul 2024") is is_dated
     first, other = (make_harmless(info, True, date, True).prompts for date in ("2024-07-26", "1999-12-31"))
     assert (first != other) is is_dated

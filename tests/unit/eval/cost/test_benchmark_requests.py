@@ -160,11 +160,11 @@ def backend_of(base="base", length=LENGTH, **changes):
 
 def test_an_ablation_of_a_server_is_known_by_what_the_server_removes():
     (first,), (same,) = (backend_of().use_own(["strong"]) for _ in "ab")
-    assert first.identity == same.identity and first.kind == "ablation"
+    assert first.source == same.source and first.edit == "ablation"
     for other in ({"basis_sha256": "cd34"}, {"alpha": 0.5}, {"layers": [0, 1]}, {"site": "writes"}):
         (changed,) = backend_of(**other).use_own(["strong"])
-        assert changed.identity != first.identity
-    assert [variant.name for variant in backend_of().use_own([])] == ["strong", "weak"]
+        assert changed.source != first.source
+    assert [variant.id for variant in backend_of().use_own([])] == ["strong", "weak"]
 
 
 def test_an_ablation_that_a_server_has_not_or_does_not_describe_is_said():

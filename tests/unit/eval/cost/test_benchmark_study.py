@@ -4,15 +4,17 @@ import gc
 import json
 import shutil
 import weakref
+from dataclasses import replace
 
 import pytest
 
 from eval.cost.benchmark import hf_backend
+from eval.cost.benchmark.benchmark import Benchmark
+from eval.cost.benchmark.compared import named_edits
 from eval.cost.benchmark.hf_backend import TransformersBackend, TransformersModel
 from eval.cost.benchmark.settings import Settings
-from eval.cost.benchmark.study import Benchmark
 from eval.cost.benchmark.tasks import parse_tasks
-from eval.cost.benchmark.variants import Variant, make_variants
+from eval.plan.conditions import Condition
 from surgery.model.models import describe_model
 from surgery.organisms.release import asset
 from surgery.residual.subspace import random_subspace
@@ -27,23 +29,29 @@ def info():
 
 
 @pytest.fixture(scope="module")
-def variants(info, tmp_path_factory):
+def plan(info, tmp_path_factory):
     """The baseline, an edited copy, and two ablations."""
     folder = tmp_path_factory.mktemp("variants")
     random_subspace(info.d_model, 2, seed=0).save(folder / "a.safetensors")
     settings = {"path": str(folder / "a.safetensors"), "allow_other_model": True}
-    found = make_variants(info, (), (), {"half": settings | {"alpha": 0.5}, "whole": settings})
-    copy = Variant("copy", "checkpoint", shutil.copytree(info.path, folder / "copy"), "of a copy")
-    return [found[0], copy, *found[1:]]
+    found = named_edits(info, (), (), {"half": settings | {"alpha": 0.5}, "whole": settings})
+    weights = shutil.copytree(info.path, folder / "copy")
+    copy = Condition("copy", "checkpoint", "copy", source="of a copy", folder=weights)
+    return replace(found, conditions=(found.conditions[0], copy, *found.conditions[1:]))
 
 
 @pytest.fixture
-def score(info, variants, tmp_path):
+def variants(plan):
+    return plan.conditions
+
+
+@pytest.fixture
+def score(info, plan, tmp_path):
     """score(tasks) scores the baseline; returns the lines of progress."""
 
-    def run(tasks=FACTS, force=False, limit=2, chosen=variants[:1], tell=None):
+    def run(tasks=FACTS, force=False, limit=2, chosen=plan.conditions[:1], tell=None):
         told = []
-        backend = TransformersBackend(info, "float32", None)
+        backend = TransformersBackend(info, plan, "float32")
         study = Benchmark(tmp_path / "bench", info, chosen, Settings(limit), backend, with_damage=False)
         study.run(tasks, tell or told.append, force=force)
         return told
@@ -108,8 +116,8 @@ def test_variants_of_the_same_weights_share_one_load_and_two_models_are_never_he
     assert loads == [(str(info.path), 1), (str(variants[1].folder), 1)]
 
 
-def test_an_ablation_leaves_the_shared_weights_as_they_were(info, variants):
-    backend, texts = TransformersBackend(info, "float32", None), {"t": list(range(1, 9))}
+def test_an_ablation_leaves_the_shared_weights_as_they_were(info, plan, variants):
+    backend, texts = TransformersBackend(info, plan, "float32"), {"t": list(range(1, 9))}
 
     def logprobs(variant):
         with backend.loaded(variant) as model:

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from tiny_models import TEMPLATE, tiny_tokenizer, write_model
 
 from eval.cli import main
-from eval.cost.damage import study
+from eval.cost.damage import run_damage
 from eval.cost.damage.measures import Damage, kl_divergence, mean_interval, perplexity
 from eval.cost.damage.records import DamageRecord, Inputs, load_damage
 from eval.cost.damage.texts import BUILT_IN, TextError, cut_windows, load_documents
+from eval.generation import engines
 from eval.plan.conditions import BASELINE, Condition
 from eval.records.run import Run
 from surgery.console.errors import ArtifactError
@@ -142,10 +143,7 @@ class NoEngine:
     def __init__(self, *_arguments):
         pass
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
+    def close(self):
         pass
 
 
@@ -156,9 +154,9 @@ def measured(tmp_path, monkeypatch):
     def baseline(engine, harmless):
         return SimpleNamespace(damage=Damage(3.0), harmless=harmless)
 
-    monkeypatch.setattr(study, "Engine", NoEngine)
-    monkeypatch.setattr(study, "measure_baseline", baseline)
-    monkeypatch.setattr(study, "measure", lambda *_inputs: Damage(4.0))
+    monkeypatch.setattr(engines, "Engine", NoEngine)
+    monkeypatch.setattr(run_damage, "measure_baseline", baseline)
+    monkeypatch.setattr(run_damage, "measure", lambda *_inputs: Damage(4.0))
 
     def run(template, *options, **manifest):
         if not (tmp_path / "m").exists():

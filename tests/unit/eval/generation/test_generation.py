@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.generation import answering as generation
+from eval.generation import engines
 from eval.generation.answering import GenerationError, generate_run, items_of
 from eval.generation.beside import asked_judge
 from eval.generation.engine_arguments import EngineArgumentError, parse_engine_arguments
@@ -66,7 +66,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch):
-    monkeypatch.setattr(generation, "Engine", Recorder)
+    monkeypatch.setattr(engines, "Engine", Recorder)
     for name, value in (("started", []), ("asked", []), ("fail_after", None)):
         monkeypatch.setattr(Recorder, name, value)
     return Recorder
@@ -149,8 +149,9 @@ def test_other_numbers_of_samples_are_another_comparison(info, recorder, tmp_pat
 def test_adapters_and_checkpoints_are_answered_by_engines_without_modules(info, recorder, tmp_path):
     record = {"basis": {"rank": 2, "source_layers": [1, 2]}, "alpha": 1.0, "layers": "all", "embeddings": False}
     builder = PlanBuilder(info.n_layers, info.d_model).random_controls(tmp_path / "modules", [1], 1, 1.0)
-    builder.adapter(tmp_path / "adapter", record).adapter(tmp_path / "other", {**record, "alpha": 0.5})
-    plan = builder.checkpoint(Path(info.path), record).build()
+    builder.weights("adapter", tmp_path / "adapter", record)
+    builder.weights("adapter", tmp_path / "other", {**record, "alpha": 0.5})
+    plan = builder.weights("checkpoint", Path(info.path), record).build()
     _, rows = generate(tmp_path / "run", info, plan)
     assert len(rows) == 5 * 3
     assert recorder.started == [

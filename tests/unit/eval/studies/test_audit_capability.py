@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from made_vectors import save_vectors
 
+from eval.cost.benchmark.compared import identified, module_of
 from eval.cost.benchmark.tasks import Task, parse_tasks
 from eval.plan.conditions import Condition
-from eval.studies.audit.capability import Capability, ablations_of
+from eval.studies.audit.capability import Capability
 from eval.studies.audit.interventions import Interventions
 from surgery.model.models import describe_model
 from surgery.organisms.release import asset
@@ -26,9 +27,8 @@ def test_a_benchmark_ablates_what_the_engine_is_asked_to_ablate(made):
     made.plain((1, 5), 1.5)
     made.affine((1, 5), 3)
     plan = made.plan()
-    modules = {name: load_module(name, settings, INFO) for name, settings in ablations_of(plan).items()}
     asked = {condition.id: condition for condition in plan.conditions[1:]}
-    assert list(modules) == list(asked)
+    modules = {name: module_of(condition, plan, INFO) for name, condition in asked.items()}
     assert [module.alpha for module in modules.values()] == [0.5, 1.5, 1.0]
     assert [module.rank for module in modules.values()] == [1, 2, 2]
     assert [list(module.layers) for module in modules.values()] == [list(range(8)), list(range(8)), [3]]
@@ -55,8 +55,12 @@ def test_without_tasks_no_engine_is_needed(made):
     assert Capability().measure(None, made.plan(), print) == []
 
 
-def test_a_condition_that_cannot_be_scored_so_is_never_left_out(made):
-    plan = made.plan()
+def test_conditions_are_known_by_what_they_ablate_and_one_that_cannot_be_is_never_left_out(made):
+    for layers, alpha in (((4,), 0.5), ((4,), 1.0), ((1, 5), 1.0)):
+        made.plain(layers, alpha)
+    plan = identified(made.plan(), INFO)
+    assert plan.conditions[0].source == INFO.fingerprint
+    assert len({condition.source for condition in plan.conditions}) == 4
     edited = Condition(id="checkpoint:x", kind="checkpoint", label="x")
     with pytest.raises(KeyError):
-        ablations_of(replace(plan, conditions=(*plan.conditions, edited)))
+        identified(replace(plan, conditions=(*plan.conditions, edited)), INFO)

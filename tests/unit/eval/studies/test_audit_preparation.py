@@ -11,8 +11,8 @@ from synthetic_runs import RunMaker
 
 from eval.judge.choice import JudgeChoice
 from eval.records.run import Run
+from eval.studies.audit.audit import Audit
 from eval.studies.audit.preparation import begin, prepare, replacing_audit
-from eval.studies.audit.study import Audit
 from surgery.console.errors import ArtifactError, OutputExistsError
 from surgery.files.artifacts import json_sha256
 from surgery.model.models import describe_model

@@ -8,7 +8,7 @@ import pytest
 from made_vectors import save_vectors
 from synthetic_runs import RunMaker
 
-from eval.cost.benchmark.study import Outcome
+from eval.cost.benchmark.benchmark import Outcome
 from eval.cost.benchmark.tasks import Task
 from eval.cost.damage.measures import Damage
 from eval.cost.damage.records import DamageRecord, Inputs
@@ -16,7 +16,7 @@ from eval.generation.interruption import ending_resumably
 from eval.plan.conditions import BASELINE
 from eval.statistics.intervals import Interval
 from eval.statistics.scores import NoScoresError, open_scored
-from eval.studies.audit import study
+from eval.studies.audit import audit as studies
 from eval.studies.audit.capability import Capability
 from eval.studies.audit.design import Size
 from eval.studies.audit.page import write_pages
@@ -91,7 +91,7 @@ class MadeCapability(Capability):
 @pytest.fixture
 def audit(tmp_path, monkeypatch):
     """audit(mechanism): the findings."""
-    monkeypatch.setattr(study, "Shell", MadeShell)
+    monkeypatch.setattr(studies, "Shell", MadeShell)
     prompts = PromptSet(
         tuple(Prompt(f"p{i}", f"How {i}?", "fraud", 1 + i % 2) for i in range(2 * N)), "made", "prompts"
     )
@@ -101,8 +101,8 @@ def audit(tmp_path, monkeypatch):
         bench = MadeBench(tmp_path, describe_model(asset("single")), rvs, mechanism, **options)
         size = Size(8, max_rank, (0.5, 1.0), N, N, N, weights=False)
         made = MadeCapability([Task(name, name) for name in tasks])
-        asked = (bench, size, 0, *study.halves(prompts, 0), prompts, lambda line: None, {"command": MODEL}, made)
-        return study.Audit(*asked).run(), bench
+        asked = (bench, size, 0, *studies.halves(prompts, 0), prompts, lambda line: None, {"command": MODEL}, made)
+        return studies.Audit(*asked).run(), bench
 
     return run
 

@@ -280,7 +280,7 @@ def test_a_broken_state_is_said(tmp_path):
 @pytest.fixture
 def pretended(monkeypatch):
     """Commands that only write their output; a stage in `broken` fails. Returns (commands run, broken)."""
-    from eval.studies.recipes.study import Study
+    from eval.studies.recipes.reproduction import Study
 
     ran, broken = [], set()
 

@@ -10,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from tiny_models import PAIRS, TEMPLATE, tiny_tokenizer, write_model
 
 from eval.cli import main
-from eval.generation import answering as generation
+from eval.generation import engines
 from eval.generation.job import Job
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.plan.plan import PlanBuilder
@@ -85,7 +85,7 @@ class Recorder:
 @pytest.fixture
 def answer(folder, tmp_path, monkeypatch):
     """answer(...) runs a job in tmp_path/run; returns the rendered prompt of what it asked, or "" when nothing."""
-    monkeypatch.setattr(generation, "Engine", Recorder)
+    monkeypatch.setattr(engines, "Engine", Recorder)
     info = describe_model(folder / "m")
 
     def answer(rvs=None, date=None, layer=None, conditions=lambda builder: builder, out=tmp_path / "run"):
@@ -222,7 +222,7 @@ def test_a_checkpoint_made_of_vectors_of_another_date_is_refused(folder, answer,
     made = invoke("orthogonalize", folder / "m", tmp_path / "rvs", "--source-layer", "1", "-o", tmp_path / "edited")
     assert made.exit_code == 0, made.exception
     manifest = json.loads((tmp_path / "edited" / "surgery.json").read_text())
-    added = {"conditions": lambda builder: builder.checkpoint(tmp_path / "edited", manifest)}
+    added = {"conditions": lambda builder: builder.weights("checkpoint", tmp_path / "edited", manifest)}
     assert answer(**added).startswith("26 Jul 2024") is is_dated(folder)
     if is_dated(folder):
         with pytest.raises(MismatchError, match="edited was made with the date 2024-07-26"):
@@ -240,7 +240,7 @@ def test_vectors_that_do_not_say_their_date_are_taken(folder, answer, tmp_path):
 
 
 def test_every_stage_of_an_audit_has_the_date_of_its_first_one(folder, today, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "Engine", Recorder)
+    monkeypatch.setattr(engines, "Engine", Recorder)
     info = describe_model(folder / "m")
     rvs = extract(folder, tmp_path / "rvs", "--date", "2024-07-26")
     old = {name: value for name, value in rvs.header.items() if name != "date"}

@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from tiny_models import PAIRS, write_model
 
 from eval.cli import main
+from eval.cost.benchmark.benchmark import Results
 from eval.cost.benchmark.record import Record
-from eval.cost.benchmark.study import Results
 from eval.cost.benchmark.tasks import BenchmarkError
-from eval.generation import answering as generation
+from eval.generation import engines
 from eval.records.run import Run
 from eval.studies.audit.preparation import _check_same
 from surgery.console.errors import ArtifactError
@@ -144,7 +144,7 @@ class Engine:
 
 @pytest.fixture
 def engine(monkeypatch):
-    monkeypatch.setattr(generation, "Engine", Engine)
+    monkeypatch.setattr(engines, "Engine", Engine)
     for name, value in (("own", "bfloat16"), ("given", []), ("n_asked", 0)):
         monkeypatch.setattr(Engine, name, value)
     return Engine
@@ -214,12 +214,12 @@ def test_another_choice_of_vllms_is_refused_before_it_answers(generate, engine, 
 @pytest.mark.parametrize("backend", ["hf", "vllm"])
 def test_a_benchmark_runs_and_records_the_dtype_that_auto_is(folder, processor, backend, monkeypatch, tmp_path):
     from eval.commands import benchmark as commands
-    from eval.cost.benchmark import study
+    from eval.cost.benchmark.benchmark import Benchmark
 
     processor(WITHOUT)
     asked = []
     monkeypatch.setattr(commands, "_backend", lambda info, edits, dtype, chosen: asked.append(dtype) or ((), None))
-    monkeypatch.setattr(study.Benchmark, "run", lambda self, *_: asked.append(self.settings.dtype) or Results([], {}))
+    monkeypatch.setattr(Benchmark, "run", lambda self, *_: asked.append(self.settings.dtype) or Results([], {}))
     words = [str(folder / "m"), "--tasks", "facts", "--backend", backend, "-o", str(tmp_path / "bench")]
     found = CliRunner().invoke(main.get_command(None, "benchmark"), words)
     assert asked == ["float32", "float32"], found.exception

@@ -13,10 +13,10 @@ from eval.cost.benchmark.harness import check_tasks, evaluate, quiet, task_sha25
 from eval.cost.benchmark.record import DOCUMENTS, Record
 from eval.cost.benchmark.settings import Settings
 from eval.cost.benchmark.tasks import Task
-from eval.cost.benchmark.variants import BASELINE, OWN_WEIGHTS, Variant
 from eval.cost.damage.measures import Damage
 from eval.cost.damage.measuring import Baseline, Harmless
 from eval.generation.study_date import study_date
+from eval.plan.conditions import BASELINE, WEIGHTS, Condition
 from eval.statistics.intervals import Interval
 from surgery.files.artifacts import explaining_disk_errors, file_sha256, json_sha256, package_versions
 from surgery.model.models import ModelInfo
@@ -35,7 +35,7 @@ class Backend(Protocol):
     versions: Sequence[str]
     has_distributions: bool
 
-    def loaded(self, variant: Variant, date: str | None = None) -> AbstractContextManager[Any]:
+    def loaded(self, variant: Condition, date: str | None = None) -> AbstractContextManager[Any]:
         """The variant as a model of the harness that also has `next_token_logprobs`, `text_logprobs` and `n_cut`.
 
         Args:
@@ -69,6 +69,7 @@ class Benchmark:
     """A folder with the documents of every task on every variant.
 
     Args:
+        variants: conditions, each known by its `source` (`eval.cost.benchmark.compared.identified`).
         with_damage: divergence and perplexity are measured too.
         made: what the variants are made of -> the date in the prompts behind it.
     """
@@ -77,7 +78,7 @@ class Benchmark:
         self,
         folder: Path,
         info: ModelInfo,
-        variants: Sequence[Variant],
+        variants: Sequence[Condition],
         settings: Settings,
         backend: Backend,
         with_damage: bool = True,
@@ -104,7 +105,7 @@ class Benchmark:
         names = [_name(variant, task) for variant in self.variants for task in tasks]
         self.settings = replace(self.settings, date=self._date(record, names, force))
         if not force:
-            record.check_same(names, [each.name for each in self.variants], self.marks)
+            record.check_same(names, [each.id for each in self.variants], self.marks)
         record.about = record.about or self.about(command)
         check_tasks(tasks)
         put = self.settings.chat_template, self.settings.date
@@ -123,18 +124,18 @@ class Benchmark:
         return {
             "model": self.info.to_json(),
             "backend": {"name": self.backend.name, "versions": list(self.backend.versions)},
-            "variants": [{"name": v.name, "kind": v.kind, "identity": v.identity} for v in self.variants],
+            "variants": [{"name": v.id, "kind": v.edit, "identity": v.source} for v in self.variants],
             "settings": asdict(self.settings),
             "versions": package_versions(),
             "command": ["refusal", *command],
             "outcomes": [asdict(outcome) for outcome in outcomes],
         }
 
-    def key(self, variant: Variant, asked: str, settings: Settings) -> str:
+    def key(self, variant: Condition, asked: str, settings: Settings) -> str:
         """Of all that a score depends on; `asked` is a digest of what is asked."""
         harness = [metadata.version("lm_eval"), *self.backend.versions]
         asked_so = {name: value for name, value in asdict(settings).items() if name != "date" or value is not None}
-        return json_sha256([self.info.fingerprint, variant.kind, variant.identity, asked, asked_so, harness])
+        return json_sha256([self.info.fingerprint, variant.edit, variant.source, asked, asked_so, harness])
 
     @property
     def marks(self) -> dict[str, str]:
@@ -164,15 +165,15 @@ class _Work:
 
     def run(self) -> None:
         """Score and measure what is missing; variants that share weights come one after another."""
-        variants = sorted(self.study.variants, key=lambda variant: variant.kind in OWN_WEIGHTS)
+        variants = sorted(self.study.variants, key=lambda variant: variant.kind in WEIGHTS)
         unmeasured = [variant for variant in self._to_measure() if self.force or not self._is_measured(variant)]
         for variant in variants:
             missing = [task for task in self.tasks if self.force or not self._is_done(variant, task)]
-            is_read = bool(unmeasured) and variant.name == BASELINE  # the others are compared with it
+            is_read = bool(unmeasured) and variant.id == BASELINE.id  # the others are compared with it
             if missing or is_read or variant in unmeasured:
                 self._ask(variant, missing, is_read or variant in unmeasured)
 
-    def _ask(self, variant: Variant, missing: Sequence[Task], is_measured: bool) -> None:
+    def _ask(self, variant: Condition, missing: Sequence[Task], is_measured: bool) -> None:
         """Score and measure one variant, whose model nothing here holds afterwards."""
         with quiet(), self.study.backend.loaded(variant, self.study.settings.date) as model:
             for task in missing:
@@ -185,19 +186,19 @@ class _Work:
         outcomes = [outcome for task in self.tasks for outcome in self._compare(task)]
         self.record.about = self.study.about(self.command, outcomes)
         self.record.save()
-        return Results(outcomes, {each.name: self.record.damage_of(each.name) for each in self._to_measure()})
+        return Results(outcomes, {each.id: self.record.damage_of(each.id) for each in self._to_measure()})
 
-    def _to_measure(self) -> Sequence[Variant]:
+    def _to_measure(self) -> Sequence[Condition]:
         return self.study.variants if self.study.with_damage else ()
 
-    def _score(self, variant: Variant, task: Task, model: Any) -> None:
+    def _score(self, variant: Condition, task: Task, model: Any) -> None:
         name = _name(variant, task)
-        self.tell(f"{variant.name}: {task.name}")
+        self.tell(f"{variant.id}: {task.name}")
         n_cut = model.n_cut
         documents, about = evaluate(model, task, self.study.settings)
         n_cut = model.n_cut - n_cut
         if n_cut:
-            self.tell(f"{variant.name}: {task.name}: {n_cut} requests were too long and lost their beginning")
+            self.tell(f"{variant.id}: {task.name}: {n_cut} requests were too long and lost their beginning")
         path = self.record.path_of(name)
         write_documents(path, documents)
         key, digest = self._key(variant, task), file_sha256(path)
@@ -205,41 +206,41 @@ class _Work:
         self.record.done[name] = entry | about
         self.record.save()
 
-    def _measure(self, variant: Variant, model: Any) -> None:
-        self.tell(f"{variant.name}: divergence and perplexity")
-        if variant.name == BASELINE:
+    def _measure(self, variant: Condition, model: Any) -> None:
+        self.tell(f"{variant.id}: divergence and perplexity")
+        if variant.id == BASELINE.id:
             self.baseline = read_baseline(model, self.harmless)
             found = self.baseline.damage
         else:
             assert self.baseline is not None, "the baseline comes first"
-            found = measure_variant(variant.name, model, self.harmless, self.baseline)
-        self.record.damage[variant.name] = {"key": self._damage_key(variant), **self.study.marks, **found.to_json()}
+            found = measure_variant(variant.id, model, self.harmless, self.baseline)
+        self.record.damage[variant.id] = {"key": self._damage_key(variant), **self.study.marks, **found.to_json()}
         self.record.save()
 
     def _compare(self, task: Task) -> Iterator[Outcome]:
-        documents = {each.name: self._documents(each, task) for each in self.study.variants}
+        documents = {each.id: self._documents(each, task) for each in self.study.variants}
         for variant in self.study.variants:
-            found = documents[variant.name]
-            change = None if variant.name == BASELINE else change_of(documents[BASELINE], found)
-            yield Outcome(task.name, variant.name, found[0].measure, score_of(found), change)
+            found = documents[variant.id]
+            change = None if variant.id == BASELINE.id else change_of(documents[BASELINE.id], found)
+            yield Outcome(task.name, variant.id, found[0].measure, score_of(found), change)
 
-    def _documents(self, variant: Variant, task: Task) -> list[Document]:
+    def _documents(self, variant: Condition, task: Task) -> list[Document]:
         return read_documents(self.record.path_of(_name(variant, task)))
 
-    def _is_done(self, variant: Variant, task: Task) -> bool:
+    def _is_done(self, variant: Condition, task: Task) -> bool:
         return self.record.done.get(_name(variant, task), {}).get("key") == self._key(variant, task)
 
-    def _key(self, variant: Variant, task: Task) -> str:
+    def _key(self, variant: Condition, task: Task) -> str:
         return self.study.key(variant, task_sha256(task), self.study.settings)
 
-    def _is_measured(self, variant: Variant) -> bool:
-        return self.record.damage.get(variant.name, {}).get("key") == self._damage_key(variant)
+    def _is_measured(self, variant: Condition) -> bool:
+        return self.record.damage.get(variant.id, {}).get("key") == self._damage_key(variant)
 
-    def _damage_key(self, variant: Variant) -> str:
+    def _damage_key(self, variant: Condition) -> str:
         """Tasks do not matter to it, nor how many documents of them are asked."""
         settings = replace(self.study.settings, limit=None, num_fewshot=None)
         return self.study.key(variant, harmless_sha256(self.harmless), settings)
 
 
-def _name(variant: Variant, task: Task) -> str:
-    return f"{variant.name}.{task.name}"
+def _name(variant: Condition, task: Task) -> str:
+    return f"{variant.id}.{task.name}"

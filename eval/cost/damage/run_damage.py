@@ -1,18 +1,20 @@
-"""The damage of a whole run: one engine for the baseline and all run-time conditions, one for each checkpoint."""
+"""The damage of a whole run: every condition on the same inputs, in the engine that answers it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from eval.cost.damage.measures import Damage
-from eval.cost.damage.measuring import Baseline, DamageError, Harmless, damage_options, measure, measure_baseline
+from eval.cost.damage.measuring import DamageError, Harmless, damage_options, measure, measure_baseline
 from eval.cost.damage.records import FILE, UNFINISHED, DamageRecord, Inputs, load_damage
-from eval.plan.conditions import BASELINE, Condition, is_adapter
+from eval.generation.engines import Engines, unscorable
+from eval.plan.conditions import BASELINE, WEIGHTS, Condition
 from eval.records.run import Run
 from surgery.console.errors import ArtifactError
 from surgery.files.artifacts import file_sha256, json_sha256
-from surgery.model.models import ModelInfo, describe_model
-from vllm_refusal.engine.engine import Engine, EngineOptions
+from surgery.model.models import ModelInfo
+from vllm_refusal.engine.engine import EngineOptions
 
 Progress = Callable[[int, int], None]
 MakeHarmless = Callable[[int], Harmless]
@@ -30,76 +32,49 @@ def measure_run(
 ) -> DamageRecord:
     """Measure every condition of a run that was not measured on these inputs before; saved after each condition.
 
-    What was measured on other inputs stays until all conditions are measured on these. What is `unmeasurable` is left out.
+    What was measured on other inputs stays until all conditions are measured on these. What is `unscorable` is left out.
 
     Args:
         make_harmless: the inputs, given the most tokens that the engine takes with one more to generate.
         text: where the running text is from.
-        checkpoints: condition id -> folder, of every condition of kind "checkpoint", adapters among them.
+        checkpoints: condition id -> folder of every checkpoint and adapter.
         progress: called with (conditions measured, conditions to measure).
         force: measure all anew, also on other inputs.
     Raises: DamageError (inputs differ from those of the saved record, a basis has changed since the run, a checkpoint
         is not named), EngineError.
     """
-    left_out = {condition.id for condition in unmeasurable(run)}
-    conditions = [item for item in run.conditions if item.id != BASELINE.id and item.id not in left_out]
-    _check_sources(run, conditions, checkpoints)
+    left_out = [BASELINE, *unscorable(run.conditions)]
+    conditions = [_placed(item, checkpoints) for item in run.conditions if item not in left_out]
+    modules = run.manifest.get("modules", {})
+    _check_sources(conditions, modules)
     complete = None if force else _complete(run, conditions, make_harmless, text, options)
     if complete is not None:
         return complete
     tell = progress or (lambda done, total: None)
-    with run.writing():
-        with Engine(info, run.manifest.get("modules", {}), damage_options(options)) as engine:
-            harmless = make_harmless(engine.max_model_len - 1)
-            record, file = _begun(run, _inputs(harmless, text, engine.description["dtype"]), force)
-            missing = [condition for condition in conditions if force or condition.id not in record.conditions]
-            baseline = measure_baseline(engine, harmless)
-            found = {**record.conditions, BASELINE.id: baseline.damage}
-            left = [condition.id for condition in missing]
-
-            def keep(condition: Condition, damage: Damage) -> None:
-                found[condition.id] = damage
-                DamageRecord(record.inputs, found).save(run.path, file)
-                left.remove(condition.id)
-                tell(len(conditions) - len(left), len(conditions))
-
-            for condition in missing:
-                if condition.id not in checkpoints:
-                    keep(condition, measure(engine, condition, harmless, baseline))
-        for condition, damage in _of_checkpoints(info, missing, checkpoints, options, harmless, baseline):
-            keep(condition, damage)
+    with run.writing(), closing(Engines([BASELINE, *conditions], info, modules, damage_options(options))) as engines:
+        engine = engines.of(BASELINE)
+        harmless = make_harmless(engine.max_model_len - 1)
+        record, file = _begun(run, _inputs(harmless, text, engine.description["dtype"]), force)
+        missing = [condition for condition in conditions if force or condition.id not in record.conditions]
+        baseline = measure_baseline(engine, harmless)
+        found, n_done = {**record.conditions, BASELINE.id: baseline.damage}, len(conditions) - len(missing)
+        for n_new, condition in enumerate(sorted(missing, key=lambda each: each.kind in WEIGHTS), start=1):
+            found[condition.id] = measure(engines.of(condition), condition, harmless, baseline)
+            DamageRecord(record.inputs, found).save(run.path, file)
+            tell(n_done + n_new, len(conditions))
         if file != FILE:
             DamageRecord(record.inputs, found).save(run.path)
             (run.path / file).unlink(missing_ok=True)
     return DamageRecord(record.inputs, found)
 
 
-def unmeasurable(run: Run) -> list[Condition]:
-    """Conditions that `measure_run` leaves out: adapters where vLLM's LoRA runs on a CPU, which cannot score a text."""
-    from vllm.platforms import current_platform
-
-    return [condition for condition in run.conditions if is_adapter(condition) and current_platform.is_cpu()]
-
-
-def _of_checkpoints(
-    info: ModelInfo,
-    missing: Sequence[Condition],
-    checkpoints: Mapping[str, Path],
-    options: EngineOptions,
-    harmless: Harmless,
-    baseline: Baseline,
-) -> Iterator[tuple[Condition, Damage]]:
-    for condition in missing:
-        if condition.id in checkpoints:
-            with _edited(info, condition, checkpoints[condition.id], options) as engine:
-                yield condition, measure(engine, condition, harmless, baseline, adapter=is_adapter(condition))
-
-
-def _edited(info: ModelInfo, condition: Condition, folder: Path, options: EngineOptions) -> Engine:
-    """A stock engine on a checkpoint, or on the run's model with an adapter."""
-    if is_adapter(condition):
-        return Engine(info, {}, damage_options(options), {condition.id: folder})
-    return Engine(describe_model(folder), {}, damage_options(options))
+def _placed(condition: Condition, checkpoints: Mapping[str, Path]) -> Condition:
+    """The condition with the folder of its edited weights. Raises: DamageError when that is not known."""
+    if condition.kind not in WEIGHTS:
+        return condition
+    if condition.id not in checkpoints:
+        raise DamageError(f"{condition.id}: the run does not say where it is; name it with --checkpoint DIR")
+    return replace(condition, folder=checkpoints[condition.id])
 
 
 def _complete(
@@ -160,13 +135,10 @@ def _inputs(harmless: Harmless, text: str, dtype: str) -> Inputs:
     )
 
 
-def _check_sources(run: Run, conditions: Sequence[Condition], checkpoints: Mapping[str, Path]) -> None:
-    """The files behind the conditions are there and are those of the run."""
-    modules = run.manifest.get("modules", {})
+def _check_sources(conditions: Sequence[Condition], modules: Mapping[str, Mapping[str, Any]]) -> None:
+    """The files behind the run-time conditions are there and are those of the run."""
     for condition in conditions:
-        if condition.kind == "checkpoint":
-            if condition.id not in checkpoints:
-                raise DamageError(f"{condition.id}: the run does not say where it is; name it with --checkpoint DIR")
+        if condition.kind in WEIGHTS:
             continue
         path = Path(modules[condition.request["ablation"]]["path"])
         if not path.is_file():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.cost.benchmark.study import Outcome
+from eval.cost.benchmark.benchmark import Outcome
 from eval.cost.damage.records import load_damage
 from eval.generation.answering import Start
 from eval.generation.job import HARMFUL, SAFE
