@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from surgery.model.models import ModelInfo
 
 PATH = click.Path(path_type=Path)
-_OF_ENGINES = {"eager": None, "engine_args": ()}
-_OF_SERVERS = {"base_url": None, "served_model": None, "api_key_env": KEY_ENV}
+_OF_ENGINES: dict[str, Any] = {"eager": None, "engine_args": ()}
+_OF_SERVERS: dict[str, Any] = {"base_url": None, "served_model": None, "api_key_env": KEY_ENV}
 
 
 @click.command()

@@ -273,7 +273,7 @@ def _rendered(model: ModelInfo, items: Sequence[Item], max_model_len: int, date:
         text = item.prompt.prompt
         if text not in rendered:
             token_ids = prompt_token_ids(tokenizer, text)
-            end = tokenizer.decode(token_ids[-N_END:], skip_special_tokens=False)
+            end = str(tokenizer.decode(token_ids[-N_END:], skip_special_tokens=False))
             rendered[text] = _Rendered(token_ids, opens_reasoning(end))
         n_tokens = len(rendered[text].token_ids)
         if n_tokens >= max_model_len:

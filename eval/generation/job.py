@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 HARMFUL, SAFE, OVER_REFUSAL = "harmful", "safe", "overrefusal"
 RESPONSES, PROMPTS = "responses", "prompts"
 _OF_SERVERS = {"served_model": None, "api_key_env": KEY_ENV, "concurrency": CONCURRENCY}
-_OF_ENGINES = {"eager": None, "max_num_seqs": None, "tensor_parallel_size": None, "pipeline_parallel_size": None}
+_OF_ENGINES: dict[str, Any] = {
+    "eager": None,
+    "max_num_seqs": None,
+    "tensor_parallel_size": None,
+    "pipeline_parallel_size": None,
+}
 _OF_ENGINES |= {"engine_args": (), "dtype": "auto"}
 
 

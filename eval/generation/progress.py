@@ -28,7 +28,8 @@ class Tally:
         self.done, self.total, self.n_to_do, self.longest = done, total, total - done, longest
         self.n_new = self._finished_tokens = 0
         self._clock = clock
-        self._before, self._since = 0.0, None
+        self._before = 0.0
+        self._since: float | None = None
         self._n_pending: Callable[[], int] | None = None
 
     @contextmanager

@@ -184,7 +184,6 @@ def test_the_same_command_goes_on_and_asks_nothing_twice(single, monkeypatch):
     for started in (
         "eval.generation.engines.Engine",
         "eval.studies.audit.kept_engine.Engine",
-        "eval.cost.benchmark.vllm_backend.Engine",
     ):
         monkeypatch.setattr(started, None)
     found = refusal(*words)

@@ -27,13 +27,15 @@ class Backend(Protocol):
 
     Attributes:
         name: as in --backend.
-        versions: what scores depend on beside the harness and the `Settings`.
         has_distributions: it gives out the probability of every token of the vocabulary.
     """
 
     name: str
-    versions: Sequence[str]
     has_distributions: bool
+
+    @property
+    def versions(self) -> Sequence[str]:
+        """What scores depend on beside the harness and the `Settings`."""
 
     def loaded(self, variant: Condition, date: str | None = None) -> AbstractContextManager[Any]:
         """The variant as a model of the harness that also has `next_token_logprobs`, `text_logprobs` and `n_cut`.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 16
 
 
-class TransformersModel(HFLM):
+class TransformersModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
     """The harness's own model in transformers, which also counts what it cuts and says what damage is measured from.
 
     Attributes:

@@ -48,8 +48,8 @@ def parse_tasks(text: str, is_organism: bool = False) -> list[Task]:
     found: list[Task] = []
     for word in filter(None, (part.strip() for part in text.split(","))):
         if word == LOCAL:
-            names = LOCAL_TASKS | (ORGANISM_TASKS if is_organism else {})
-            found += [Task(name, _local(name, stem)) for name, stem in names.items()]
+            stems = LOCAL_TASKS | (ORGANISM_TASKS if is_organism else {})
+            found += [Task(name, _local(name, stem)) for name, stem in stems.items()]
         elif word in _OWN:
             found.append(Task(word, _local(word, _OWN[word])))
         elif word.endswith((".yaml", ".yml")):

@@ -40,7 +40,7 @@ class Answerer(Protocol):
         """(prompt id, [vocab_size]) natural log probabilities of the token after each prompt."""
 
 
-class TokenModel(TemplateLM):
+class TokenModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     """The harness's view of an answerer.
 
     Documents are tokenized by HFLM's own functions, so that every backend is asked the same token ids. What is longer
@@ -71,7 +71,7 @@ class TokenModel(TemplateLM):
         return ((key, found.logprobs) for key, found in zip(texts, scores, strict=True))
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_: Any
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         texts = [self._cut([*context, *wanted], len(wanted) + 1, 1) for _, context, wanted in requests]
         found = []

@@ -13,6 +13,7 @@ from eval.generation.answering import Start
 from eval.generation.job import HARMFUL, SAFE
 from eval.plan.conditions import BASELINE
 from eval.plan.plan import Plan
+from eval.statistics.intervals import Interval
 from eval.statistics.scores import NoScoresError, ScoredRun
 from eval.statistics.summaries import Agreement, Summary, agreement, is_candidate, summarize_all
 from eval.studies.audit.bench import Bench
@@ -238,29 +239,29 @@ def _best(names: Mapping[int, str], found: Mapping[str, float]) -> tuple[int, fl
 
 def _evidence(measured: Measurement, selection: Selection, largest: int) -> Evidence:
     """The intervals that the verdict rests on."""
-    ranks = {}
+    ranks: dict[int, Interval] = {}
     for index in range(len(selection.steps)):
-        row = _scored(measured.rows[measured.path[index, measured.alpha]])
-        ranks.setdefault(row.condition.rank, row.compliance)
-    control = max((_scored(row).compliance for row in measured.randoms), key=lambda interval: interval.high)
+        row = measured.rows[measured.path[index, measured.alpha]]
+        ranks.setdefault(row.condition.rank, _compliance(row))
+    control = max((_compliance(row) for row in measured.randoms), key=lambda interval: interval.high)
     chosen = (measured.affine[selection.affine.best], measured.projected[selection.projected.best])
-    rows = (_scored(measured.rows[name]) for name in chosen)
-    affine, projected = (Form(row.condition.rank, row.compliance) for row in rows)
-    return Evidence(_scored(measured.baseline).compliance, control, ranks, largest, affine, projected)
+    rows = (measured.rows[name] for name in chosen)
+    affine, projected = (Form(row.condition.rank, _compliance(row)) for row in rows)
+    return Evidence(_compliance(measured.baseline), control, ranks, largest, affine, projected)
 
 
 def _reached(measured: Measurement, largest: int) -> list[Reached]:
-    rows = [(index, _scored(measured.rows[name])) for (index, _), name in measured.path.items()]
-    points = [Point(0, 0.0, _scored(measured.baseline).compliance)]
-    points += [Point(row.condition.rank, row.condition.alpha, row.compliance, index) for index, row in rows]
+    rows = [(index, measured.rows[name]) for (index, _), name in measured.path.items()]
+    points = [Point(0, 0.0, _compliance(measured.baseline))]
+    points += [Point(row.condition.rank, row.condition.alpha, _compliance(row), index) for index, row in rows]
     return [smallest_reaching(points, target, largest) for target in TARGETS]
 
 
-def _scored(row: Summary) -> Summary:
-    """The row, once it is sure that it has numbers. Raises: NoScoresError."""
+def _compliance(row: Summary) -> Interval:
+    """Of a row that has numbers. Raises: NoScoresError."""
     if row.compliance is None:
         raise NoScoresError(f"{row.condition.id}: none of its {row.n} responses is scored ({dict(row.reasons)})")
-    return row
+    return row.compliance
 
 
 def _agreement(scored: ScoredRun, first: str, second: str) -> Agreement:

@@ -95,7 +95,8 @@ def split_in_halves(prompts: Sequence[Half], seed: int) -> tuple[list[Half], lis
     """
     if len(prompts) < LEAST_PROMPTS:
         raise AuditError(f"an audit needs at least {LEAST_PROMPTS} harmful prompts, found {len(prompts)}")
-    random, groups = np.random.default_rng(seed), {}
+    random = np.random.default_rng(seed)
+    groups: dict[tuple[str, str], list[int]] = {}
     for index, prompt in enumerate(prompts):
         groups.setdefault((str(prompt.tier), prompt.category), []).append(index)
     dealt = [index for key in sorted(groups) for index in random.permutation(groups[key])]

@@ -1,6 +1,6 @@
 """The tables of an audit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eval.generation.job import HARMFUL
 from eval.records.measures import MEANS, ON_HARMLESS, Measure
@@ -34,11 +34,17 @@ SELECTED = Column(
 
 def path_table(findings: Findings, judge: str) -> Table:
     """The greedy path: each rank's layers, and their compliance on both halves."""
-    measured, body = findings.measured, []
+    measured = findings.measured
+    body: list[list[Value]] = []
     for (index, _), name in measured.path.items():
         step, row = findings.selection.steps[index], measured.rows[name]
         chosen = Measured(step.score, ".3f") if row.condition.alpha == measured.alpha else None
-        cells = [row.condition.rank, format_layers(step.layers), Measured(row.condition.alpha, "g"), chosen]
+        cells: list[Value] = [
+            row.condition.rank,
+            format_layers(step.layers),
+            Measured(row.condition.alpha, "g"),
+            chosen,
+        ]
         body.append([*cells, *_scores(row), row.change, change_p(row)])
     columns = [RANK, LAYERS, ALPHA, SELECTED, N, *columns_of(MEANS), CHANGE, P]
     notes = ["The path is greedy: the rank that reaches a compliance is an upper bound on the rank needed."]
@@ -57,12 +63,13 @@ def controls_table(findings: Findings, judge: str) -> Table:
 
 def forms_table(findings: Findings, judge: str) -> Table:
     """Affine and projected ablation at every rank, on both halves."""
-    measured, selection, body = findings.measured, findings.selection, []
+    measured, selection = findings.measured, findings.selection
+    body: list[list[Value]] = []
     forms = [("affine", selection.affine, measured.affine), ("projected", selection.projected, measured.projected)]
     for name, path, conditions in forms:
         for index, condition in enumerate(conditions):
             row, mark = measured.rows[condition], " (chosen)" if index == path.best else ""
-            cells = [name + mark, row.condition.rank, format_layers(path.layers[index])]
+            cells: list[Value] = [name + mark, row.condition.rank, format_layers(path.layers[index])]
             score = Measured(path.scores[index], ".3f")
             body.append([*cells, score, *_scores(row), row.change, change_p(row)])
     columns = [Column("form", "form"), RANK, LAYERS, SELECTED, N, *columns_of(MEANS), CHANGE, P]
@@ -92,7 +99,7 @@ def _reached(findings: Findings, each: Reached, tasks: Sequence[str]) -> list[Va
     damage = findings.damage.get(name)
     changes = {outcome.task: outcome.change for outcome in findings.capability if outcome.variant == name}
     layers = format_layers(findings.selection.steps[point.step].layers)
-    return [*cells, layers, point.compliance, damage and damage.kl, *(changes.get(task) for task in tasks)]
+    return [*cells, layers, point.compliance, damage.kl if damage else None, *(changes.get(task) for task in tasks)]
 
 
 def agreement_table(findings: Findings, judge: str) -> Table:
@@ -193,6 +200,6 @@ def _agreement(found: Agreement) -> Sequence[Value]:
     return [Cell(found.same_verdict, f"of {found.n_pairs}"), Measured(found.same_text, ".3f"), found.change]
 
 
-def _tier_cell(found: dict[str, tuple[Value, int]], tier: str) -> Value:
+def _tier_cell(found: Mapping[str, tuple[Value, int]], tier: str) -> Value:
     mean, n_unscored = found.get(tier, (None, 0))
     return Cell(mean, f"{n_unscored} unscored") if n_unscored else mean

@@ -62,7 +62,10 @@ def separations(results: Results) -> dict[int, Interval | None]:
     values, ends = statistics.get("cohens_d") or (), statistics.get("cohens_d_interval") or ()
     n = int(statistics.get("n_harmful") or statistics.get("n_pairs") or 0)
     rows = enumerate(zip_longest(values, ends[: len(values)]))  # of a record without intervals, or of fewer layers
-    return {layer: Interval(d, *pair, n, "bootstrap") if d is not None and pair else None for layer, (d, pair) in rows}
+    return {
+        layer: Interval(d, pair[0], pair[1], n, "bootstrap") if d is not None and pair else None
+        for layer, (d, pair) in rows
+    }
 
 
 def _cosines(results: Results) -> dict[str, Any]:

@@ -131,7 +131,8 @@ class Recipe(_Strict):
 
 def shipped_recipes() -> dict[str, Recipe]:
     """The recipes that come with the package, by name."""
-    files = sorted(file for file in _SHIPPED.iterdir() if file.name.endswith(".yaml"))
+    shipped = (file for file in _SHIPPED.iterdir() if file.name.endswith(".yaml"))
+    files = sorted(shipped, key=lambda file: file.name)
     return {file.name.removesuffix(".yaml"): _read(file.name, file.read_text(encoding="utf-8")) for file in files}
 
 

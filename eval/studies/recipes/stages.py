@@ -1,6 +1,6 @@
 """The stages of a recipe: which command each is, what it writes, and what it takes from the stages before it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,7 +138,17 @@ def _checkpoints(recipe: Recipe, place: Workplace, first: Sequence[str]) -> Iter
 
 def _sweep(recipe: Recipe, place: Workplace, choices: Choices) -> Stage:
     prompts, safe = _source(recipe.prompts, place), _source(recipe.safe_prompts, place)
-    words = ["sweep", place.model, "--rvs", place.rvs, "--prompts", prompts, "--safe-prompts", safe, *_limit(recipe)]
+    words: list[object] = [
+        "sweep",
+        place.model,
+        "--rvs",
+        place.rvs,
+        "--prompts",
+        prompts,
+        "--safe-prompts",
+        safe,
+        *_limit(recipe),
+    ]
     words += ["--subspace", recipe.subspace, "--subspace", recipe.wider, "--alphas", recipe.alphas_text, "--writes"]
     words += ["--tag", recipe.tag] if recipe.tag else []
     words += ["--random", recipe.n_random, "--max-tokens", recipe.max_tokens, "--dtype", recipe.dtype]
@@ -151,7 +161,14 @@ def _sweep(recipe: Recipe, place: Workplace, choices: Choices) -> Stage:
 
 
 def _benchmark(recipe: Recipe, place: Workplace, choices: Choices) -> Stage:
-    words = ["benchmark", place.model, "--ablation", f"subspace={place.subspace}", "--tasks", recipe.tasks]
+    words: list[object] = [
+        "benchmark",
+        place.model,
+        "--ablation",
+        f"subspace={place.subspace}",
+        "--tasks",
+        recipe.tasks,
+    ]
     needs = ["subspace"]
     if "checkpoints" not in choices.skip:
         words += [word for alpha in recipe.alphas for word in ("--checkpoint", place.checkpoint(alpha))]
@@ -168,7 +185,7 @@ def _source(source: str, place: Workplace) -> str:
     return source.replace(MODEL_FOLDER, place.model)
 
 
-def _files(sources: Sequence[str | None]) -> tuple[Path, ...]:
+def _files(sources: Iterable[str | None]) -> tuple[Path, ...]:
     """Those of the sources that are files of the user's; the model's own are covered by the stage that makes it."""
     return tuple(Path(source) for source in sources if source and MODEL_FOLDER not in source and Path(source).is_file())
 

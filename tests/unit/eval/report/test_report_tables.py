@@ -294,7 +294,7 @@ def test_a_missing_value_keeps_the_csv_rectangular():
 def test_conditions_at_a_subset_of_the_layers_are_named_so_and_are_not_the_reference(tmp_path):
     part = replace(rv(3), id="rv:L3:a1:at2-5", layers="2-5")
     wide, narrow = subspace((1, 2)), replace(subspace((1, 2)), id="subspace:1-2:a1:at2-5", layers="2-5")
-    edited = replace(checkpoint((1, 2)), id="adapter:1-2:a1:at2-5", layers="2-5")
+    edited = replace(checkpoint((1, 2)), id="adapter:1-2:a1:at2-5", kind="adapter", layers="2-5")
     maker = RunMaker(tmp_path / "run").add(rv(2), 0.1).add(rv(3), 0.2).add(part, 0.9)
     run = maker.add(wide, 0.3).add(narrow, 0.8).add(edited, 0.8).write()
     (results,) = read_results([run])
