@@ -32,6 +32,13 @@ def test_every_command_of_the_readme_is_one():
     assert named <= COMMANDS.keys()
 
 
+def test_the_readme_is_read_in_a_few_minutes():
+    text = documents.read("README.md")
+    assert len(text.splitlines()) <= 180
+    (picture,) = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert (ROOT / picture).stat().st_size < 200_000
+
+
 @pytest.mark.parametrize("name", ["generate", "sweep"])
 def test_answers_are_long_enough_by_default_to_show_refusals(name):
     command = main.get_command(None, name)
