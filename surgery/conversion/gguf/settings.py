@@ -1,0 +1,118 @@
+"""The settings of a GGUF file as a transformers configuration: what transformers maps, what it passes over, and nothing unsaid."""
+
+from typing import TYPE_CHECKING, Any
+
+from surgery.architecture.families import FAMILIES
+from surgery.console.errors import ModelError
+from surgery.conversion.gguf.source import GGUFSource
+from surgery.files.artifacts import shortened
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_MAPPED = {  # by transformers, for every architecture here
+    "context_length",
+    "block_count",
+    "feed_forward_length",
+    "embedding_length",
+    "rope.freq_base",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.layer_norm_rms_epsilon",
+    "vocab_size",
+    "expert_count",
+    "expert_used_count",
+}
+_PASSED_OVER = {  # by transformers; a default would take their place
+    "attention.key_length": "head_dim",
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+}
+_SCALING = (
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+)
+_SAME_AS_HEAD_DIM = ("attention.value_length", "rope.dimension_count")
+_BLOCKS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
+
+
+def read_config(source: GGUFSource) -> "PretrainedConfig":
+    """The configuration of a file.
+
+    Raises: ModelError for an architecture that transformers or the rest here does not know, or a setting that would
+        change the model and has no place in its configuration.
+    """
+    from transformers import AutoConfig
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        found = load_gguf_checkpoint(str(source.files[0]))["config"]
+    except (ValueError, KeyError) as err:
+        raise ModelError(_unsupported(source)) from err
+    model_type = found.pop("model_type")
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    if architecture not in FAMILIES:
+        raise ModelError(_unsupported(source))
+    found["tie_word_embeddings"] = all(tensor.name != "output.weight" for tensor in source.tensors)
+    stated = _stated(source)
+    found |= {name: stated[key] for key, name in _PASSED_OVER.items() if key in stated}
+    config = AutoConfig.for_model(model_type, **found)
+    config.architectures = [architecture]
+    if model_type in _BLOCKS_OF_27B:  # llama.cpp knows the largest ones by their depth
+        is_27b = config.num_hidden_layers == _BLOCKS_OF_27B[model_type]
+        width = config.hidden_size // config.num_attention_heads
+        config.query_pre_attn_scalar = width if is_27b else config.head_dim
+    _check_head_dim(source, stated, config)
+    _scale_rope(source, stated, config)
+    return config
+
+
+def head_dim(config: "PretrainedConfig") -> int:
+    """Width of an attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _stated(source: GGUFSource) -> dict[str, Any]:
+    prefix = f"{source.architecture}."
+    stated = {key.removeprefix(prefix): value for key, value in source.metadata.items() if key.startswith(prefix)}
+    known = _MAPPED | _PASSED_OVER.keys() | set(_SCALING) | set(_SAME_AS_HEAD_DIM)
+    if unknown := sorted(stated.keys() - known):
+        raise ModelError(
+            f"{source.files[0]}: has settings that cannot be taken over: {shortened(unknown)}; take the model from its own release"
+        )
+    return stated
+
+
+def _check_head_dim(source: GGUFSource, stated: dict[str, Any], config: "PretrainedConfig") -> None:
+    for key in _SAME_AS_HEAD_DIM:
+        if key in stated and stated[key] != head_dim(config):
+            raise ModelError(
+                f"{source.files[0]}: {source.architecture}.{key} is {stated[key]}, expected {head_dim(config)} as in all of "
+                "the attention; take the model from its own release"
+            )
+
+
+def _scale_rope(source: GGUFSource, stated: dict[str, Any], config: "PretrainedConfig") -> None:
+    kind = stated.get("rope.scaling.type", "none")
+    if kind == "none":
+        return
+    if kind not in ("linear", "yarn"):
+        raise ModelError(f"{source.files[0]}: rope.scaling.type is {kind}, expected none, linear or yarn")
+    scaled = {"rope_type": kind, "factor": float(stated["rope.scaling.factor"])}
+    if kind == "yarn":
+        scaled["original_max_position_embeddings"] = stated["rope.scaling.original_context_length"]
+    parameters = config.rope_parameters
+    parameters.get("full_attention", parameters).update(scaled)  # Gemma 3 scales its global layers alone
+
+
+def _unsupported(source: GGUFSource) -> str:
+    return (
+        f"{source.files[0]}: architecture {source.architecture} is none whose GGUF files can be converted; supported: "
+        "llama (also Mistral), qwen2, qwen2moe, qwen3, qwen3moe, phi3, gemma2, gemma3"
+    )

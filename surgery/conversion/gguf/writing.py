@@ -1,0 +1,92 @@
+"""Tensors dequantized a block of rows at a time and written as safetensors, so that memory holds a block, not a model."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from surgery.console.errors import ModelError
+from surgery.conversion.gguf.names import Target
+from surgery.files.shards import INDEX_FILE, METADATA_KEY, SINGLE_FILE, header_bytes
+
+DTYPES = {"float32": ("F32", 4), "bfloat16": ("BF16", 2)}
+"""What can be written: safetensors' name of it and bytes of a value."""
+_FILE_BYTES = 5_000_000_000
+
+
+def n_bytes(target: Target, dtype: str) -> int:
+    """Of a tensor as it is written."""
+    return math.prod(target.shape) * DTYPES[dtype][1]
+
+
+def write_targets(
+    targets: Sequence[Target], folder: Path, dtype: str, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write tensors in files of at most 5 GB, with an index where there are several.
+
+    Args:
+        progress: called with (bytes written, bytes in all).
+    Raises: ModelError when a tensor has a value that is no number.
+    """
+    files = _files(targets, dtype)
+    names = (
+        [SINGLE_FILE] if len(files) == 1 else [f"model-{k:05}-of-{len(files):05}.safetensors" for k in _from_1(files)]
+    )
+    done, total = 0, sum(n_bytes(target, dtype) for target in targets)
+    for name, held in zip(names, files, strict=True):
+        with open(folder / name, "wb") as out:
+            out.write(header_bytes(_header(held, dtype)))
+            for target in held:
+                _write(target, out, dtype)
+                done += n_bytes(target, dtype)
+                if progress is not None:
+                    progress(done, total)
+    if len(files) > 1:
+        weight_map = {target.name: name for name, held in zip(names, files, strict=True) for target in held}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _from_1(files: Sequence[object]) -> range:
+    return range(1, len(files) + 1)
+
+
+def _files(targets: Sequence[Target], dtype: str) -> list[list[Target]]:
+    files: list[list[Target]] = [[]]
+    room = _FILE_BYTES
+    for target in targets:
+        if files[-1] and n_bytes(target, dtype) > room:
+            files.append([])
+            room = _FILE_BYTES
+        files[-1].append(target)
+        room -= n_bytes(target, dtype)
+    return files
+
+
+def _header(targets: Sequence[Target], dtype: str) -> dict[str, object]:
+    header: dict[str, object] = {METADATA_KEY: {"format": "pt"}}
+    at = 0
+    for target in targets:
+        end = at + n_bytes(target, dtype)
+        header[target.name] = {"dtype": DTYPES[dtype][0], "shape": list(target.shape), "data_offsets": [at, end]}
+        at = end
+    return header
+
+
+def _write(target: Target, out: BinaryIO, dtype: str) -> None:
+    for block in target.blocks():
+        if not np.isfinite(block).all():
+            raise ModelError(f"{target.name}: holds values that are no numbers; the file is damaged")
+        out.write(_as_stored(block, dtype))
+
+
+def _as_stored(values: np.ndarray, dtype: str) -> memoryview:
+    import torch
+
+    if dtype == "float32":
+        return memoryview(np.ascontiguousarray(values, "<f4")).cast("B")
+    rounded = torch.from_numpy(np.require(values, requirements=["C", "W"])).to(torch.bfloat16)
+    return memoryview(rounded.view(torch.int16).numpy()).cast("B")
