@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.console.errors import DiskError, ModelError
 from surgery.conversion.checkpoint import FILE, FORMAT_VERSION, KIND, is_converted
 from surgery.conversion.gguf.names import Target, plan_targets
-from surgery.conversion.gguf.settings import read_config
+from surgery.conversion.gguf.settings import architecture_of, read_config
 from surgery.conversion.gguf.source import GGUFSource, read_gguf
 from surgery.conversion.gguf.writing import n_bytes, write_targets
 from surgery.files.artifacts import file_sha256, package_versions
@@ -122,7 +122,7 @@ def _record(job: _Job, folder: Path) -> dict[str, Any]:
             "architecture": job.source.architecture,
             "sha256": {file.name: file_sha256(file) for file in job.source.files},
         },
-        "architecture": job.config.architectures[0],
+        "architecture": architecture_of(job.config),
         "dtype": job.dtype,
         "fingerprint": model_fingerprint(folder),
         "n_read": len(job.source.tensors),

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.console.errors import ModelError
-from surgery.conversion.gguf.settings import head_dim
+from surgery.conversion.gguf.settings import architecture_of, head_dim
 from surgery.conversion.gguf.source import GGUFSource, GGUFTensor
 from surgery.files.artifacts import shortened
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig
 
 _EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)_exps\.weight")
 _ROPE = "rope_freqs.weight"
+_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ def plan_targets(source: GGUFSource, config: "PretrainedConfig") -> list[Target]
         found = list(_targets_of(tensor, names, config))
         unknown += [] if found else [tensor.name]
         targets |= {target.name: target for target in found}
-    where = source.files[0]
+    where, architecture = source.files[0], architecture_of(config)
     if unknown:
         raise ModelError(
-            f"{where}: holds {len(unknown)} tensors that {config.architectures[0]} does not have: {shortened(unknown)}"
+            f"{where}: holds {len(unknown)} tensors that {architecture} does not have: {shortened(unknown)}"
         )
     if missing := sorted(expected.keys() - targets.keys()):
-        raise ModelError(f"{where}: lacks {len(missing)} tensors of {config.architectures[0]}: {shortened(missing)}")
+        raise ModelError(f"{where}: lacks {len(missing)} tensors of {architecture}: {shortened(missing)}")
     for name, target in targets.items():
         if target.shape != expected.get(name):
             raise ModelError(f"{where}: {name} has shape {list(target.shape)}, expected {list(expected.get(name, ()))}")
@@ -108,9 +110,9 @@ def _targets_of(tensor: GGUFTensor, names: Mapping[str, str], config: "Pretraine
             name = f"model.layers.{experts[1]}.mlp.experts.{e}.{experts[2]}_proj.weight"
             yield Target(name, tensor.shape[1:], partial(_expert, tensor, e), tensor.quantization)
         return
-    name = names.get(tensor.name)
-    if name is None:
+    if tensor.name not in names:
         return
+    name = names[tensor.name]
     processor = _processor(config)
     if len(tensor.shape) == 2 and not _is_changed(processor, tensor.name):
         yield Target(name, tensor.shape, tensor.blocks, tensor.quantization)
@@ -144,10 +146,9 @@ def _check_rope(source: GGUFSource, tensor: GGUFTensor, config: "PretrainedConfi
     factors = torch.from_numpy(tensor.values().reshape(-1).copy())
     base = config.rope_parameters["rope_theta"]
     frequencies = base ** (-torch.arange(0, head_dim(config), 2, dtype=torch.float64) / head_dim(config))
-    stated = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
     for factor in (8.0, 32.0, float(factors.max())):
-        if torch.allclose(llama3_factors(frequencies, factor, **stated), factors.double(), rtol=1e-4):
-            config.rope_parameters = {"rope_type": "llama3", "rope_theta": base, "factor": factor, **stated}
+        if torch.allclose(llama3_factors(frequencies, factor), factors.double(), rtol=1e-4):
+            config.rope_parameters = {"rope_type": "llama3", "rope_theta": base, "factor": factor, **_LLAMA3}
             return
     raise ModelError(
         f"{source.files[0]}: {_ROPE} scales its rotary frequencies in a way that no release of Llama 3 does; take the model "
@@ -155,18 +156,16 @@ def _check_rope(source: GGUFSource, tensor: GGUFTensor, config: "PretrainedConfi
     )
 
 
-def llama3_factors(
-    frequencies: Any,
-    factor: float,
-    low_freq_factor: float,
-    high_freq_factor: float,
-    original_max_position_embeddings: int,
-) -> Any:
+def llama3_factors(frequencies: "torch.Tensor", factor: float) -> "torch.Tensor":
     """By what Llama 3 divides each rotary frequency: 1 for short waves, `factor` for long ones, between them smoothly."""
     import torch
 
+    n_tokens, low, high = (
+        _LLAMA3["original_max_position_embeddings"],
+        _LLAMA3["low_freq_factor"],
+        _LLAMA3["high_freq_factor"],
+    )
     waves = 2 * torch.pi / frequencies
-    smooth = (original_max_position_embeddings / waves - low_freq_factor) / (high_freq_factor - low_freq_factor)
-    between = 1 / ((1 - smooth) / factor + smooth)
-    found = torch.where(waves > original_max_position_embeddings / low_freq_factor, factor, between)
-    return torch.where(waves < original_max_position_embeddings / high_freq_factor, 1.0, found)
+    smooth = (n_tokens / waves - low) / (high - low)
+    found = torch.where(waves > n_tokens / low, factor, 1 / ((1 - smooth) / factor + smooth))
+    return torch.where(waves < n_tokens / high, 1.0, found)

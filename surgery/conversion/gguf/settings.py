@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from surgery.architecture.families import FAMILIES
+from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import ModelError
 from surgery.conversion.gguf.source import GGUFSource
 from surgery.files.artifacts import shortened
@@ -57,7 +57,7 @@ def read_config(source: GGUFSource) -> "PretrainedConfig":
         raise ModelError(_unsupported(source)) from err
     model_type = found.pop("model_type")
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
-    if architecture not in FAMILIES:
+    if architecture not in ARCHITECTURES:
         raise ModelError(_unsupported(source))
     found["tie_word_embeddings"] = all(tensor.name != "output.weight" for tensor in source.tensors)
     stated = _stated(source)
@@ -71,6 +71,12 @@ def read_config(source: GGUFSource) -> "PretrainedConfig":
     _check_head_dim(source, stated, config)
     _scale_rope(source, stated, config)
     return config
+
+
+def architecture_of(config: "PretrainedConfig") -> str:
+    """Its class, as in config.json."""
+    (architecture,) = config.architectures or [""]
+    return architecture
 
 
 def head_dim(config: "PretrainedConfig") -> int:

@@ -83,10 +83,10 @@ def _write(target: Target, out: BinaryIO, dtype: str) -> None:
         out.write(_as_stored(block, dtype))
 
 
-def _as_stored(values: np.ndarray, dtype: str) -> memoryview:
+def _as_stored(values: np.ndarray, dtype: str) -> bytes:
     import torch
 
     if dtype == "float32":
-        return memoryview(np.ascontiguousarray(values, "<f4")).cast("B")
+        return np.ascontiguousarray(values, "<f4").tobytes()
     rounded = torch.from_numpy(np.require(values, requirements=["C", "W"])).to(torch.bfloat16)
-    return memoryview(rounded.view(torch.int16).numpy()).cast("B")
+    return rounded.view(torch.int16).numpy().tobytes()

@@ -116,7 +116,7 @@ def test_llama_3_s_scaled_frequencies_go_into_the_configuration(tmp_path):
     scaling |= {"original_max_position_embeddings": 8192, "rope_theta": 500000.0}
     model = made("LlamaForCausalLM", rope_parameters=scaling, head_dim=8)
     frequencies = 500000.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
-    factors = llama3_factors(frequencies, 32.0, 1.0, 4.0, 8192)
+    factors = llama3_factors(frequencies, 32.0)
     assert 1 < len(set(factors.tolist()))
     file = write_gguf(tmp_path / "m.gguf", model, extra={"rope_freqs.weight": factors.float().numpy()})
     convert_gguf(file, tmp_path / "out")
