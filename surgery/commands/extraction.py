@@ -111,7 +111,8 @@ def extract(
     from surgery.model.models import describe_model, load_tokenizer
     from surgery.prompts.builtin import EVALUATION, EXTRACTION
     from surgery.reading.contrast import check_held_out
-    from surgery.statistics.extraction import Plan, check_pairing, extract_from
+    from surgery.statistics.extraction import Plan, check_pairing
+    from surgery.statistics.extraction import extract as extract_vectors
 
     check_output_file(output, force)
     check_engine(engine, position, positions, device_map, batched)
@@ -145,7 +146,7 @@ def extract(
         opened_source(engine, info, dtype, device_map, plan.batch_size) as source,
         progress_bar("extracting", "prompt") as progress,
     ):
-        rvs = extract_from(source, tokenizer, contrast, info, progress, plan)
+        rvs = extract_vectors(source, tokenizer, contrast, info, progress, plan)
     command = click.get_current_context().meta.get(ARGUMENTS, [])
     replace(rvs, header={**rvs.header, "command": ["refusal", *command] if command else []}).save(output, force)
     click.echo(f"wrote {output}\n\n{render(summarize(output), whole=False)}")

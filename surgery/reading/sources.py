@@ -1,12 +1,13 @@
 """Where activations come from: what extraction asks of whatever runs the model."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
 
 
+@runtime_checkable
 class ActivationSource(Protocol):
     """Runs token ids through a model and gives the residual stream at their last tokens.
 

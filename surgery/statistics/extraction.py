@@ -64,7 +64,7 @@ class Plan:
 
 
 def extract(
-    model: "PreTrainedModel",
+    model: "PreTrainedModel | ActivationSource",
     tokenizer: "PreTrainedTokenizerBase",
     prompts: "Contrast | Sequence[Pair]",
     info: ModelInfo,
@@ -78,7 +78,7 @@ def extract(
     `ActivationStore`.
 
     Args:
-        model: as `load_model` gives it, on any device or several.
+        model: as `load_model` gives it, on any device or several; or what else runs the model, by its own batch size.
         prompts: matched pairs, or a contrast set; at least one harmful and one safe prompt.
         progress: called with (prompts done, prompts in all) after each.
     Raises: PromptFileError (no prompts, or a held-out one among those fitted on), ModelError (no chat template or one
@@ -86,20 +86,10 @@ def extract(
         unmatched prompts), MismatchError (`info` describes another model), PositionError, DiskError.
     """
     plan = plan or Plan()
-    source = TransformersSource(model, entry_of(info.architecture), plan.batch_size)
-    return extract_from(source, tokenizer, prompts, info, progress, plan)
-
-
-def extract_from(
-    source: ActivationSource,
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: "Contrast | Sequence[Pair]",
-    info: ModelInfo,
-    progress: Progress | None = None,
-    plan: Plan | None = None,
-) -> RefusalVectors:
-    """As `extract`, from whatever runs the model; the plan's batch size is the source's own affair."""
-    plan = plan or Plan()
+    if isinstance(model, ActivationSource):
+        source: ActivationSource = model
+    else:
+        source = TransformersSource(model, entry_of(info.architecture), plan.batch_size)
     contrast, others = as_contrast(prompts), as_contrast(plan.held_out)
     _check_inputs(source, contrast, info)
     check_pairing(contrast, plan.estimator, plan.n_components)

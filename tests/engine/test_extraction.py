@@ -6,7 +6,7 @@ import torch
 from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.prompts import load_pairs
 from surgery.residual.vectors import RefusalVectors
-from surgery.statistics.extraction import Plan, extract, extract_from
+from surgery.statistics.extraction import Plan, extract
 from vllm_refusal.engine.activation_source import VllmSource
 
 pytestmark = pytest.mark.engine
@@ -32,7 +32,7 @@ def both(request, tmp_path_factory):
     fitted, tokenizer = pairs[:N_FITTED], load_tokenizer(info)
     by_hooks = extract(load_model(info, request.param), tokenizer, fitted, info, plan=plan)
     with VllmSource(info, request.param) as source:
-        by_vllm = extract_from(source, tokenizer, fitted, info, plan=plan)
+        by_vllm = extract(source, tokenizer, fitted, info, plan=plan)
     files = [rvs.save(folder / f"{name}.safetensors") for name, rvs in (("hf", by_hooks), ("vllm", by_vllm))]
     return request.param, *(RefusalVectors.load(file) for file in files)
 
