@@ -153,17 +153,17 @@ def _sites(
     if site not in EDIT_SITES:
         raise ModelError(f"site must be one of {', '.join(EDIT_SITES)}, found {site!r}")
     entry = entry_of(type(model).__name__)
-    check_width(model, basis)
+    _check_width(model, basis)
     chosen = parse_layers(layers, len(submodule(model, entry.blocks)))
     if site == STREAM:
         return [(submodule(model, entry.block(layer)), basis) for layer in chosen]
     return [
-        (submodule(model, name), removal(basis, gain_of(model, entry, norm)).basis)
+        (submodule(model, name), removal(basis, _gain_of(model, entry, norm)).basis)
         for name, norm in entry.post_norms(chosen).items()
     ]
 
 
-def gain_of(model: "torch.nn.Module", entry: Architecture, norm: str | None) -> "torch.Tensor | None":
+def _gain_of(model: "torch.nn.Module", entry: Architecture, norm: str | None) -> "torch.Tensor | None":
     """What a post-norm of a model multiplies with, [d_model] float32 on the CPU; None for no norm."""
     return None if norm is None else submodule(model, norm).weight.detach().float().cpu() + entry.gain_offset
 
@@ -186,7 +186,7 @@ def _resid(output: Any) -> "torch.Tensor":
     return output[0] if isinstance(output, tuple) else output
 
 
-def check_width(model: "torch.nn.Module", basis: "torch.Tensor") -> None:
+def _check_width(model: "torch.nn.Module", basis: "torch.Tensor") -> None:
     """Check that a basis fits a model. Raises: ShapeError."""
     d_model = model.config.get_text_config().hidden_size
     if basis.shape[1] != d_model:

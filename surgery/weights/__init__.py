@@ -5,7 +5,6 @@ edit         the edit of one tensor
 matrices     stored tensors as matrices, a block of rows at a time
 checkpoint   a whole orthogonalized checkpoint, streamed
 adapter      a LoRA adapter of the same effect
-inplace      a loaded model, edited for a while
 manifest     what an edited folder says of itself
 measure, verify, verify_adapter   every claim of a manifest, recomputed from bytes
 """

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 Blocks = Callable[[], "Iterator[tuple[slice, torch.Tensor]]"]
-_BLOCK_VALUES = 1 << 19  # values edited at once in memory; in float32 they take 2 MiB
 _LEAST_LEFT = 0.01  # of the square of a vector, outside the subspace: with less, what is left is not stretched tenfold
 
 
@@ -156,25 +155,6 @@ def removal_of(edit: Edit, basis: "torch.Tensor") -> Removal:
         return removal(basis)
     dtype = getattr(torch, FLOAT_DTYPES[edit.gain.dtype])
     return removal(basis, torch.frombuffer(read_bytes(edit.gain), dtype=dtype).float() + edit.gain_offset)
-
-
-def edit_rows(rows: "torch.Tensor", removed: Removal, alpha: float, keep_norms: bool = False) -> Change:
-    """Edit output vectors in memory, in place, as `write_edited` does on disk.
-
-    Args:
-        rows: [n, d_model], a view of a weight in any layout, on the device of `removed`.
-    """
-    operator = Operator(removed, alpha, keep_norms)
-    if rows.stride(0) >= rows.stride(1):
-        step = max(_BLOCK_VALUES // rows.shape[1], 1)
-        return sum((edit_vectors(block, operator) for block in rows.split(step)), Change())
-    columns, step = rows.T, max(_BLOCK_VALUES // max(len(rows), 1), 1)
-
-    def blocks() -> "Iterator[tuple[slice, torch.Tensor]]":
-        for first in range(0, len(columns), step):
-            yield slice(first, first + step), columns[first : first + step]
-
-    return edit_columns(blocks, blocks, operator)
 
 
 def edit_vectors(block: "torch.Tensor", operator: Operator) -> Change:

@@ -1,20 +1,23 @@
-"""The gate: ablating the writes at run time, the checkpoint, the edit in place and the adapter are one model."""
+"""The gate: ablating the writes at run time, the checkpoint and the adapter are one model."""
+
+import shutil
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from tiny_models import fuse_experts, logits, tiny_model, write_model
+from safetensors.torch import load_file
+from tiny_models import fuse_experts, logits, write_model
 
 from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import ModelError
 from surgery.model.models import describe_model, load_model
 from surgery.reading.hooks import ablated
+from surgery.residual.operator import ablate
 from surgery.residual.subspace import random_subspace
 from surgery.weights.adapter import write_adapter
 from surgery.weights.checkpoint import orthogonalize
-from surgery.weights.inplace import orthogonalized
 from surgery.weights.verify import verify
 
 ALPHAS = (0.5, 1.0, 1.5)
@@ -61,13 +64,11 @@ def family_without_biases(request, tmp_path_factory):
 
 @pytest.mark.parametrize("rank", BASES)
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_the_checkpoint_and_the_edit_in_place_equal_ablating_the_writes(family, tmp_path, alpha, rank):
+def test_the_checkpoint_equals_ablating_the_writes(family, tmp_path, alpha, rank):
     folder, model = family
     orthogonalize(describe_model(folder), BASES[rank], alpha, tmp_path / "out", LAYERS)
     edited = logits(load(tmp_path / "out"))
     assert verify(tmp_path / "out").ok and close(edited, hooked_logits(model, BASES[rank], alpha))
-    with orthogonalized(model, BASES[rank], alpha, LAYERS):
-        assert close(logits(model), edited)
     assert not close(edited, logits(model))
     assert not close(edited, hooked_logits(model, BASES[rank], alpha + 0.25))  # another strength is another model
     assert not close(edited, hooked_logits(model, BASES[rank], alpha, "0"))
@@ -93,14 +94,13 @@ def test_the_adapter_in_peft_equals_ablating_the_writes(family_without_biases, t
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("architecture", ["GPTNeoXForCausalLM", "CohereForCausalLM", "Gemma2ForCausalLM"])
-def test_edited_embeddings_are_the_same_in_the_files_and_in_place(tmp_path, architecture, tied):
+def test_edited_embeddings_equal_ablating_what_they_put_out(tmp_path, architecture, tied):
     folder = write_model(tmp_path / "m", architecture, tied=tied)
     manifest = orthogonalize(describe_model(folder), BASES[4], 1.0, tmp_path / "out", embeddings=True)
     model, edited = load(folder), logits(load(tmp_path / "out"))
-    with orthogonalized(model, BASES[4], embeddings=True):
-        assert close(logits(model), edited)
-    with orthogonalized(model, BASES[4]):
-        assert not close(logits(model), edited)
+    assert not close(hooked_logits(model, BASES[4], 1.0, "all"), edited)
+    model.get_input_embeddings().register_forward_hook(lambda _module, _args, output: ablate(output, BASES[4]))
+    assert close(hooked_logits(model, BASES[4], 1.0, "all"), edited)
     assert manifest["untied"] is tied and verify(tmp_path / "out").ok
 
 
@@ -116,20 +116,18 @@ def test_a_family_that_always_has_biases_gets_no_adapter(tmp_path, architecture)
     scope="module",
     params=["LlamaForCausalLM", "Gemma2ForCausalLM", "GPTNeoXForCausalLM", "Qwen2MoeForCausalLM"],
 )
-def model_in_memory(request):
-    return tiny_model(request.param)
+def folder(request, tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("kind") / "m", request.param)
 
 
-def weights(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def edited_weights(model, basis, alpha):
-    with orthogonalized(model, basis, alpha):
-        return weights(model)
+def edited(folder, basis, alpha):
+    """The folder of the checkpoint, beside its model."""
+    orthogonalize(describe_model(folder), basis, alpha, folder.parent / f"{folder.name}-{alpha}", force=True)
+    return folder.parent / f"{folder.name}-{alpha}"
 
 
 def same(first, second, tolerance):
+    first, second = (load_file(folder / "model.safetensors") for folder in (first, second))
     return all((first[name] - second[name]).abs().max() <= tolerance for name in first)
 
 
@@ -142,35 +140,24 @@ few = settings(max_examples=8, deadline=None)
 
 @few
 @given(seed=SEEDS, rank=RANKS)
-def test_a_full_edit_done_twice_changes_nothing_more(model_in_memory, seed, rank):
-    basis, plain = random_subspace(32, rank, seed).basis, weights(model_in_memory)
-    with orthogonalized(model_in_memory, basis, 1.0):
-        once, twice = weights(model_in_memory), edited_weights(model_in_memory, basis, 1.0)
-    assert same(once, twice, ENTRY) and not same(once, plain, 100 * ENTRY)
+def test_a_full_edit_done_twice_changes_nothing_more(folder, seed, rank):
+    basis = random_subspace(32, rank, seed).basis
+    once = edited(folder, basis, 1.0)
+    assert same(once, edited(once, basis, 1.0), ENTRY) and not same(once, folder, 100 * ENTRY)
 
 
 @few
 @given(seed=SEEDS, rank=RANKS, first=STRENGTHS, second=STRENGTHS)
-def test_two_partial_edits_compose_to_one(model_in_memory, seed, rank, first, second):
-    basis = random_subspace(32, rank, seed).basis
-    with orthogonalized(model_in_memory, basis, first):
-        both = edited_weights(model_in_memory, basis, second)
-    assert same(both, edited_weights(model_in_memory, basis, first + second - first * second), 10 * ENTRY)
+def test_two_partial_edits_compose_to_one(folder, seed, rank, first, second):
+    basis, whole = random_subspace(32, rank, seed).basis, first + second - first * second
+    assume(whole != 0)
+    assert same(edited(edited(folder, basis, first), basis, second), edited(folder, basis, whole), 10 * ENTRY)
 
 
 @few
 @given(seed=SEEDS, rank=RANKS, alpha=STRENGTHS)
-def test_the_edit_depends_on_the_subspace_and_not_on_its_basis(model_in_memory, seed, rank, alpha):
+def test_the_edit_depends_on_the_subspace_and_not_on_its_basis(folder, seed, rank, alpha):
     basis = random_subspace(32, rank, seed).basis
-    rotated = random_subspace(rank, rank, seed + 1).basis @ basis
-    other = random_subspace(32, rank, seed + 2).basis
-    edited = edited_weights(model_in_memory, basis, alpha)
-    assert same(edited, edited_weights(model_in_memory, rotated, alpha), 3 * ENTRY)
-    assert not same(edited, edited_weights(model_in_memory, other, alpha), 100 * ENTRY)
-
-
-@few
-@given(seed=SEEDS, rank=RANKS)
-def test_alpha_zero_is_the_identity_bit_for_bit(model_in_memory, seed, rank):
-    basis = random_subspace(32, rank, seed).basis
-    assert same(edited_weights(model_in_memory, basis, 0.0), weights(model_in_memory), 0)
+    out = shutil.copytree(edited(folder, basis, alpha), folder.parent / "first", dirs_exist_ok=True)
+    assert same(out, edited(folder, random_subspace(rank, rank, seed + 1).basis @ basis, alpha), 3 * ENTRY)
+    assert not same(out, edited(folder, random_subspace(32, rank, seed + 2).basis, alpha), 100 * ENTRY)

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import fuse_experts, logits, tiny_model, write_model
+from tiny_models import fuse_experts, logits, write_model
 
 from surgery.architecture.table import ARCHITECTURES, entry_of
 from surgery.console.errors import ModelError
@@ -15,7 +15,6 @@ from surgery.reading.hooks import ablated
 from surgery.residual.subspace import random_subspace
 from surgery.weights.checkpoint import orthogonalize
 from surgery.weights.edits import plan_edits
-from surgery.weights.inplace import orthogonalized
 from surgery.weights.manifest import read_manifest
 from surgery.weights.matrices import matrices, row_blocks
 from surgery.weights.verify import verify
@@ -78,14 +77,17 @@ def test_the_edited_tensors_are_counted_and_nothing_else_changes(folder, tmp_pat
     assert all(re.search(r"o_proj|down_proj|\.w2\.", name) for name in names)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("architecture", WITH_EXPERTS)
-def test_both_layouts_give_the_same_model(architecture, tmp_path):
-    folder = write_model(tmp_path / "m", architecture)
+def test_both_layouts_give_the_same_model(architecture, dtype, tmp_path):
+    folder = write_model(tmp_path / "m", architecture, dtype)
     edit(folder, tmp_path / "each", 1.5)
     edit(fuse_experts(folder), tmp_path / "one", 1.5)
     each, one = (load(tmp_path / name).state_dict() for name in ("each", "one"))
     assert each.keys() == one.keys()
-    assert all(torch.allclose(each[name], one[name], atol=1e-6) for name in each)  # sums depend on alignment
+    for name in each:  # sums depend on the alignment of memory: a tie may be rounded the other way
+        assert torch.allclose(each[name], one[name], rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+    assert verify(tmp_path / "each").ok and verify(tmp_path / "one").ok
     assert not torch.allclose(one[FUSED], load(folder).state_dict()[FUSED], atol=1e-2)
 
 
@@ -211,26 +213,3 @@ def test_verify_finds_one_expert_that_was_left_as_it_was(folder, tmp_path):
     change(tmp_path / "out", put_back)
     faults = verify(tmp_path / "out").faults
     assert [fault.split(":")[0] for fault in faults if "keeps a component" in fault] == [name]
-
-
-@pytest.mark.parametrize("architecture", WITH_EXPERTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_parameter_of_all_experts_is_edited_in_place_and_restored_bit_for_bit(architecture, dtype):
-    model = tiny_model(architecture, n_layers=3).to(dtype)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with orthogonalized(model, BASIS) as n_edited:
-        changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-        assert len(changed) == n_edited and sum("experts.down_proj" in name for name in changed) >= 2
-        for experts in experts_of(model).values():
-            floor = 1e-5 if dtype is torch.float32 else 0.02  # the rounding of stored bf16
-            assert all((BASIS @ matrix.float()).norm() < floor * matrix.float().norm() for matrix in experts)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_experts_in_memory_with_an_unknown_parameter_are_refused():
-    model = tiny_model(QWEN3)
-    before = model.state_dict()[FUSED].clone()
-    model.model.layers[1].mlp.experts.down_proj_bias = torch.nn.Parameter(torch.ones(4, 32))
-    with pytest.raises(ModelError, match="down_proj_bias is not a tensor that Qwen3Moe"), orthogonalized(model, BASIS):
-        pass
-    assert torch.equal(model.state_dict()[FUSED], before)
