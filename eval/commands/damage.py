@@ -65,7 +65,7 @@ def damage(
     info = _model_of(run)
     documents, prompts = load_documents(text or BUILT_IN), _prompts_of(run, safe_prompts)
     date = _date_of(run, info, force)
-    chosen = run.manifest.get("engine", {}).get("dtype", "auto") if dtype == "run" else dtype
+    chosen = run.manifest.engine.get("dtype", "auto") if dtype == "run" else dtype
 
     def harmless(longest: int) -> "Harmless":
         return _harmless(info, prompts, documents, min(window, longest), limit, date)
@@ -97,7 +97,7 @@ def _model_of(run: "Run") -> "ModelInfo":
     from surgery.console.errors import MismatchError
     from surgery.model.models import describe_model
 
-    recorded = run.manifest["model"]
+    recorded = run.manifest.model
     info = describe_model(recorded["model"], recorded["revision"])
     if info.fingerprint != recorded["fingerprint"]:
         raise MismatchError(
@@ -147,7 +147,7 @@ def _date_of(run: "Run", info: "ModelInfo", force: bool) -> str | None:
 
     saved = [] if force else [load_damage(run.path, file) for file in (UNFINISHED, FILE)]
     recorded = next((record.inputs.date for record in saved if record is not None), None)
-    return study_date(info, run.manifest.get("date"), {}, recorded)
+    return study_date(info, run.manifest.date, {}, recorded)
 
 
 def _checkpoints(run: "Run", folders: Sequence[Path]) -> dict[str, Path]:
@@ -156,7 +156,7 @@ def _checkpoints(run: "Run", folders: Sequence[Path]) -> dict[str, Path]:
     from eval.plan.conditions import WEIGHTS
 
     by_source = {item.source: item.id for item in run.conditions if item.kind in WEIGHTS}
-    recorded = [Path(path) for path in run.manifest.get("checkpoints", {}).values()]
+    recorded = [Path(path) for path in run.manifest.checkpoints.values()]
     found = {}
     for folder in [*(path for path in recorded if path.is_dir()), *folders]:
         source = _manifest_sha256(folder)

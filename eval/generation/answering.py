@@ -161,9 +161,9 @@ class _Crew:
             try:
                 if key == RUNTIME:
                     self._check_dtype(answerer)
-                _check_dates(answerer.description, self.run.manifest.get("date"))
+                _check_dates(answerer.description, self.run.manifest.date)
                 with sink.tally.running(lambda: getattr(answerer, "n_pending_tokens", 0)):
-                    rendered = _rendered(model, items, answerer.max_model_len, self.run.manifest.get("date"))
+                    rendered = _rendered(model, items, answerer.max_model_len, self.run.manifest.date)
                     _answer(answerer, items, rendered, sampling, sink)
             finally:
                 if self.run.generated_ids():
@@ -171,7 +171,7 @@ class _Crew:
 
     def _check_dtype(self, answerer: Answerer) -> None:
         """Raises: GenerationError when the run's responses so far are from an engine in another dtype."""
-        before, now = ((of or {}).get("dtype") for of in (self.run.manifest.get("engine"), answerer.description))
+        before, now = ((of or {}).get("dtype") for of in (self.run.manifest.engine, answerer.description))
         if before and now and before != now:
             raise GenerationError(
                 f"{self.run.path}: was begun in {before}, and would go on in {now}; give --dtype {before}, or another output"
@@ -181,8 +181,8 @@ class _Crew:
         """Write what answered and the times it took into the run's manifest."""
         with self.run.amending() as manifest:
             if key == RUNTIME:
-                manifest["engine"] = dict(answerer.description)
-            stages = manifest["stages"]
+                manifest.engine = dict(answerer.description)
+            stages = manifest.stages
             for what, taken in seconds.items():
                 stage = f"engine {key}: {what}" if key else f"engine: {what}"
                 stages[stage] = round(stages.get(stage, 0.0) + taken, 2)

@@ -14,7 +14,7 @@ from eval.generation.beside import asked_judge, judging_beside
 from eval.generation.progress import Tally, shown_progress
 from eval.generation.study_date import made_on, recorded_date, study_date
 from eval.plan.plan import Plan, PlanBuilder
-from eval.records.manifest import make_manifest, resume_or_create
+from eval.records.beginning import make_manifest, resume_or_create
 from eval.records.redacting import RedactionError
 from eval.records.redaction import Redaction
 from eval.records.replacement import replacing_run
@@ -114,12 +114,12 @@ class Job:
             begun = Run.open(out).manifest
         except ArtifactError:
             return manifest
-        ran_in = (begun.get("engine") or {}).get("dtype")
-        if self.servers is not None or ran_in is None or begun.get("plan_sha256") == manifest["plan_sha256"]:
+        ran_in = begun.engine.get("dtype")
+        if self.servers is not None or ran_in is None or begun.plan_sha256 == manifest["plan_sha256"]:
             return manifest
         for dtype in ("auto", ran_in):
             other = replace(self, engine=replace(self.engine, dtype=dtype))._manifest(date)
-            if other["plan_sha256"] == begun.get("plan_sha256"):
+            if other["plan_sha256"] == begun.plan_sha256:
                 if ran_in == self.engine.dtype:
                     return other
                 raise MismatchError(

@@ -62,6 +62,6 @@ def dates_of(
 def recorded_date(path: Path) -> str | None:
     """The date of the run that is there, if one is."""
     try:
-        return Run.open(path).manifest.get("date")
+        return Run.open(path).manifest.date
     except ArtifactError:
         return None

@@ -78,8 +78,10 @@ def batch_requests(run: Run) -> Iterator[dict[str, Any]]:
         raise ExportError(f"{run.path}: all responses are of checkpoints, which no ablation of one server answers")
     if any(item.prompt_sha256 for item in items):
         raise ExportError(f"{run.path}: its prompts are redacted, so there are no requests to export")
-    sampling = {key: value for key, value in run.manifest.get("sampling", {}).items() if value is not None}
-    kept = NEUTRAL | {key: sampling[key] for key in ("max_tokens", "temperature") if key in sampling}
+    sampling = run.manifest.sampling
+    kept = NEUTRAL | {
+        key: value for key, value in sampling.items() if key in ("max_tokens", "temperature") and value is not None
+    }
     for item in items:
         seed = sample_seed(sampling.get("seed", 0), item.prompt_set, item.prompt_id, item.sample)
         messages = [{"role": "user", "content": item.prompt}]
@@ -90,7 +92,7 @@ def batch_requests(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _model(run: Run) -> str:
-    return str(run.manifest.get("model", {}).get("model", ""))
+    return run.manifest.model.get("model", "")
 
 
 def _write_csv(run: Run, part: Path) -> int:

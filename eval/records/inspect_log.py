@@ -23,7 +23,7 @@ def inspect_log(run: Run) -> dict[str, Any]:
     by_item: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         by_item[verdict.item_id].append(verdict)
-    created = run.manifest.get("created") or "1970-01-01T00:00:00Z"
+    created = run.manifest.created or "1970-01-01T00:00:00Z"
     samples = [_sample(run, item, by_item[item.item_id]) for item in items]
     return {
         "version": LOG_VERSION,
@@ -41,9 +41,8 @@ def inspect_log(run: Run) -> dict[str, Any]:
 
 
 def _spec(run: Run, items: Sequence[Generation], created: str) -> dict[str, Any]:
-    manifest = run.manifest
-    sampling = manifest.get("sampling", {})
-    identity = str(manifest.get("plan_sha256") or "run")[:22]
+    manifest, sampling = run.manifest.to_json(), run.manifest.sampling
+    identity = (run.manifest.plan_sha256 or "run")[:22]
     return {
         "eval_id": identity,
         "run_id": identity,
@@ -68,7 +67,7 @@ def _spec(run: Run, items: Sequence[Generation], created: str) -> dict[str, Any]
 
 
 def _model(run: Run) -> str:
-    return str(run.manifest.get("model", {}).get("model") or "unknown")
+    return run.manifest.model.get("model") or "unknown"
 
 
 def _sample(run: Run, item: Generation, verdicts: Iterable[Verdict]) -> dict[str, Any]:

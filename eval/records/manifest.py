@@ -1,146 +1,168 @@
-"""What `run.json` says about a run: model, conditions, prompts, decoding, provenance."""
+"""What `run.json` says about a run: model, conditions, prompts, decoding, judges, provenance."""
 
 import json
-import shlex
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from eval.plan.plan import Plan
-from eval.records.run import Run
-from surgery.console.errors import ArtifactError, OutputExistsError
-from surgery.files.artifacts import json_sha256, package_versions
-from surgery.model.models import ModelInfo
-from surgery.prompts import Prompt, PromptSet, prompts_sha256
-from surgery.weights.manifest import is_edited
-from vllm_refusal.engine.engine import EngineOptions, Sampling
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, with_config
+from typing_extensions import TypedDict  # typing has one that pydantic reads from Python 3.12 on
+
+from surgery.console.errors import ArtifactError
+
+FORMAT_VERSION = 1
+FILE = "run.json"
+_MORE = ConfigDict(extra="allow", strict=True)
+Text = InstanceOf[str]
+"""Words of a command line, which may hold half of a surrogate pair."""
 
 
-def make_manifest(
-    info: ModelInfo,
-    plan: Plan,
-    prompt_files: Mapping[str, Path | str],
-    prompt_sets: Mapping[str, Sequence[Prompt]],
-    sampling: Sampling,
-    options: EngineOptions,
-    arguments: Sequence[str] = (),
-    rvs: Path | None = None,
-    samples: int = 1,
-    served: bool = False,
-    date: str | None = None,
-) -> dict[str, Any]:
-    """The manifest of a new run; `plan_sha256` identifies what is compared, so that the same command resumes it.
+@with_config(_MORE)
+class ModelRecord(TypedDict, total=False):
+    """A model (surgery.model.models.ModelInfo as JSON); what the report shows of it."""
 
-    Args:
-        arguments: the words after `refusal` that made the run.
-        rvs: the refusal vectors behind it, whose per-layer statistics the report shows.
+    model: Text
+    revision: str | None
+    fingerprint: str
+    architecture: str
+    dtype: str
+    n_layers: int
+    d_model: int
+
+
+@with_config(_MORE)
+class PromptSetRecord(TypedDict, total=False):
+    """A set of prompts, with PromptSet.provenance where it is known; of the role "safe" they ought to be answered."""
+
+    path: Text
+    n: int
+    sha256: str
+    role: str
+
+
+@with_config(_MORE)
+class SamplingRecord(TypedDict, total=False):
+    """Decoding (vllm_refusal.engine.engine.Sampling as JSON)."""
+
+    max_tokens: int
+    temperature: float
+    seed: int
+    logprobs: int | None
+
+
+@with_config(_MORE)
+class JudgeRecord(TypedDict, total=False):
+    """A judge's description of itself: all that decides its verdicts, no credentials."""
+
+    kind: str
+    model: str
+    rubric: str
+    rubric_version: int | str
+    fallback: dict[str, Any]
+
+
+class RedactionRecord(TypedDict):
+    """How text is kept out (eval.records.redaction)."""
+
+    salt: str
+    prompts: bool
+
+
+class Manifest(BaseModel):
+    """`run.json`. Keys that are not here are kept as they are; only what is set, or not as by default, is written.
+
+    Attributes:
+        conditions: Condition.to_json of each, in the order of tables.
+        modules: of the engine, by ablation's name.
+        checkpoints: condition id -> folder of a checkpoint or adapter.
         samples: responses of each condition to each prompt.
-        served: whether servers answer it, and not an engine of this command.
-        date: that the chat template puts into prompts; None where it does not ask.
+        served: whether servers answered, and not an engine of the command.
+        date: told to the chat template; None where it does not ask.
+        engine_arguments: further flags of vLLM.
+        engine: what answered, once it did.
+        plan_sha256: of all that is compared.
+        arguments: the words after `refusal`; `command` them all in one line.
+        edited: a sentence for whoever finds the file.
+        judges: judge id -> its description.
+        stages: name -> seconds.
+        analysis: per-layer statistics of the RVs, of a sweep.
+        tier_angles: between the spans of tiers, where the RVs have some.
+        ground_truth: of an organism: what was planted.
     """
-    sets = {
-        name: {
-            "path": str(prompt_files[name]),
-            "n": len(prompts),
-            "sha256": prompts_sha256(prompts),
-            **_origin(prompts),
-        }
-        for name, prompts in prompt_sets.items()
-    }
-    conditions = [condition.to_json() for condition in plan.conditions]
-    compared = {
-        "model": info.fingerprint,
-        "conditions": conditions,
-        "prompt_sets": {name: record["sha256"] for name, record in sets.items()},
-        "sampling": asdict(sampling),
-        "dtype": options.dtype,
-        **_departures(samples, served, options, date),
-    }
-    manifest = {
-        "model": info.to_json(),
-        "conditions": conditions,
-        "modules": {name: dict(spec) for name, spec in plan.modules.items()},
-        "checkpoints": {condition: str(folder) for condition, folder in plan.folders.items()},
-        "prompt_sets": sets,
-        "sampling": asdict(sampling),
-        "samples": samples,
-        "served": served,
-        "date": date,
-        "engine_arguments": dict(options.vllm),
-        "plan_sha256": json_sha256(compared),
-        "versions": package_versions(),
-        "arguments": list(arguments),
-        "command": shlex.join(["refusal", *arguments]),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "edited": "every condition but the baseline is an ablated variant of the model",
-    }
-    if rvs is not None:
-        manifest |= _analysis(rvs, plan)
-    ground_truth = Path(info.path) / "ground_truth.json"
-    if ground_truth.is_file() and not is_edited(Path(info.path)):  # of an organism, not of an edited copy of one
-        manifest["ground_truth"] = json.loads(ground_truth.read_text(encoding="utf-8"))
-    return manifest
 
+    model_config = ConfigDict(extra="allow", strict=True)
 
-def _departures(samples: int, served: bool, options: EngineOptions, date: str | None) -> dict[str, Any]:
-    """What else is compared where it is not as usual, so that runs from before these choices can be resumed."""
-    chosen = {"samples": samples, "served": served, "engine_arguments": dict(options.vllm), "date": date}
-    usual = {"samples": 1, "served": False, "engine_arguments": {}, "date": None}
-    return {name: value for name, value in chosen.items() if value != usual[name]}
+    kind: Literal["run"] = "run"
+    format_version: int = FORMAT_VERSION
+    model: ModelRecord = Field(default_factory=ModelRecord)
+    conditions: list[dict[str, Any]] = Field(default_factory=list)
+    modules: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    checkpoints: dict[str, Text] = Field(default_factory=dict)
+    prompt_sets: dict[str, PromptSetRecord] = Field(default_factory=dict)
+    sampling: SamplingRecord = Field(default_factory=SamplingRecord)
+    samples: int = 1
+    served: bool = False
+    date: str | None = None
+    engine_arguments: dict[str, Any] = Field(default_factory=dict)
+    engine: dict[str, Any] = Field(default_factory=dict)
+    plan_sha256: str = ""
+    versions: dict[str, Any] = Field(default_factory=dict)
+    arguments: list[Text] = Field(default_factory=list)
+    command: Text = ""
+    created: str = ""
+    edited: str = ""
+    judges: dict[str, JudgeRecord] = Field(default_factory=dict)
+    stages: dict[str, float] = Field(default_factory=dict)
+    analysis: dict[str, Any] = Field(default_factory=dict)
+    tier_angles: list[dict[str, Any]] = Field(default_factory=list)
+    ground_truth: dict[str, Any] = Field(default_factory=dict)
+    redaction: RedactionRecord | None = None
 
-
-def resume_or_create(path: Path, manifest: Mapping[str, Any], force: bool = False) -> Run:
-    """Open the run that the same comparison began, or make a new one.
-
-    Raises: OutputExistsError when there is something else, ArtifactError when it is another comparison; not with `force`.
-    """
-    if path.exists() and not force:
-        try:
-            run = Run.open(path)
-        except ArtifactError as err:
-            raise OutputExistsError(path) from err
-        if run.manifest.get("plan_sha256") != manifest["plan_sha256"]:
+    @classmethod
+    def of(cls, content: Mapping[str, Any], where: Path | str = FILE) -> "Manifest":
+        """Check what a file holds. Raises: ArtifactError, in one line, when it is not a run's, newer, or of wrong types."""
+        kind, version = content.get("kind", "run"), content.get("format_version", 0)
+        if kind != "run" or (isinstance(version, int) and version > FORMAT_VERSION):
             raise ArtifactError(
-                f"{path}: holds another comparison ({_differences(run.manifest, manifest)} differ); repeat its command to "
-                f"resume it ({run.manifest.get('command')}), choose another output, or pass --force to replace it"
+                f"{where}: expected kind 'run' of format {FORMAT_VERSION} or older, found {kind!r} of format {version}"
             )
-        return run
-    return Run.create(path, manifest, force=force)
+        try:
+            cls.model_validate(dict(content))
+        except ValidationError as err:
+            raise ArtifactError(f"{where}: {_fault(err.errors()[0])}") from err
+        return cls.model_construct(**content)  # the very values, in their order: what is read is written again
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Read a run folder's. Raises: ArtifactError."""
+        path = folder / FILE
+        try:
+            content = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as err:
+            raise ArtifactError(
+                f"{folder}: not a run folder (no {FILE}); make one with refusal generate or sweep"
+            ) from err
+        except ValueError as err:
+            raise ArtifactError(f"{path}: not JSON ({err})") from err
+        if not isinstance(content, dict):
+            raise ArtifactError(f"{path}: expected a JSON object, found {type(content).__name__}")
+        return cls.of({"kind": None, **content}, path)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of the file."""
+        fields = type(self).model_fields
+        kept = [
+            name
+            for name, field in fields.items()
+            if name in self.model_fields_set or getattr(self, name) != field.get_default(call_default_factory=True)
+        ]
+        return {name: getattr(self, name) for name in kept} | (self.model_extra or {})
+
+    def text(self) -> str:
+        """The file."""
+        return json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What two manifests of different plans do not share, in words."""
-
-    def compared(manifest: Mapping[str, Any]) -> dict[str, Any]:
-        sets = manifest.get("prompt_sets") or {}
-        return {
-            "the models": (manifest.get("model") or {}).get("fingerprint"),
-            "the conditions": manifest.get("conditions"),
-            "the prompts": {name: record.get("sha256") for name, record in sets.items()},
-            "the decoding options": manifest.get("sampling"),
-            "the samples": manifest.get("samples", 1),
-            "what answers": manifest.get("served", False),
-            "the date": manifest.get("date"),
-            "the engine's arguments": manifest.get("engine_arguments") or {},
-        }
-
-    before, after = compared(old), compared(new)
-    return ", ".join(name for name in after if before[name] != after[name]) or "the dtypes"
-
-
-def _origin(prompts: Sequence[Prompt]) -> dict[str, Any]:
-    return prompts.provenance() if isinstance(prompts, PromptSet) else {}
-
-
-def _analysis(rvs: Path, plan: Plan) -> dict[str, Any]:
-    """Statistics of the refusal vectors, and the angles between the tiers' spans for the layers that the plan names."""
-    from surgery.residual.vectors import RefusalVectors
-    from surgery.statistics.separability import analysis
-    from surgery.statistics.tier_angles import tier_angles
-
-    vectors = RefusalVectors.load(rvs)
-    named = {c.source_layers for c in plan.conditions if c.kind in ("rv", "subspace")}
-    angles = tier_angles(vectors, sorted(named, key=lambda layers: (len(layers), layers)))
-    return {"analysis": analysis(vectors), **({"tier_angles": angles} if angles else {})}
+def _fault(error: Any) -> str:
+    place = ".".join(map(str, error["loc"]))
+    return f"{place}: {error['msg']}, found {str(error['input'])[:60]!r}"

@@ -2,11 +2,11 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eval.records.manifest import RedactionRecord
     from eval.records.rows import Generation, Verdict
 
 
@@ -32,14 +32,9 @@ class Redaction:
         """One with a fresh salt."""
         return cls(secrets.token_hex(16), prompts)
 
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Redaction":
-        """Read the manifest's `redaction`."""
-        return cls(record["salt"], record["prompts"])
-
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> "RedactionRecord":
         """What the manifest keeps."""
-        return asdict(self)
+        return {"salt": self.salt, "prompts": self.prompts}
 
     def sha256(self, text: str) -> str:
         """Salted hash of a text, hexadecimal."""

@@ -6,8 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.records.run import Run
-from surgery.console.errors import ArtifactError
+from eval.records.run import check_run
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,7 @@ def has_responses(path: Path) -> bool:
 
 
 def _check_run(path: Path) -> None:
-    if not (path / "run.json").is_file():
-        raise ArtifactError(f"{path}: exists and is not a run folder; --force replaces only runs")
-    with Run(path, {}).writing():
+    with check_run(path).writing():
         return
 
 

@@ -1,15 +1,15 @@
 """A run on disk: `run.json`, `generations.jsonl`, `verdicts.jsonl`; append-only, resumable, one writer at a time."""
 
 import fcntl
-import json
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from eval.plan.conditions import Condition
+from eval.records.manifest import FILE, FORMAT_VERSION, JudgeRecord, Manifest
 from eval.records.redaction import Redaction
 from eval.records.rows import Generation, Verdict
 from surgery.console.errors import ArtifactError, OutputExistsError
@@ -17,21 +17,13 @@ from surgery.files.artifacts import explaining_disk_errors, replacing
 from surgery.files.folders import make_folder
 from surgery.files.rowfile import RowFile
 
-FORMAT_VERSION = 1
-
 
 class Run:
-    """A run folder.
+    """A run folder. `manifest` is what its `run.json` says; change it within `amending` only."""
 
-    `manifest` keys: kind, format_version, model (surgery.model.models.ModelInfo as JSON), conditions, prompt_sets
-    ({name: {path, sha256, n} and, where known, PromptSet.provenance}), sampling, modules (of the engine), engine, versions, command, created, judges ({judge_id: description}),
-    stages ({name: seconds}), and where known analysis (per-layer statistics of the RVs), ground_truth (organisms) and
-    redaction (no text is written: eval.records.redaction).
-    """
-
-    def __init__(self, path: Path | str, manifest: dict[str, Any]):
+    def __init__(self, path: Path | str, manifest: Manifest | None = None):
         self.path = Path(path)
-        self.manifest = manifest
+        self.manifest = manifest or Manifest()
         self._generations = RowFile(self.path / "generations.jsonl", Generation)
         self._verdicts = RowFile(self.path / "verdicts.jsonl", Verdict)
         self._guard = threading.RLock()
@@ -49,9 +41,11 @@ class Run:
         if path.exists():
             if not force:
                 raise OutputExistsError(path)
-            _remove_run(path)
+            with check_run(path).writing():
+                shutil.rmtree(path)
+        begun = {"kind": "run", "format_version": FORMAT_VERSION, "judges": {}, "stages": {}, **manifest}
+        run = cls(path, Manifest.of(begun))
         make_folder(path)
-        run = cls(path, {"kind": "run", "format_version": FORMAT_VERSION, "judges": {}, "stages": {}, **manifest})
         with run.discarded_if_empty():
             run.save_manifest()
         return run
@@ -59,41 +53,25 @@ class Run:
     @classmethod
     def open(cls, path: Path | str) -> "Run":
         """Open an existing run folder. Raises: ArtifactError when it is not one, or of a newer format."""
-        path = Path(path)
-        try:
-            manifest = json.loads((path / "run.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError) as err:
-            raise ArtifactError(
-                f"{path}: not a run folder (no run.json); make one with refusal generate or sweep"
-            ) from err
-        except ValueError as err:
-            raise ArtifactError(f"{path}/run.json: not JSON ({err})") from err
-        if not isinstance(manifest, dict):
-            raise ArtifactError(f"{path}/run.json: expected a JSON object, found {type(manifest).__name__}")
-        if manifest.get("kind") != "run" or manifest.get("format_version", 0) > FORMAT_VERSION:
-            raise ArtifactError(
-                f"{path}/run.json: expected kind 'run' of format {FORMAT_VERSION} or older, found "
-                f"{manifest.get('kind')!r} of format {manifest.get('format_version')}"
-            )
-        return cls(path, manifest)
+        return cls(path, Manifest.load(Path(path)))
 
     @property
     def conditions(self) -> list[Condition]:
         """The run's conditions, in the order of tables."""
-        return [Condition.from_json(record) for record in self.manifest["conditions"]]
+        return [Condition.from_json(record) for record in self.manifest.conditions]
 
     @property
     def redaction(self) -> Redaction | None:
         """How text is kept out of this run, or None where it is kept."""
-        return Redaction.from_json(self.manifest["redaction"]) if self.manifest.get("redaction") else None
+        return Redaction(**self.manifest.redaction) if self.manifest.redaction else None
 
     def save_manifest(self) -> None:
         """Write `run.json` anew, whole or not at all."""
-        with self._guard, replacing(self.path / "run.json", force=True) as part:
-            part.write_text(json.dumps(self.manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        with self._guard, replacing(self.path / FILE, force=True) as part:
+            part.write_text(self.manifest.text(), encoding="utf-8")
 
     @contextmanager
-    def amending(self) -> Iterator[dict[str, Any]]:
+    def amending(self) -> Iterator[Manifest]:
         """The manifest, to be changed here and nowhere else: other threads wait, and it is written at the end."""
         with self._guard:
             yield self.manifest
@@ -102,14 +80,14 @@ class Run:
     def refresh_manifest(self) -> None:
         """Take over what others wrote into `run.json` since it was read; call it while `writing`."""
         with self._guard:
-            self.manifest = {**self.manifest, **Run.open(self.path).manifest}
+            self.manifest = Manifest.of(self.manifest.to_json() | Manifest.load(self.path).to_json())
 
     def record_judge(self, judge_id: str, description: Mapping[str, Any]) -> None:
         """Write a judge's description into `run.json`, unless it is there already; any thread may."""
         with self._guard:
-            if self.manifest.get("judges", {}).get(judge_id) != description:
+            if self.manifest.judges.get(judge_id) != description:
                 with self.amending() as manifest:
-                    manifest.setdefault("judges", {})[judge_id] = dict(description)
+                    manifest.judges[judge_id] = cast(JudgeRecord, dict(description))
 
     def generations(self) -> list[Generation]:
         """All responses, in the order they were written; of an item written twice the first counts."""
@@ -148,7 +126,7 @@ class Run:
         with self.writing():
             self.refresh_manifest()
             with self.amending() as manifest:
-                manifest["redaction"] = redaction.to_json()
+                manifest.redaction = redaction.to_json()
             self._generations.replace(map(redaction.generation, self._generations.rows()))
             self._verdicts.replace(map(redaction.verdict, self._verdicts.rows()))
 
@@ -198,8 +176,8 @@ class Run:
             self._verdicts.sync()
 
 
-def _remove_run(path: Path) -> None:
-    if not (path / "run.json").is_file():
+def check_run(path: Path) -> Run:
+    """A folder that --force may replace. Raises: ArtifactError when it is no run."""
+    if not (path / FILE).is_file():
         raise ArtifactError(f"{path}: exists and is not a run folder; --force replaces only runs")
-    with Run(path, {}).writing():
-        shutil.rmtree(path)
+    return Run(path)

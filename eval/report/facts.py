@@ -8,7 +8,7 @@ from eval.report.results import Results
 
 def facts(results: Results) -> list[tuple[str, str]]:
     """What was run, as (name, value)."""
-    model, analysis = results.model, results.analysis
+    manifest, model, analysis = results.manifest, results.manifest.model, results.analysis
     shape = [f"{results.n_layers} layers", f"d_model {model['d_model']}" if "d_model" in model else ""]
     unmatched = analysis.get("contrast") == "unmatched"
     listed = {
@@ -20,24 +20,24 @@ def facts(results: Results) -> list[tuple[str, str]]:
         else "",
         "conditions": str(len(results.scored.conditions)),
         "judge": results.judge,
-        "decoding": _decoding(results.manifest.get("sampling") or {}, results.scored.n_samples),
-        "engine": _plain(results.manifest.get("engine")),
-        "created": str(results.manifest.get("created", "")),
+        "decoding": _decoding(manifest.sampling, results.scored.n_samples),
+        "engine": _plain(manifest.engine),
+        "created": manifest.created,
     }
     return [(name, value) for name, value in listed.items() if value]
 
 
 def provenance(results: Results) -> list[tuple[str, str]]:
     """Where the numbers come from: command, versions, hashes."""
-    manifest, model, judge_id = results.manifest, results.model, results.scored.judge_id
-    sets = manifest.get("prompt_sets") or {}
+    manifest, judge_id = results.manifest, results.scored.judge_id
+    model = [manifest.model.get("model"), manifest.model.get("revision"), manifest.model.get("fingerprint")]
     listed = [
         ("run", str(results.scored.run.path)),
-        ("command", str(manifest.get("command", ""))),
-        ("model", " ".join(str(model[key]) for key in ("model", "revision", "fingerprint") if model.get(key))),
-        ("versions", _plain(manifest.get("versions"))),
-        ("judge", f"{judge_id}: {_plain(manifest.get('judges', {}).get(judge_id))}"),
-        *((f"{name} prompts", _plain(record)) for name, record in sets.items()),
+        ("command", manifest.command),
+        ("model", " ".join(filter(None, model))),
+        ("versions", _plain(manifest.versions)),
+        ("judge", f"{judge_id}: {_plain(manifest.judges.get(judge_id))}"),
+        *((f"{name} prompts", _plain(record)) for name, record in manifest.prompt_sets.items()),
     ]
     return [(name, value) for name, value in listed if value]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.plan.conditions import WEIGHTS, Condition
+from eval.records.manifest import PromptSetRecord
 from eval.report.planted import PlantedFacts
 from eval.statistics.confirmation import Confirmation, confirm_best
 from eval.statistics.scores import ScoredRun
@@ -23,7 +24,7 @@ class Results:
     def __init__(self, scored: ScoredRun):
         self.scored = scored
         self.manifest = scored.run.manifest
-        self.planted = PlantedFacts(self.manifest.get("ground_truth"))
+        self.planted = PlantedFacts(self.manifest.ground_truth)
 
     @property
     def judge(self) -> str:
@@ -31,26 +32,21 @@ class Results:
         return self.scored.judge_label
 
     @property
-    def model(self) -> Mapping[str, Any]:
-        """The manifest's description of the model."""
-        return self.manifest.get("model") or {}
-
-    @property
     def model_name(self) -> str:
         """A short name: the organism's, the hub id, or the last part of a folder."""
-        name = str(self.model.get("model") or self.scored.run.path.name)
+        name = self.manifest.model.get("model") or self.scored.run.path.name
         is_folder = name.startswith(("/", ".", "~")) or name.count("/") > 1
         return Path(name).name if is_folder else name
 
     @property
     def analysis(self) -> Mapping[str, Any]:
         """Per-layer statistics of the refusal vectors, empty when the run has none."""
-        return self.manifest.get("analysis") or {}
+        return self.manifest.analysis
 
     @cached_property
     def n_layers(self) -> int:
         """Decoder blocks of the model, or as many as the run shows."""
-        known = self.model.get("n_layers") or len(self.analysis.get("cohens_d") or ())
+        known = self.manifest.model.get("n_layers") or len(self.analysis.get("cohens_d") or ())
         return int(known or 1 + max((layer for c in self.scored.conditions for layer in c.source_layers), default=0))
 
     @cached_property
@@ -80,8 +76,7 @@ class Results:
 
     def is_harmless(self, prompt_set: str) -> bool:
         """Whether prompts of this set ought to be answered, so that refusing one is a false refusal."""
-        record = (self.manifest.get("prompt_sets") or {}).get(prompt_set)
-        role = record.get("role") if isinstance(record, Mapping) else None
+        role = self.manifest.prompt_sets.get(prompt_set, PromptSetRecord()).get("role")
         return SAFE in (prompt_set, role) or prompt_set.replace("-", "").replace("_", "") == OVER_REFUSAL
 
     def of_kind(self, *kinds: str) -> list[Summary]:

@@ -4,12 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval.plan.conditions import Condition
+from eval.records.manifest import JudgeRecord
 from eval.records.measures import MEASURES, response_means
 from eval.records.rows import SCORED, Generation, Verdict
 from eval.records.run import Run
@@ -112,8 +112,7 @@ class ScoredRun:
         """Who gave the verdicts: the kind of judge, its models and rubric, and its id, which no other judge has."""
         if self.heuristic:
             return f"heuristic judge ({self.judge_id})"
-        known: Any = self.run.manifest.get("judges", {}).get(self.judge_id)
-        known = known if isinstance(known, Mapping) else {}
+        known = self.run.manifest.judges.get(self.judge_id, JudgeRecord())
         model, second = known.get("model", self.judge_id), known.get("fallback", {}).get("model")
         kind = "guard" if known.get("kind") == "guard" else "LLM judge"
         rubric = " ".join(str(known[key]) for key in ("rubric", "rubric_version") if key in known)
@@ -151,7 +150,7 @@ class ScoredRun:
     def n_samples(self) -> int:
         """Samples per prompt: as many as the run asks for, or has."""
         written = 1 + max((row.sample for row in self.generations), default=0)
-        return max(written, int(self.run.manifest.get("samples") or 1))
+        return max(written, self.run.manifest.samples)
 
     def responses(self, condition_id: str, prompt_set: str) -> list[Generation]:
         """The responses of one condition, in the order they were written."""
@@ -192,9 +191,7 @@ class ScoredRun:
 
 def is_heuristic(run: Run, judge_id: str) -> bool:
     """Whether a judge is the built-in heuristic rather than a language model."""
-    description = run.manifest.get("judges", {}).get(judge_id)
-    kind = description.get("kind", judge_id) if isinstance(description, Mapping) else judge_id
-    return "heuristic" in str(kind).lower()
+    return "heuristic" in run.manifest.judges.get(judge_id, JudgeRecord()).get("kind", judge_id).lower()
 
 
 def open_scored(runs: Sequence[Run], judge_id: str | None = None) -> list[ScoredRun]:

@@ -120,7 +120,7 @@ def _record_stages(path: Path, seconds: dict[str, float]) -> None:
     with run.writing():
         run.refresh_manifest()
         with run.amending() as manifest:
-            manifest["stages"].update({stage: round(value, 2) for stage, value in seconds.items() if value > 0})
+            manifest.stages.update({stage: round(value, 2) for stage, value in seconds.items() if value > 0})
 
 
 def _report(runs: Sequence[Path], out: Path, judge_id: str) -> Path:

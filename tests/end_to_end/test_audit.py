@@ -174,7 +174,7 @@ def test_an_audit_killed_while_it_chooses_goes_on_with_the_responses_it_had(kill
     assert before and (run.path / "generations.jsonl").read_bytes().startswith(before)
     ids = [json.loads(line)["item_id"] for line in (run.path / "generations.jsonl").open()]
     # where the machine is busy the kill may come after the stage's last response: then all of them are kept
-    assert before.count(b"\n") <= len(ids) == len(set(ids)) == 8 * len(run.manifest["conditions"])
+    assert before.count(b"\n") <= len(ids) == len(set(ids)) == 8 * len(run.manifest.conditions)
 
 
 def test_the_same_command_goes_on_and_asks_nothing_twice(single, monkeypatch):
@@ -224,7 +224,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(single, tmp_path):
 
 def test_judging_that_stopped_is_said_and_not_counted_as_refusal(single, tmp_path):
     run = Run.open(shutil.copytree(single[1] / "runs" / "measured", tmp_path / "run"))
-    (judge,) = run.manifest["judges"]
+    (judge,) = run.manifest.judges
     bench.check_judged(run, judge)
     lines = (run.path / "verdicts.jsonl").read_text().splitlines(keepends=True)
     (run.path / "verdicts.jsonl").write_text("".join(lines[:-5]))

@@ -199,7 +199,7 @@ def test_an_interrupted_replacement_prints_the_command_that_replaces_and_then_th
     assert said.startswith("interrupted before the first response, what was there is kept")
     done = CliRunner().invoke(main, shlex.split(words))
     assert done.exit_code == 0 and "6 new responses" in done.stdout, done.output
-    assert Run.open(out).manifest["sampling"]["seed"] == 7
+    assert Run.open(out).manifest.sampling["seed"] == 7
 
 
 @pytest.mark.parametrize("begun", [False, True])

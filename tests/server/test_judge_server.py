@@ -103,7 +103,7 @@ def test_structured_outputs_give_a_verdict_of_the_schema_for_every_response(judg
     summary = json.loads(result.stdout)
     assert (summary["n_scored"], summary["n_unscored"]) == (6, 0)
     assert summary["usage"]["completion_tokens"] > 0 and summary["usage"]["n_retries"] == 0
-    judge = Run.open(run.path).manifest["judges"][summary["judge_id"]]
+    judge = Run.open(run.path).manifest.judges[summary["judge_id"]]
     assert judge["schema_mode"] == "json_schema"  # the strictest rung
     for row in run.verdicts():
         assert row.status == SCORED and row.outcome in outcomes

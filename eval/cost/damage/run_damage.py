@@ -45,7 +45,7 @@ def measure_run(
     """
     left_out = [BASELINE, *unscorable(run.conditions)]
     conditions = [_placed(item, checkpoints) for item in run.conditions if item not in left_out]
-    modules = run.manifest.get("modules", {})
+    modules = run.manifest.modules
     _check_sources(conditions, modules)
     complete = None if force else _complete(run, conditions, make_harmless, text, options)
     if complete is not None:

@@ -51,7 +51,7 @@ def _at(values: Sequence[float | None], spec: str) -> Callable[[int], Value]:
 
 def angle_table(results: Results) -> Table | None:
     """A row for each angle; nothing for a run whose refusal vectors have no tiers."""
-    found = results.manifest.get("tier_angles") or []
+    found = results.manifest.tier_angles
 
     def spread(part: Callable[[Mapping[str, Any]], Any]) -> Callable[[tuple[Mapping[str, Any], int]], Value]:
         return lambda item: _spread(part(item[0]), item[1])

@@ -183,7 +183,7 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
 def _check_audit(folder: Path) -> None:
     check_folder(folder, True, kind="an audit", is_kind=lambda found: (found / DESIGN).is_file())
     for manifest in folder.glob("runs/*/run.json"):
-        with Run(manifest.parent, {}).writing():
+        with Run(manifest.parent).writing():
             pass
 
 

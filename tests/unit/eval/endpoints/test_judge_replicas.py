@@ -136,7 +136,7 @@ def test_the_first_address_names_the_judge_and_the_manifest_lists_all(tmp_path):
     with ExitStack() as stack:
         _, urls = serving(stack, 2)
         summary = judge_run(run, make_judge(urls))
-    assert Run.open(run.path).manifest["judges"][summary.judge_id]["replicas"] == urls
+    assert Run.open(run.path).manifest.judges[summary.judge_id]["replicas"] == urls
 
 
 def test_the_same_address_twice_is_refused():

@@ -15,7 +15,8 @@ from eval.generation.engine_arguments import EngineArgumentError, parse_engine_a
 from eval.generation.progress import Tally, shown_progress
 from eval.judge.choice import JudgeChoice
 from eval.plan.plan import PlanBuilder, PlanError
-from eval.records.manifest import make_manifest, resume_or_create
+from eval.records.beginning import make_manifest, resume_or_create
+from eval.records.manifest import Manifest
 from eval.records.replacement import replacing_run, settle
 from eval.records.run import Run
 from surgery.console.errors import ArtifactError
@@ -221,7 +222,7 @@ def test_a_run_that_is_replaced_stays_until_its_replacement_has_a_response(info,
         assert Run.open(out).generations() == before
     with replacing_run(out, force=True):
         generate(out, info, plan, Sampling(seed=1))
-    assert Run.open(out).manifest["sampling"]["seed"] == 1 and [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert Run.open(out).manifest.sampling["seed"] == 1 and [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_what_a_killed_replacement_leaves_is_settled_by_the_next_call(info, recorder, tmp_path):
@@ -234,7 +235,7 @@ def test_what_a_killed_replacement_leaves_is_settled_by_the_next_call(info, reco
     out.rename(tmp_path / ".run.replaced")
     generate(out, info, plan, Sampling(seed=1))
     settle(out)
-    assert Run.open(out).manifest["sampling"]["seed"] == 1 and not (tmp_path / ".run.replaced").exists()
+    assert Run.open(out).manifest.sampling["seed"] == 1 and not (tmp_path / ".run.replaced").exists()
 
 
 def test_folders_that_are_no_runs_and_runs_being_written_are_not_moved(info, recorder, tmp_path):
@@ -249,25 +250,32 @@ def test_folders_that_are_no_runs_and_runs_being_written_are_not_moved(info, rec
     assert (tmp_path / "mine").is_dir() and (tmp_path / "run" / "run.json").is_file()
 
 
-class OnlyUnder(dict):
+def only_under(lock, manifest):
     """A manifest that is changed only while the lock is held that `record_judge` takes in the judging's thread."""
 
-    def __init__(self, lock, content):
-        super().__init__({key: OnlyUnder(lock, value) if key == "stages" else value for key, value in content.items()})
-        self.lock = lock
+    class Stages(dict):
+        def __setitem__(self, key, value):
+            assert lock._is_owned(), f"{key} changed without the lock"
+            super().__setitem__(key, value)
 
-    def __setitem__(self, key, value):
-        assert self.lock._is_owned(), f"{key} changed without the lock"
-        super().__setitem__(key, value)
+    class Locked(Manifest):
+        def __setattr__(self, key, value):
+            assert lock._is_owned(), f"{key} changed without the lock"
+            super().__setattr__(key, value)
+
+    locked = Locked.of(manifest.to_json())
+    with lock:
+        locked.stages = Stages(locked.stages)
+    return locked
 
 
 def test_a_generation_changes_the_manifest_only_under_its_lock(info, recorder, tmp_path):
     plan = PlanBuilder(info.n_layers, info.d_model).build()
     run = make_run(tmp_path / "run", info, plan, Sampling())
-    run.manifest = OnlyUnder(run._guard, run.manifest)
+    run.manifest = only_under(run._guard, run.manifest)
     generate_run(run, info, plan, PROMPTS, Sampling(), EngineOptions())
     found = Run.open(run.path).manifest
-    assert found["engine"] == Recorder.description and set(found["stages"]) == {"engine: start", "engine: generate"}
+    assert found.engine == Recorder.description and set(found.stages) == {"engine: start", "engine: generate"}
 
 
 # ---------------------------------------------------------------- flags of the engine

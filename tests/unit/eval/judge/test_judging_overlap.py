@@ -88,7 +88,7 @@ def test_responses_are_judged_while_others_are_generated_and_all_are_judged_at_t
         judging.put(rows(range(5, 12)))
     assert (judging.summary.n_scored, judging.summary.n_judged, judging.fault) == (12, 12, None)
     assert len(run.generations()) == len(run.verdicts()) == 12
-    assert StubJudge.judge_id in Run.open(run.path).manifest["judges"]
+    assert StubJudge.judge_id in Run.open(run.path).manifest.judges
 
 
 def test_rules_judge_beside_a_generation_as_they_judge_after_it(run, tmp_path):

@@ -211,6 +211,8 @@ def test_missing_parent_folders_of_a_run_are_made(tmp_path):
         ("[]", "expected a JSON object, found list"),
         ('{"kind": "subspace"}', "found 'subspace'"),
         ('{"kind": "run", "format_version": 99}', "format 99"),
+        ('{"kind": "run", "stages": {"judge": "long"}}', r"stages\.judge.*found 'long'$"),
+        ('{"kind": "run", "judges": {"j": []}}', r"judges\.j: .*found '\[\]'$"),
         (b"\xff\xfe{", "not JSON"),
     ],
 )
@@ -228,14 +230,28 @@ def test_a_file_in_place_of_a_run_folder_is_named(tmp_path):
         Run.open(tmp_path / "run")
 
 
+def test_a_manifest_is_written_as_it_was_read_with_the_keys_that_nobody_here_knows(run):
+    content = {"kind": "run", "format_version": 1, "sampling": {"temperature": 0, "top_k": 3}, "stages": {"judge": 2}}
+    content |= {"notes": ["ours"], "command": "refusal \udce9", "judges": {"j": {"kind": "llm", "more": None}}}
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    (run.path / "run.json").write_text(text)
+    read = Run.open(run.path)
+    read.save_manifest()
+    assert (run.path / "run.json").read_text() == text
+    read.record_judge("k", {"kind": "heuristic"})
+    assert json.loads((run.path / "run.json").read_text()) == content | {
+        "judges": {"j": {"kind": "llm", "more": None}, "k": {"kind": "heuristic"}}
+    }
+
+
 def test_the_manifest_is_replaced_whole_and_leaves_no_scraps(run):
-    run.manifest["judges"]["j"] = {"kind": "heuristic"}
+    run.manifest.judges["j"] = {"kind": "heuristic"}
     run.save_manifest()
-    assert Run.open(run.path).manifest["judges"] == {"j": {"kind": "heuristic"}}
-    run.manifest["judges"]["bad"] = object()
+    assert Run.open(run.path).manifest.judges == {"j": {"kind": "heuristic"}}
+    run.manifest.judges["bad"] = object()
     with pytest.raises(TypeError):
         run.save_manifest()
-    assert Run.open(run.path).manifest["judges"] == {"j": {"kind": "heuristic"}}
+    assert Run.open(run.path).manifest.judges == {"j": {"kind": "heuristic"}}
     assert sorted(os.listdir(run.path)) == ["run.json"]
 
 
@@ -318,10 +334,10 @@ def test_a_judge_is_recorded_after_a_change_of_the_manifest_is_whole_and_neither
         judging.start()
         judging.join(0.1)
         assert judging.is_alive()  # waits
-        manifest["stages"]["engine: start"] = 1.5
+        manifest.stages["engine: start"] = 1.5
     judging.join()
     found = Run.open(run.path).manifest
-    assert found["stages"] == {"engine: start": 1.5} and found["judges"] == {"heuristic-v1": {"kind": "heuristic"}}
+    assert found.stages == {"engine: start": 1.5} and found.judges == {"heuristic-v1": {"kind": "heuristic"}}
 
 
 def test_a_row_that_is_not_redacted_says_nothing_of_redaction(run):

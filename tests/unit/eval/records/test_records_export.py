@@ -104,7 +104,7 @@ def test_batch_requests_carry_the_intervention_and_the_baseline_has_none(tmp_pat
         {**rv(3).to_json(), "request": {"ablation": "l3", "ablation_alpha": 0.5}},
     ]
     run = maker.add(rv(3)).write()
-    run.manifest["conditions"] = conditions
+    run.manifest.conditions = conditions
     export_run(run, "openai-batch", tmp_path / "b.jsonl")
     bodies = [json.loads(line)["body"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert [body.get("vllm_xargs") for body in bodies] == [None] * 4 + [{"ablation": "l3", "ablation_alpha": 0.5}] * 4

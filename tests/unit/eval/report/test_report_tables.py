@@ -194,7 +194,7 @@ def _page_without(path):
 def _judged_twice(path):
     """Every response refused by the heuristic judge, complied by the language model."""
     run = RunMaker(path).add(rv(3), 0.0).write()
-    run.manifest["judges"]["model-x"] = {"kind": "llm", "model": "big-model", "rubric_version": "1"}
+    run.manifest.judges["model-x"] = {"kind": "llm", "model": "big-model", "rubric_version": "1"}
     run.save_manifest()
     keys = [row.item_id for row in run.generations()]
     run.append_verdicts(Verdict(key, "model-x", SCORED, 1.0, 1.0, "compliance") for key in keys)

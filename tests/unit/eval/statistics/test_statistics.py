@@ -328,7 +328,7 @@ def test_the_detectable_difference_grows_with_spread_and_with_tests():
 
 def _two_judges(path):
     run = _run(path, [(BASELINE, [0, 0])], judge="heuristic-v1")
-    run.manifest["judges"] = {"heuristic-v1": {"kind": "heuristic"}, "model-x": {"kind": "llm"}}
+    run.manifest.judges = {"heuristic-v1": {"kind": "heuristic"}, "model-x": {"kind": "llm"}}
     run.append_verdicts([Verdict(item_id("baseline", "harmful", "p0"), "model-x", SCORED, 1.0, 1.0, "compliance")])
     return run
 

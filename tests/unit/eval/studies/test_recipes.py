@@ -389,7 +389,7 @@ def test_the_report_of_a_study_shows_the_judge_that_the_study_asked_for(
     def run(shell, stage, *words):
         if stage == "sweep":
             judged = RunMaker(tmp_path / "out" / "run", judge=HeuristicJudge().judge_id).add(rv(1), 0.5).write()
-            judged.manifest["judges"] |= {"another": {"kind": "llm"}, asked: {"kind": "llm", "model": "reader"}}
+            judged.manifest.judges |= {"another": {"kind": "llm"}, asked: {"kind": "llm", "model": "reader"}}
             judged.save_manifest()
             for judge in ("another", asked):  # the other one before ours, and preferred where both are as good
                 rows = [Verdict(row.item_id, judge, SCORED, 1.0, 1.0, "other") for row in judged.generations()]

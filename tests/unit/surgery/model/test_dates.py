@@ -180,7 +180,7 @@ def test_a_run_keeps_the_date_it_began_with(folder, answer, today, tmp_path):
     today("2024-07-26")
     begun = answer()
     assert begun.startswith("26 Jul 2024") is is_dated(folder)
-    assert Run.open(tmp_path / "run").manifest["date"] == ("2024-07-26" if is_dated(folder) else None)
+    assert Run.open(tmp_path / "run").manifest.date == ("2024-07-26" if is_dated(folder) else None)
     today("2024-07-27")
     (tmp_path / "run" / "generations.jsonl").unlink()
     assert answer() == begun  # the next day it goes on as it began
@@ -250,4 +250,4 @@ def test_every_stage_of_an_audit_has_the_date_of_its_first_one(folder, today, tm
         today(date)
         plan = PlanBuilder(info.n_layers, info.d_model).single_vectors(tmp_path / "rvs", "1", [1.0]).build()
         bench.ask(stage, plan, "harmful", PromptSet(tuple(PROMPTS["harmful"]), "p", "lines"))
-        assert Run.open(bench.path(stage)).manifest["date"] == ("2025-01-01" if is_dated(folder) else None)
+        assert Run.open(bench.path(stage)).manifest.date == ("2025-01-01" if is_dated(folder) else None)

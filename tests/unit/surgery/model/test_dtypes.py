@@ -173,7 +173,7 @@ def test_a_run_records_the_dtype_that_auto_is_and_goes_on_in_no_other(generate, 
     begun = generate()
     assert begun.exit_code == 0 and "running in float32: this processor has no bfloat16 units" in begun.stderr
     assert engine.given == ["float32"]
-    assert Run.open(tmp_path / "run").manifest["engine"]["dtype"] == "float32"
+    assert Run.open(tmp_path / "run").manifest.engine["dtype"] == "float32"
     lose_a_response(tmp_path / "run")
     processor(UNITS)  # the folder is carried to another machine
     found = generate()

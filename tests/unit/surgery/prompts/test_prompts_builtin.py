@@ -11,7 +11,7 @@ from tiny_models import write_model
 
 from eval.cli import main
 from eval.plan.plan import PlanBuilder
-from eval.records.manifest import make_manifest
+from eval.records.beginning import make_manifest
 from surgery.console.errors import ArtifactError, OutputExistsError, PromptFileError
 from surgery.model.models import ModelInfo
 from surgery.prompts import load_pairs, load_prompts, load_set

@@ -100,7 +100,7 @@ def test_the_manifest_says_which_judge_it_was_without_credentials(tmp_path):
     with endpoint.serving() as url:
         judge = make_judge(url, key=KEY)
         judge_run(run, judge)
-    recorded = Run.open(run.path).manifest["judges"][judge.judge_id]
+    recorded = Run.open(run.path).manifest.judges[judge.judge_id]
     assert recorded["kind"] == "llm" and recorded["model"] == "judge-1" and recorded["base_url"] == url
     assert recorded["rubric_sha256"] == STANDARD.sha256() and recorded["schema_mode"] == "json_schema"
     assert recorded["temperature"] == 0 and "openai" in recorded["versions"]

@@ -71,7 +71,7 @@ def test_what_neither_scores_is_unscored_with_the_second_ones_reason(tmp_path):
 
 def test_the_pair_is_a_judge_of_its_own_and_both_are_recorded(tmp_path):
     run, summary, _, _, _ = judged(tmp_path, lambda body, n: completion(SECOND))
-    record = Run.open(run.path).manifest["judges"][summary.judge_id]
+    record = Run.open(run.path).manifest.judges[summary.judge_id]
     assert record["kind"] == "llm" and record["first"]["model"] == "judge-1" and record["fallback"]["kind"] == "llm"
     assert record["rubric_sha256"] == record["first"]["rubric_sha256"]
     pair = [make_judge("http://a/v1"), make_judge("http://b/v1")]

@@ -77,7 +77,7 @@ def test_a_guard_is_shown_the_conversation_at_temperature_zero_and_coherence_com
     assert [turn["role"] for turn in body["messages"]] == ["user", "assistant"]
     assert body["temperature"] == 0 and "response_format" not in body and body["messages"][0]["content"] == "Prompt 0?"
     assert sorted((row.compliance, row.coherence) for row in run.verdicts()) == [(1.0, 0.0), (1.0, 1.0)]
-    record = Run.open(run.path).manifest["judges"][summary.judge_id]
+    record = Run.open(run.path).manifest.judges[summary.judge_id]
     assert record["kind"] == "guard" and "2312.06674" in record["mapping"]
     assert record["coherence"].startswith("by rules") and summary.judge_id.startswith("guard:guard-1/llamaguard-")
 

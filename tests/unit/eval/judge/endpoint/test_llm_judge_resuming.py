@@ -99,7 +99,7 @@ def test_two_judges_stand_side_by_side(tmp_path):
     ruled = judge_run(run, HeuristicJudge())
     asked, _ = judge_with(lambda body, n: completion(), run)
     assert {row.judge_id: row.compliance for row in run.verdicts()} == {ruled.judge_id: 0.0, asked.judge_id: 1.0}
-    assert set(Run.open(run.path).manifest["judges"]) == {ruled.judge_id, asked.judge_id}
+    assert set(Run.open(run.path).manifest.judges) == {ruled.judge_id, asked.judge_id}
 
 
 def test_progress_counts_to_the_end(tmp_path):

@@ -106,7 +106,7 @@ def test_a_rubric_without_coherence_takes_it_from_the_rules_and_says_so(tmp_path
     fluent, loop = (found[row.item_id] for row in run.generations())
     assert (fluent.compliance, fluent.coherence) == (1.0, 1.0) and loop.coherence == 0.0
     assert all("coherence by rules" in row.evidence for row in found.values())
-    record = Run.open(run.path).manifest["judges"][summary.judge_id]
+    record = Run.open(run.path).manifest.judges[summary.judge_id]
     assert record["coherence"].startswith("by rules: heuristic:") and record["rubric"] == "refusal-3way"
     schema = endpoint.judged[0]["response_format"]["json_schema"]["schema"]
     assert set(schema["properties"]) == {"evidence", "outcome"}
@@ -138,7 +138,7 @@ def test_the_standard_rubric_scores_coherence_itself(tmp_path):
     with Endpoint().serving() as url:
         summary = judge_run(run, judge_of(STANDARD, url))
     assert run.verdicts()[0].coherence == 1.0
-    assert "coherence" not in Run.open(run.path).manifest["judges"][summary.judge_id]
+    assert "coherence" not in Run.open(run.path).manifest.judges[summary.judge_id]
 
 
 def test_a_text_file_is_a_rubric_on_the_standard_scales(tmp_path):
