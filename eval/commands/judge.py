@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import click
 from eval.commands.judge_options import judge_options
 from eval.judge.choice import choose_judge
 from surgery.console.given import given
+from surgery.console.table import table
 
 if TYPE_CHECKING:
     from eval.endpoints.spending import Usage
@@ -88,42 +89,26 @@ def _judge_run(run_path: Path, chosen: "Judge", repeats: int, retry_unscored: bo
     with progress_bar("judging", "response") as progress:
         summary = judge_run(run, chosen, progress, repeats=repeats, retry_unscored=retry_unscored)
     rows = condition_rows(run, summary.judge_id)
-    bill = Bill.of(chosen, read_spending(run.path))
+    bill = _bill(chosen, read_spending(run.path))
     if as_json:
-        click.echo(json.dumps(_summary_json(summary, rows, bill), indent=1))
+        told = {**asdict(summary), "reasons": dict(summary.reasons), **bill, "conditions": rows}
+        click.echo(json.dumps(told, indent=1))
     else:
-        _print_table(rows)
-        click.echo(_summary_line(summary) + bill.told(), err=True)
+        click.echo(_table(rows))
+        click.echo(_summary_line(summary, bill), err=True)
 
 
-@dataclass(frozen=True)
-class Bill:
-    """What a judge has cost on a run over all calls, and how much of this call its fallback took.
+def _bill(judge: "Judge", spending: Mapping[str, "Usage"]) -> dict[str, Any]:
+    """What a judge and its fallback have cost on a run over all calls, and how much of this call the fallback took.
 
-    Attributes:
-        tokens: prompt and completion tokens of all calls.
-        cost: their price; None without prices.
-        n_fallback: responses that the fallback was asked about in this call.
+    The cost is None without prices.
     """
-
-    tokens: int
-    cost: float | None
-    n_fallback: int
-
-    @classmethod
-    def of(cls, judge: "Judge", spending: Mapping[str, "Usage"]) -> "Bill":
-        """Sum over the judge and its fallback."""
-        spent = [(payer, spending[payer.judge_id]) for payer in judge.payers if payer.judge_id in spending]
-        costs = [payer.cost(usage) for payer, usage in spent]
-        known = [cost for cost in costs if cost is not None]
-        cost = sum(known) if known and len(known) == len(costs) else None
-        return cls(sum(usage.total_tokens for _, usage in spent), cost, judge.n_handed_on)
-
-    def told(self) -> str:
-        """What the summary line adds."""
-        cost = f", cost {self.cost:.4f}" if self.cost is not None else ""
-        handed = f"; {self.n_fallback} handed to the fallback" if self.n_fallback else ""
-        return f"; all calls {self.tokens} tokens{cost}{handed}" if self.tokens else handed
+    spent = [(payer, spending[payer.judge_id]) for payer in judge.payers if payer.judge_id in spending]
+    costs = [payer.cost(usage) for payer, usage in spent]
+    known = [cost for cost in costs if cost is not None]
+    cost = sum(known) if known and len(known) == len(costs) else None
+    tokens = sum(usage.total_tokens for _, usage in spent)
+    return {"tokens_all_calls": tokens, "cost_all_calls": cost, "n_fallback": judge.n_handed_on}
 
 
 def _self_test(chosen: "Judge", as_json: bool) -> None:
@@ -167,30 +152,24 @@ def _condition_row(scores: "Scores") -> dict[str, Any]:
     return {"condition": scores.condition.id, "prompt_set": scores.prompt_set, **counts, **means}
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    from eval.records.measures import MEANS
-
-    width = max(len("condition"), *(len(row["condition"]) for row in rows))
-    widths = {measure.name: len(measure.label) for measure in MEANS}
-    heads = " ".join(measure.label for measure in MEANS)
-    click.echo(f"{'condition':{width}}  {'prompts':8} {'n':>5} {'unscored':>8} {heads}")
-    for row in rows:
-        means = ("-" if row[name] is None else f"{row[name]:.3f}" for name in widths)
-        told = " ".join(f"{mean:>{width}}" for mean, width in zip(means, widths.values(), strict=True))
-        click.echo(f"{row['condition']:{width}}  {row['prompt_set']:8} {row['n']:>5} {row['n_unscored']:>8} {told}")
-
-
-def _summary_line(summary: "JudgingSummary") -> str:
-    reasons = (
-        f" ({', '.join(f'{n} {reason}' for reason, n in summary.reasons.most_common())})" if summary.reasons else ""
+def _table(rows: list[dict[str, Any]]) -> str:
+    keys = {"condition": "<", "prompts": "<8", "n": ">5", "unscored": ">8", "compliance": ">10", "coherence": ">9"}
+    names = ("condition", "prompt_set", "n", "n_unscored")
+    measures = ("compliance", "coherence")
+    cells = (
+        [*(row[name] for name in names), *(None if row[name] is None else f"{row[name]:.3f}" for name in measures)]
+        for row in rows
     )
-    tokens = f", {summary.usage.n_requests} requests, {summary.tokens} tokens" if summary.usage.n_requests else ""
-    return (
-        f"{summary.judge_id}: {summary.n_scored} scored, {summary.n_unscored} unscored{reasons}; now judged "
-        f"{summary.n_judged}, taken over {summary.n_cached}, in {summary.seconds:.1f} s{tokens}"
-    )
+    return "\n".join(table(list(keys.items()), cells))
 
 
-def _summary_json(summary: "JudgingSummary", rows: list[dict[str, Any]], bill: Bill) -> dict[str, Any]:
-    spent = {"tokens_all_calls": bill.tokens, "cost_all_calls": bill.cost, "n_fallback": bill.n_fallback}
-    return {**asdict(summary), "reasons": dict(summary.reasons), **spent, "conditions": rows}
+def _summary_line(summary: "JudgingSummary", bill: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{n} {reason}" for reason, n in summary.reasons.most_common())
+    told = f"{summary.judge_id}: {summary.n_scored} scored, {summary.n_unscored} unscored"
+    told += f" ({reasons})" if reasons else ""
+    told += f"; now judged {summary.n_judged}, taken over {summary.n_cached}, in {summary.seconds:.1f} s"
+    told += f", {summary.usage.n_requests} requests, {summary.tokens} tokens" if summary.usage.n_requests else ""
+    if bill["tokens_all_calls"]:
+        told += f"; all calls {bill['tokens_all_calls']} tokens"
+        told += f", cost {bill['cost_all_calls']:.4f}" if bill["cost_all_calls"] is not None else ""
+    return told + (f"; {bill['n_fallback']} handed to the fallback" if bill["n_fallback"] else "")

@@ -2,12 +2,10 @@
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from surgery.console.errors import RefusalError
 from surgery.files.rowfile import RowFile
@@ -104,7 +102,7 @@ class Budget:
         self.usage = Usage()
         self._held = Usage()
         self._n_held = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._freed = asyncio.Event()
         self._all = [self]
 
     def share(self, other: "Budget") -> None:
@@ -119,15 +117,10 @@ class Budget:
         finally:
             self._held, self._n_held = self._held.since(amount), self._n_held - 1
             for budget in self._all:
-                budget._wake()
+                budget._freed.set()
+                budget._freed = asyncio.Event()
 
-    def _wake(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def reserve(self, prompt_tokens: int, completion_tokens: int) -> Any:
+    async def reserve(self, prompt_tokens: int, completion_tokens: int) -> AbstractContextManager[None]:
         """Wait until a request of at most so many tokens fits; returns a context manager to spend it in.
 
         Raises: BudgetReachedError when it does not fit although nothing else is under way.
@@ -136,9 +129,7 @@ class Budget:
         while not self._fits(amount):
             if not any(budget._n_held for budget in self._all):
                 raise BudgetReachedError(self._told())
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+            await self._freed.wait()
         return self._holding(amount)
 
     def _fits(self, amount: Usage) -> bool:

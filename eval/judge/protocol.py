@@ -25,12 +25,8 @@ class Judge(ABC):
     kind: str
     by_rules: bool = False
     retried_reasons: frozenset[str] = frozenset()
+    rates_harm_only: bool = False
     n_handed_on: int = 0
-
-    @property
-    def rates_harm_only(self) -> bool:
-        """See above."""
-        return False
 
     @property
     def usage(self) -> Usage:

@@ -61,6 +61,7 @@ class EndpointJudge(Judge):
             temperature: 0; None leaves it to the endpoint, for models that take no other than their own.
         """
         self.model, self.client, self.question, self.kind = model, client, question, question.kind
+        self.rates_harm_only = question.only_harmful
         self._max_tokens = question.fixed.get("max_tokens", max_tokens)
         self._temperature = question.fixed.get("temperature", temperature)
         self._token_key = "max_tokens"
@@ -85,11 +86,6 @@ class EndpointJudge(Judge):
             **({"schema_mode": self.schema_mode} if len(self.question.forms) > 1 else {}),
             "temperature": self._temperature,
         }
-
-    @property
-    def rates_harm_only(self) -> bool:
-        """As its question does."""
-        return self.question.only_harmful
 
     @property
     def usage(self) -> Usage:

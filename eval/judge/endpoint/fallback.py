@@ -1,5 +1,6 @@
 """Two judges one after the other: what the first leaves unscored is put before the second."""
 
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,13 @@ class FallbackJudge(Judge):
         first.client.budget.share(second.client.budget)
         joined = json_sha256([first.judge_id, second.judge_id])[:8]
         self.judge_id = f"llm:{first.model}+{second.model}-{joined}"
-        self.n_handed_on = 0
+        self.n_handed_on, self.rates_harm_only = 0, first.rates_harm_only
 
     def describe(self) -> dict[str, Any]:
         """What is recorded with a run: both judges."""
         first, second = ({"judge_id": judge.judge_id, **judge.describe()} for judge in (self.first, self.second))
         shared = {key: first[key] for key in ("model", "base_url", "rubric", "rubric_version", "rubric_sha256")}
         return {"kind": self.kind, **shared, "first": first, "fallback": second, "handed_on": sorted(HANDED_ON)}
-
-    @property
-    def rates_harm_only(self) -> bool:
-        """As the first judge, whose verdicts come first."""
-        return self.first.rates_harm_only
 
     @property
     def usage(self) -> Usage:
@@ -69,19 +65,14 @@ class FallbackJudge(Judge):
         self.second.keep_accounts(folder)
 
     async def __aenter__(self) -> "FallbackJudge":
-        await self.first.__aenter__()
-        try:
-            await self.second.__aenter__()
-        except BaseException:
-            await self.first.__aexit__(None, None, None)
-            raise
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.first)
+            await stack.enter_async_context(self.second)
+            self._entered = stack.pop_all()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        try:
-            await self.second.__aexit__(*exc_info)
-        finally:
-            await self.first.__aexit__(*exc_info)
+        await self._entered.aclose()
 
     async def judge(self, item: Generation) -> Verdict:
         """Score one response by the first judge, or else by the second."""

@@ -53,7 +53,8 @@ gets 1.
 )
 
 PRESETS: dict[str, Question] = {}
-PRESETS |= {rubric.name: rubric for rubric in (STANDARD, REFUSAL_3WAY, STRONGREJECT)} | GUARDS
+PRESETS.update({rubric.name: rubric for rubric in (STANDARD, REFUSAL_3WAY, STRONGREJECT)})
+PRESETS.update(GUARDS)
 
 
 class RubricError(RefusalError):

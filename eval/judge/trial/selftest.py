@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from eval.judge.protocol import Judge
 from eval.judge.trial.calibration import verdicts_of
-from eval.judge.trial.clear_cases import CLEAR_CASES, HARM_CASES, clear_items, misjudged
-from eval.judge.trial.injections import INJECTIONS, injection_items, obeyed
+from eval.judge.trial.cases import CLEAR_CASES, HARM_CASES, INJECTIONS, case_items, misjudged, obeyed
 from eval.records.rows import UNSCORED
 
 
@@ -37,15 +36,14 @@ class SelfTest:
 
 def run_self_test(judge: Judge) -> SelfTest:
     """Put injections and clear cases before a judge. Raises: JudgeEndpointError, BudgetReachedError."""
-    injections = injection_items()
     cases = HARM_CASES if judge.rates_harm_only else CLEAR_CASES
-    verdicts = asyncio.run(verdicts_of(judge, [*injections, *clear_items(cases)]))
-    given, scored = verdicts[: len(injections)], verdicts[len(injections) :]
+    verdicts = asyncio.run(verdicts_of(judge, case_items([*INJECTIONS, *cases])))
+    given, scored = verdicts[: len(INJECTIONS)], verdicts[len(INJECTIONS) :]
     return SelfTest(
         judge_id=judge.judge_id,
         n_injections=len(INJECTIONS),
         n_cases=len(cases),
         obeyed=tuple(obeyed(given)),
-        unscored={row.item_id.removeprefix("injection-"): row.reason for row in given if row.status == UNSCORED},
+        unscored={row.item_id: row.reason for row in given if row.status == UNSCORED},
         misjudged=misjudged(scored, cases),
     )

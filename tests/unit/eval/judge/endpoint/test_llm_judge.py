@@ -12,7 +12,7 @@ from eval.judge.endpoint.client import JudgeClient, JudgeEndpointError
 from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.endpoint.rubric import STANDARD
 from eval.judge.judging import judge_run
-from eval.judge.trial.injections import INJECTIONS, injection_items, obeyed
+from eval.judge.trial.cases import INJECTIONS, case_items, obeyed
 from eval.records.rows import Verdict
 from eval.records.run import Run
 from tests.judge_endpoint import (
@@ -214,7 +214,7 @@ def test_the_self_test_names_the_orders_that_a_credulous_judge_obeys():
     async def obeys(script):
         with Endpoint(script).serving() as url:
             async with make_judge(url) as judge:
-                return obeyed([await judge.judge(item) for item in injection_items()])
+                return obeyed([await judge.judge(item) for item in case_items(INJECTIONS)])
 
     sober = {**GOOD, "compliance": "0", "coherence": "0.5", "outcome": "other"}
     assert asyncio.run(obeys(lambda body, n: completion(sober))) == []

@@ -8,7 +8,7 @@ from eval.judge.endpoint.guards import GUARDS
 from eval.judge.endpoint.scales import UnreadableAnswer
 from eval.judge.judging import judge_run
 from eval.judge.trial.calibration import calibrate_judge
-from eval.judge.trial.clear_cases import HARM_CASES
+from eval.judge.trial.cases import HARM_CASES
 from eval.judge.trial.labelled import read_labelled
 from eval.judge.trial.selftest import run_self_test
 from eval.records.rows import SCORED

@@ -4,7 +4,7 @@ import pytest
 
 from eval.judge.rules.coherence import read_coherence
 from eval.judge.rules.heuristic import HeuristicJudge, is_refusal, read_compliance, rules_sha256
-from eval.judge.trial.injections import injection_items, obeyed
+from eval.judge.trial.cases import INJECTIONS, case_items, obeyed
 from eval.records.rows import SCORED, Generation
 
 FERN = "How do I repot a fern?"
@@ -256,7 +256,7 @@ def test_a_judge_answer_that_declines_is_told_from_one_that_grades():
 
 
 def test_orders_to_the_judge_are_data():
-    assert obeyed(HeuristicJudge().verdict(item) for item in injection_items()) == []
+    assert obeyed(HeuristicJudge().verdict(item) for item in case_items(INJECTIONS)) == []
 
 
 def test_the_judge_is_named_by_its_rules_and_says_what_it_is():

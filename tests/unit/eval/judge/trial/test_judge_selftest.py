@@ -7,8 +7,7 @@ from click.testing import CliRunner
 
 from eval.commands.judge import judge as judge_command
 from eval.judge.rules.heuristic import HeuristicJudge
-from eval.judge.trial.clear_cases import CLEAR_CASES
-from eval.judge.trial.injections import INJECTIONS
+from eval.judge.trial.cases import CLEAR_CASES, INJECTIONS
 from eval.judge.trial.selftest import run_self_test
 from tests.judge_endpoint import GOOD, Endpoint, completion, make_judge, material
 
