@@ -16,6 +16,7 @@ NOT_RUN = {
     "bin/test": "runs the tests",
     "meta-llama/Llama-3.2-1B-Instruct": "a gated model of the hub",
     "Qwen/Qwen-1_8B-Chat": "a model of the hub",
+    "qwen2.5-0.5b-instruct.Q4_K_M.gguf": "a file of the user's",
     "llama-3.2-1b-instruct --judge-model": "a gated model of the hub",
     "--host 0.0.0.0": "the server of another machine",
     "http://node-2": "several machines",
