@@ -93,13 +93,18 @@ def section(page: str, heading: str) -> str:
     return re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def check_keys(heading: str, record: Mapping[str, object]) -> None:
-    """Hold a record that was written against its table in docs/file-formats.md: no key missing, none too many."""
+def keys(heading: str) -> tuple[set[str], set[str]]:
+    """(those that are always there, all) of a table in docs/file-formats.md."""
     cells = re.findall(r"^\| ([`\[].*?) \|", section("docs/file-formats.md", heading), re.MULTILINE)
     named = [name for cell in cells for name in cell.split(", ")]
     allowed = {name.strip("[`]") for name in named}
-    always = {name.strip("`") for name in named if not name.startswith("[")}
     assert len(allowed) == len(named), f"{heading}: a key stands twice"
+    return {name.strip("`") for name in named if not name.startswith("[")}, allowed
+
+
+def check_keys(heading: str, record: Mapping[str, object]) -> None:
+    """Hold a record that was written against its table in docs/file-formats.md: no key missing, none too many."""
+    always, allowed = keys(heading)
     assert always <= set(record) <= allowed, (
         f"docs/file-formats.md, {heading}: lacks {sorted(set(record) - allowed)}, the file lacks {sorted(always - set(record))}"
     )

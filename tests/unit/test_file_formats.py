@@ -1,14 +1,19 @@
 """docs/file-formats.md against the files of the offline commands."""
 
 import json
+from dataclasses import fields
 
 import pytest
 from click.testing import CliRunner
-from documents import check_keys, check_kind, section
+from documents import check_keys, check_kind, keys, section
 from qwen_v1 import write_qwen_v1
 
 from eval.cli import main
+from eval.cost.benchmark.documents import Document
+from eval.endpoints.spending import Spending
 from eval.records.export import COLUMNS
+from eval.records.manifest import Manifest
+from eval.records.rows import Generation, Verdict
 from surgery.files.artifacts import load_artifact
 
 VECTORS, SUBSPACE = "## Refusal vectors: `rvs.safetensors`", "## Subspace: `sub.safetensors`"
@@ -78,6 +83,25 @@ def test_the_record_of_a_conversion_holds_the_keys_that_are_documented(tmp_path)
     check_keys("### `conversion.json`", record)
     check_kind("### `conversion.json`", record)
     assert all(f"`{key}`" in section("docs/file-formats.md", "### `conversion.json`") for key in record["source"])
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [
+        ("### `generations.jsonl`", Generation),
+        ("### `verdicts.jsonl`", Verdict),
+        ("### `spending.jsonl`", Spending),
+        ("### `documents/VARIANT.TASK.jsonl`", Document),
+    ],
+)
+def test_the_fields_of_a_row_are_the_keys_that_are_documented(heading, kind):
+    always, allowed = keys(heading)
+    assert allowed == {field.name for field in fields(kind)}
+    assert always == {field.name for field in fields(kind) if not field.metadata.get("sparse")}
+
+
+def test_the_fields_of_the_manifest_of_a_run_are_the_keys_that_are_documented():
+    assert keys("### `run.json`")[1] == set(Manifest.model_fields)
 
 
 def test_the_columns_of_an_export_are_those_that_are_documented():
