@@ -100,6 +100,11 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
         if slow:
             config.hook.pytest_deselected(items=slow)
+    if not os.environ.get("REFUSAL_TEST_GGUF"):
+        real = [item for item in items if item.get_closest_marker("real")]
+        items[:] = [item for item in items if item not in real]
+        if real:
+            config.hook.pytest_deselected(items=real)
     if find_chromium() is None:
         skip = pytest.mark.skip(reason="no Chromium on this machine (Debian: apt-get install chromium)")
         for item in items:
