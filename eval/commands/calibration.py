@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.commands.judge_options import judge_options
-from eval.judge.choice import choose_judge
 
 if TYPE_CHECKING:
     from eval.judge.trial.calibration import Calibration, Kappa
@@ -67,6 +66,7 @@ def calibrate(
       refusal judge calibrate labels.jsonl --label-column verdict --map blocked=refusal --map ok=compliance
       refusal judge calibrate labels.csv --judge-model gpt-4.1-mini --show 5
     """
+    from eval.judge.choice import choose_judge
     from eval.judge.trial.calibration import calibrate_judge
     from eval.judge.trial.labelled import read_labelled
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.commands.judge_options import judge_options
-from eval.judge.choice import choose_judge
 from surgery.console.given import given
 from surgery.console.table import table
 
@@ -62,6 +61,8 @@ def judge(
         raise click.UsageError("--repeats and --retry-unscored belong to a RUN; --self-test has none")
     if (run_path is None) != self_test:
         raise click.UsageError("give a RUN to judge, or --self-test without one")
+    from eval.judge.choice import choose_judge
+
     chosen = choose_judge(**choice)
     if run_path is None:
         _self_test(chosen, as_json)

@@ -39,104 +39,70 @@ def judge_options(command: Any) -> Any:
     Where `command` is `judge` itself, the options that no other command has do also without their prefix.
     """
     own = command.__name__ == "judge"
-    for option in reversed([*_judge(own), *_limits(own), *_fallback(own)]):
-        command = option(command)
+    for name, settings in reversed(_OPTIONS.items()):
+        short, field = name.removeprefix("--judge-"), name.removeprefix("--").replace("-", "_")
+        names = [f"--{short}"] if own and short not in _PREFIXED else []
+        command = click.option(*names, name, _FIELDS.get(name, field), show_default="default" in settings, **settings)(
+            command
+        )
     return command
 
 
-def _judge(own: bool) -> list[Any]:
-    return [
-        click.option("--judge", "judge_name", type=click.Choice(["heuristic"]), help="Judge by rules (the default)."),
-        click.option("--judge-model", metavar="M", help="Judge by this model of an OpenAI-compatible endpoint."),
-        click.option(
-            "--judge-base-url",
-            metavar="URL",
-            multiple=True,
-            help=f"Its address; else OPENAI_BASE_URL, {BASE_URL}. Repeated: replicas of one judge, which the "
-            "first address names.",
-        ),
-        click.option(
-            "--judge-api-key-env",
-            metavar="NAME",
-            default=KEY_ENV,
-            show_default=True,
-            help="Environment variable that holds the key; none is sent when the default is not set.",
-        ),
-        click.option(
-            *_names(own, "rubric"),
-            metavar="NAME|FILE",
-            default="standard",
-            show_default=True,
-            help=f"One of {', '.join(PRESET_NAMES)}; or a .txt or .yaml file of your own.",
-        ),
-        click.option(
-            *_names(own, "concurrency"),
-            type=click.IntRange(1, 1024),
-            default=20,
-            show_default=True,
-            help="Requests in flight at the start; adapts to what the endpoint bears.",
-        ),
-        click.option(
-            *_names(own, "max-tokens"),
-            type=click.IntRange(16),
-            default=512,
-            show_default=True,
-            help="Longest answer of the judge.",
-        ),
-        click.option(
-            "--judge-temperature",
-            type=Temperature(),
-            default="0",
-            show_default=True,
-            help="0 for repeatable verdicts; none leaves it to the endpoint.",
-        ),
-    ]
-
-
-def _limits(own: bool) -> list[Any]:
-    above_zero = Finite(0, min_open=True)
-    return [
-        click.option(*_names(own, "rpm"), type=above_zero, help="Requests per minute, at most."),
-        click.option(*_names(own, "tpm"), type=above_zero, help="Tokens per minute, at most."),
-        click.option(
-            *_names(own, "max-cost"),
-            type=Finite(0),
-            help="Stop before this judge has cost more on this run, over all calls; needs the prices.",
-        ),
-        click.option(
-            *_names(own, "max-tokens-total"),
-            type=click.IntRange(1),
-            help="Stop before this judge has used more tokens on this run, over all calls.",
-        ),
-        click.option(*_names(own, "price-in"), type=Finite(0), help="Price of a million prompt tokens."),
-        click.option(*_names(own, "price-out"), type=Finite(0), help="Price of a million completion tokens."),
-    ]
-
-
-def _fallback(own: bool) -> list[Any]:
-    return [
-        click.option(
-            *_names(own, "fallback-model"),
-            metavar="M",
-            help="Put what the judge refuses, cuts or garbles before this model.",
-        ),
-        click.option(*_names(own, "fallback-base-url"), metavar="URL", help="Its address; else the judge's."),
-        click.option(
-            *_names(own, "fallback-api-key-env"),
-            metavar="NAME",
-            help="Variable with its key; at the judge's address else the judge's, at another none.",
-        ),
-        click.option(
-            *_names(own, "fallback-price-in"), type=Finite(0), help="Price of its prompt tokens; else the judge's."
-        ),
-        click.option(
-            *_names(own, "fallback-price-out"),
-            type=Finite(0),
-            help="Price of its completion tokens; else the judge's.",
-        ),
-    ]
-
-
-def _names(own: bool, name: str) -> tuple[str, ...]:
-    names = (f"--judge-{name}", f"judge_{name.replace('-', '_')}")
-    return (f"--{name}", *names) if own else names
+_PREFIXED = ("--judge", "model", "base-url", "api-key-env", "temperature")
+_FIELDS = {"--judge": "judge_name"}
+_ABOVE_ZERO, _PRICE = Finite(0, min_open=True), Finite(0)
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--judge": {"type": click.Choice(["heuristic"]), "help": "Judge by rules (the default)."},
+    "--judge-model": {"metavar": "M", "help": "Judge by this model of an OpenAI-compatible endpoint."},
+    "--judge-base-url": {
+        "metavar": "URL",
+        "multiple": True,
+        "help": f"Its address; else OPENAI_BASE_URL, {BASE_URL}. Repeated: replicas of one judge, which the first "
+        "address names.",
+    },
+    "--judge-api-key-env": {
+        "metavar": "NAME",
+        "default": KEY_ENV,
+        "help": "Environment variable that holds the key; none is sent when the default is not set.",
+    },
+    "--judge-rubric": {
+        "metavar": "NAME|FILE",
+        "default": "standard",
+        "help": f"One of {', '.join(PRESET_NAMES)}; or a .txt or .yaml file of your own.",
+    },
+    "--judge-concurrency": {
+        "type": click.IntRange(1, 1024),
+        "default": 20,
+        "help": "Requests in flight at the start; adapts to what the endpoint bears.",
+    },
+    "--judge-max-tokens": {"type": click.IntRange(16), "default": 512, "help": "Longest answer of the judge."},
+    "--judge-temperature": {
+        "type": Temperature(),
+        "default": "0",
+        "help": "0 for repeatable verdicts; none leaves it to the endpoint.",
+    },
+    "--judge-rpm": {"type": _ABOVE_ZERO, "help": "Requests per minute, at most."},
+    "--judge-tpm": {"type": _ABOVE_ZERO, "help": "Tokens per minute, at most."},
+    "--judge-max-cost": {
+        "type": _PRICE,
+        "help": "Stop before this judge has cost more on this run, over all calls; needs the prices.",
+    },
+    "--judge-max-tokens-total": {
+        "type": click.IntRange(1),
+        "help": "Stop before this judge has used more tokens on this run, over all calls.",
+    },
+    "--judge-price-in": {"type": _PRICE, "help": "Price of a million prompt tokens."},
+    "--judge-price-out": {"type": _PRICE, "help": "Price of a million completion tokens."},
+    "--judge-fallback-model": {
+        "metavar": "M",
+        "help": "Put what the judge refuses, cuts or garbles before this model.",
+    },
+    "--judge-fallback-base-url": {"metavar": "URL", "help": "Its address; else the judge's."},
+    "--judge-fallback-api-key-env": {
+        "metavar": "NAME",
+        "help": "Variable with its key; at the judge's address else the judge's, at another none.",
+    },
+    "--judge-fallback-price-in": {"type": _PRICE, "help": "Price of its prompt tokens; else the judge's."},
+    "--judge-fallback-price-out": {"type": _PRICE, "help": "Price of its completion tokens; else the judge's."},
+}
+"""Option -> its settings; a default is shown."""
