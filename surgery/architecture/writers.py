@@ -1,25 +1,19 @@
-"""What writes to the residual stream: the weights of attention and MLP, dense or of experts, in files and in memory."""
+"""What writes to the residual stream: the stored weights of attention and MLP, dense or of experts."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from surgery.architecture.entry import Architecture, Experts
 from surgery.console.errors import ModelError
-
-
-class Shaped(Protocol):
-    """A stored tensor or a parameter."""
-
-    shape: tuple[int, ...]
+from surgery.files.shards import StoredTensor
 
 
 @dataclass(frozen=True)
 class Writer:
-    """One weight whose outputs are added to the residual stream.
+    """One stored weight whose outputs are added to the residual stream.
 
     Attributes:
-        name: of the tensor in the files, or of the parameter in transformers.
+        name: of the tensor in the files.
         output_axis: the axis that runs along the residual stream.
         norm: name of the norm that the output passes before it is added; None without one.
         parameter: name of the parameter in transformers that it is, or is a part of.
@@ -37,14 +31,14 @@ class Writer:
     stacked: bool = False
 
 
-def writers(entry: Architecture, tensors: Mapping[str, Shaped], layers: Iterable[int]) -> list[Writer]:
+def writers(entry: Architecture, tensors: Mapping[str, StoredTensor], layers: Iterable[int]) -> list[Writer]:
     """What writes to the residual stream in the chosen blocks; biases where there are any.
 
     A block's MLP is dense or of experts. Which, the names say: a router stands in the one and not in the other, so
     architectures that mix both need no rule. Experts are held a matrix each, or all in one tensor.
 
     Args:
-        tensors: everything that the model's files hold, or `dict(model.named_parameters())`, by name.
+        tensors: everything that the model's files hold, by name.
     Returns: block by block. A matrix that every such block has is listed even where `tensors` lacks it.
     Raises: ModelError when an expert is missing or held twice, or when there are tensors of experts in a layout that the
         architecture is not known to have: nothing that may write is passed over.
@@ -52,11 +46,11 @@ def writers(entry: Architecture, tensors: Mapping[str, Shaped], layers: Iterable
     return [writer for layer in layers for writer in _block_writers(entry, tensors, layer)]
 
 
-def _block_writers(entry: Architecture, tensors: Mapping[str, Shaped], layer: int) -> Iterator[Writer]:
+def _block_writers(entry: Architecture, tensors: Mapping[str, StoredTensor], layer: int) -> Iterator[Writer]:
     block, experts = entry.block(layer), entry.experts
     yield from _linear(entry, tensors, f"{block}.{entry.attention.module}", _after(block, entry.attention.norm))
     norm = _after(block, entry.mlp.norm)
-    stem = experts and _stem(experts, tensors, block)
+    stem = _stem(experts, tensors, block) if experts else None
     _check_known(entry, tensors, block, stem)
     if experts is None or stem is None:
         yield from _linear(entry, tensors, f"{block}.{entry.mlp.module}", norm)
@@ -69,7 +63,7 @@ def _block_writers(entry: Architecture, tensors: Mapping[str, Shaped], layer: in
 
 
 def _routed(
-    entry: Architecture, experts: Experts, tensors: Mapping[str, Shaped], block: str, stem: str
+    entry: Architecture, experts: Experts, tensors: Mapping[str, StoredTensor], block: str, stem: str
 ) -> Iterator[Writer]:
     """All experts of one block that its router chooses from, each in a tensor of its own or all in one."""
     n_experts, fused = _n_experts(experts, tensors, stem), f"{stem}.{experts.fused_out}"
@@ -99,7 +93,7 @@ def _check_complete(stem: str, n_experts: int, missing: list[str]) -> None:
         )
 
 
-def _linear(entry: Architecture, tensors: Mapping[str, Shaped], name: str, norm: str | None) -> Iterator[Writer]:
+def _linear(entry: Architecture, tensors: Mapping[str, StoredTensor], name: str, norm: str | None) -> Iterator[Writer]:
     """A linear map's matrix, and its bias if there is one."""
     yield Writer(f"{name}.weight", entry.output_axis, norm, f"{name}.weight", (name,))
     if f"{name}.bias" in tensors:
@@ -110,17 +104,17 @@ def _after(block: str, norm: str | None) -> str | None:
     return norm and f"{block}.{norm}"
 
 
-def _stem(experts: Experts, tensors: Mapping[str, Shaped], block: str) -> str | None:
+def _stem(experts: Experts, tensors: Mapping[str, StoredTensor], block: str) -> str | None:
     """What the names of a block's experts begin with; None for a dense block, which has no router."""
     stems = (f"{block}.{name}" for name in (experts.stored_block, experts.block))
     return next((stem for stem in stems if f"{stem}.{experts.router}.weight" in tensors), None)
 
 
-def _n_experts(experts: Experts, tensors: Mapping[str, Shaped], stem: str) -> int:
+def _n_experts(experts: Experts, tensors: Mapping[str, StoredTensor], stem: str) -> int:
     return tensors[f"{stem}.{experts.router}.weight"].shape[0]
 
 
-def _check_known(entry: Architecture, tensors: Mapping[str, Shaped], block: str, stem: str | None) -> None:
+def _check_known(entry: Architecture, tensors: Mapping[str, StoredTensor], block: str, stem: str | None) -> None:
     """Refuse experts in a layout of which it is not known what writes to the stream."""
     known = _known(entry.experts, stem, _n_experts(entry.experts, tensors, stem)) if stem and entry.experts else ()
     strange = sorted(

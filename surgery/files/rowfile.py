@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
 from surgery.console.errors import ArtifactError
 from surgery.files.artifacts import explaining_disk_errors, replacing
 
-Row = TypeVar("Row")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = TypeVar("Row", bound="DataclassInstance")
 
 SYNC_SECONDS = 1.0
 SPARSE: dict[str, bool] = {"sparse": True}

@@ -4,7 +4,7 @@ import datetime
 import hashlib
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from surgery.console.errors import ModelError
 
@@ -25,9 +25,12 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str, **template_
     _clock(tokenizer)
     messages = [{"role": "user", "content": prompt}]
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_kwargs)
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **template_kwargs
+        )
     except TemplateError as err:
         raise ModelError(f"{tokenizer.name_or_path}: its chat template rejects a single user message ({err})") from err
+    return cast("str", rendered)
 
 
 def prompt_token_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, **template_kwargs: Any) -> list[int]:
@@ -76,10 +79,9 @@ def pin_date(tokenizer: "PreTrainedTokenizerBase", date: str | None = None) -> N
         date: YYYY-MM-DD; None for today's.
     Raises: ModelError when it is no date.
     """
-    tokenizer.clock = Clock(date or today())
-    tokenizer.apply_chat_template = partial(
-        type(tokenizer).apply_chat_template, tokenizer, strftime_now=tokenizer.clock
-    )
+    pinned: Any = tokenizer
+    pinned.clock = Clock(date or today())
+    pinned.apply_chat_template = partial(type(tokenizer).apply_chat_template, tokenizer, strftime_now=pinned.clock)
 
 
 def template_date(tokenizer: "PreTrainedTokenizerBase", options: Mapping[str, Any] | None = None) -> str | None:

@@ -51,4 +51,4 @@ def says_tied(config: Mapping[str, Any]) -> bool | None:
     if _TIE in text:
         return bool(text[_TIE])
     entry = ARCHITECTURES.get(architecture_of(config) or "") if text is config else None
-    return entry and entry.tied_by_default
+    return entry.tied_by_default if entry else None

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _SAMPLE = 256  # bytes read at the start, middle and end of each tensor for the fingerprint
-_DOWNLOADED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "README.md", "LICENSE*")
-_NOT_DOWNLOADED = ("*/*", "consolidated*")  # sub-folders and second copies of the weights in other formats
+_DOWNLOADED = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "README.md", "LICENSE*"]
+_NOT_DOWNLOADED = ["*/*", "consolidated*"]  # sub-folders and second copies of the weights in other formats
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,12 @@ def load_model(info: ModelInfo, dtype: str = "auto", device_map: Any = None) -> 
         raise ModelError(f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}")
     wanted = getattr(torch, info.dtype if dtype == "auto" else dtype)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             info.path, dtype=wanted, device_map=device_map, output_loading_info=True, **_attention(info)
         )
     except (OSError, ValueError, KeyError, RuntimeError) as err:
         raise ModelError(f"{info.model}: cannot be loaded by transformers ({_first_line(err)})") from err
+    model, report = loaded
     if report["missing_keys"]:  # transformers would leave them at random values
         raise ModelError(f"{info.model}: weights are missing from its files, e.g. {min(report['missing_keys'])}")
     return model.eval().requires_grad_(False)
@@ -258,13 +259,13 @@ def locate_model(model: str, revision: str | None = None) -> tuple[Path, str | N
 
 
 def _download(model: str, revision: str | None) -> Path:
-    snapshot = _snapshot(model, revision, (*_DOWNLOADED, "*.safetensors"))
+    snapshot = _snapshot(model, revision, [*_DOWNLOADED, "*.safetensors"])
     if not weight_files(snapshot):
-        snapshot = _snapshot(model, revision, (*_DOWNLOADED, "*.bin"))
+        snapshot = _snapshot(model, revision, [*_DOWNLOADED, "*.bin"])
     return snapshot
 
 
-def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+def _snapshot(model: str, revision: str | None, patterns: list[str]) -> Path:
     import httpx
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
@@ -302,7 +303,7 @@ def _shape(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
     """d_model, n_layers and vocab_size; transformers is asked where config.json has other names or leaves them out."""
     names = {"d_model": "hidden_size", "n_layers": "num_hidden_layers", "vocab_size": "vocab_size"}
     text = text_config(config)
-    shape = {ours: text.get(theirs) for ours, theirs in names.items()}
+    shape: dict[str, Any] = {ours: text.get(theirs) for ours, theirs in names.items()}
     if not all(isinstance(value, int) for value in shape.values()):
         loaded = load_config(folder).get_text_config()
         shape = {ours: getattr(loaded, theirs) for ours, theirs in names.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from surgery.architecture.entry import Architecture
@@ -15,6 +16,7 @@ from surgery.residual.subspace import check_orthonormal
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 
 class Capture:
@@ -40,17 +42,19 @@ class Capture:
         """
         import torch
 
-        for layers in self._resid.values():
-            missing = [layer for layer, resid in enumerate(layers) if resid is None]
-            if missing:
-                raise ModelError(f"decoder block {missing[0]} did not run, so its residual stream was not captured")
-        stacked = torch.stack([torch.stack([resid.cpu() for resid in layers]) for layers in self._resid.values()])
+        stacked = torch.stack([torch.stack(list(map(_on_cpu, layers, count()))) for layers in self._resid.values()])
         self._resid = {site: [None] * len(layers) for site, layers in self._resid.items()}
         return stacked
 
     def resid_post(self) -> "torch.Tensor":
         """The output of every block at the last token, [n_layers, batch, d_model]. Raises: ModelError, as `take`."""
         return self.take()[self.sites.index(RESID_POST), :, :, -1]
+
+
+def _on_cpu(resid: "torch.Tensor | None", layer: int) -> "torch.Tensor":
+    if resid is None:
+        raise ModelError(f"decoder block {layer} did not run, so its residual stream was not captured")
+    return resid.cpu()
 
 
 @contextmanager
@@ -96,7 +100,7 @@ def _module_fed(entry: Architecture, site: str) -> str:
 
 @contextmanager
 def ablated(
-    model: "torch.nn.Module",
+    model: "PreTrainedModel",
     basis: "torch.Tensor",
     alpha: float = 1.0,
     layers: LayerSpec = "all",
@@ -126,7 +130,7 @@ def ablated(
 
 
 @contextmanager
-def added(model: "torch.nn.Module", vector: "torch.Tensor", layer: int) -> Iterator[int]:
+def added(model: "PreTrainedModel", vector: "torch.Tensor", layer: int) -> Iterator[int]:
     """Add a vector to one block's output at every token while the context lasts; yields the number of modules hooked.
 
     x' = x + r            (activation addition: Arditi et al. 2024, arXiv:2406.11717, eq. 3)
@@ -147,7 +151,7 @@ def added(model: "torch.nn.Module", vector: "torch.Tensor", layer: int) -> Itera
 
 
 def _sites(
-    model: "torch.nn.Module", basis: "torch.Tensor", layers: LayerSpec, site: str
+    model: "PreTrainedModel", basis: "torch.Tensor", layers: LayerSpec, site: str
 ) -> "list[tuple[torch.nn.Module, torch.Tensor]]":
     """The modules to hook, each with the orthonormal basis to remove from its output."""
     if site not in EDIT_SITES:
@@ -186,7 +190,7 @@ def _resid(output: Any) -> "torch.Tensor":
     return output[0] if isinstance(output, tuple) else output
 
 
-def _check_width(model: "torch.nn.Module", basis: "torch.Tensor") -> None:
+def _check_width(model: "PreTrainedModel", basis: "torch.Tensor") -> None:
     """Check that a basis fits a model. Raises: ShapeError."""
     d_model = model.config.get_text_config().hidden_size
     if basis.shape[1] != d_model:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 _GROWING_ROPE = ("dynamic", "longrope")  # rotations that change once a sequence is longer than the model was trained on
@@ -39,7 +40,7 @@ class SharedPrefix:
 
 
 def run_prefix(
-    model: "PreTrainedModel", prompts: Sequence[Sequence[int]], n_positions: int, device: object
+    model: "PreTrainedModel", prompts: Sequence[Sequence[int]], n_positions: int, device: "torch.device"
 ) -> SharedPrefix:
     """Run the tokens that all prompts begin with, where the model's cache can be shared.
 
@@ -67,7 +68,7 @@ def run_prefix(
 
 def common_prefix(prompts: Sequence[Sequence[int]], n_positions: int) -> int:
     """Number of tokens that all prompts begin with, those left out that are among the last n_positions of any."""
-    first, last = min(prompts), max(prompts)  # the two that part earliest
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # the two that part earliest
     shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return max(0, min(shared, min(map(len, prompts)) - n_positions))
 
@@ -77,7 +78,7 @@ def _not_copied(cache: "Cache", n_tokens: int) -> str | None:
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     for layer in cache.layers:
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+        if type(layer) is not DynamicLayer and type(layer) is not DynamicSlidingWindowLayer:
             return f"the model keeps a {type(layer).__name__} of its past"
         if layer.get_seq_length() != n_tokens:
             return "the model keeps no keys and values of its past"

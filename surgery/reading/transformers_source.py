@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from surgery.architecture.entry import Architecture
 from surgery.reading.hooks import captured, submodule
@@ -92,7 +92,7 @@ def input_device(model: "PreTrainedModel") -> "torch.device":
     embedding = model.get_input_embeddings()
     hook = getattr(embedding, "_hf_hook", None)
     running = getattr(hook, "execution_device", None)
-    return torch.device(running) if running is not None else embedding.weight.device
+    return torch.device(running) if running is not None else cast("torch.Tensor", embedding.weight).device
 
 
 def devices(model: "PreTrainedModel") -> list[str]:

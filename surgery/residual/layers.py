@@ -30,8 +30,11 @@ def parse_layers(spec: LayerSpec, n_layers: int) -> tuple[int, ...]:
     ranges = set(_ranges(spec, n_layers))
     if not ranges:
         raise LayerRangeError(f"layer list {_shown(spec)} is empty; name at least one of 0..{n_layers - 1}")
-    outside = [(max(first, n_layers), last) if last >= n_layers else (first, last) for first, last in sorted(ranges)]
-    outside = [_range_text(first, last) for first, last in outside if first < 0 or last >= n_layers]
+    outside = [
+        _range_text(max(first, n_layers) if last >= n_layers else first, last)
+        for first, last in sorted(ranges)
+        if first < 0 or last >= n_layers
+    ]
     if outside:
         raise LayerRangeError(
             f"layer {shortened(outside)} is outside the model: it has {n_layers} layers, 0..{n_layers - 1}"
@@ -44,16 +47,13 @@ def format_layers(layers: Sequence[int], n_layers: int | None = None) -> str:
     ordered = sorted(set(layers))
     if n_layers is not None and ordered == list(range(n_layers)):
         return "all"
-    parts: list[str] = []
-    start = previous = None
-    for layer in [*ordered, None]:
-        if previous is not None and layer == previous + 1:
-            previous = layer
-            continue
-        if previous is not None:
-            parts.append(_range_text(start, previous))
-        start = previous = layer
-    return ",".join(parts)
+    runs: list[list[int]] = []
+    for layer in ordered:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ",".join(_range_text(first, last) for first, last in runs)
 
 
 def _ranges(spec: LayerSpec, n_layers: int) -> Iterable[tuple[int, int]]:
@@ -77,8 +77,12 @@ def _range(part: str, spec: str) -> tuple[int, int]:
 
 
 def _number(item: object, spec: object) -> int:
-    readable = isinstance(item, int | float) and not isinstance(item, bool) and -_LARGEST < item < _LARGEST
-    if not readable or int(item) != item:
+    if (
+        isinstance(item, bool)
+        or not isinstance(item, int | float)
+        or not -_LARGEST < item < _LARGEST
+        or int(item) != item
+    ):
         raise LayerRangeError(f"layer list {_shown(spec)}: {_shown(item)} is not a layer number; {_FORMS}")
     return int(item)
 

@@ -135,7 +135,7 @@ class RefusalVectors:
         name = f"{site}@{position}"
         if name == self.header.get("reading"):
             return self
-        found = {key: self.extras[f"{name}/{key}"] for key in _CORE if f"{name}/{key}" in self.extras}
+        found: dict[str, Any] = {key: self.extras[f"{name}/{key}"] for key in _CORE if f"{name}/{key}" in self.extras}
         if "vectors" not in found:
             held = self.header.get("readings") or [self.header.get("reading", "one that is not recorded")]
             raise ArtifactError(f"no refusal vectors were read at {name}; the file holds {', '.join(held)}")

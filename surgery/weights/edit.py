@@ -187,7 +187,7 @@ def edit_columns(read: Blocks, rewrite: Blocks, operator: Operator) -> Change:
 
     basis, probe, alpha = operator.removed.basis, operator.removed.probe, operator.alpha
     widen = Widener()
-    coordinates, reaching, squares = 0.0, 0.0, 0.0
+    coordinates = reaching = squares = torch.zeros(())
     for rows, block in read():
         wide = widen(block)
         coordinates = coordinates + basis[:, rows] @ wide
@@ -200,7 +200,7 @@ def edit_columns(read: Blocks, rewrite: Blocks, operator: Operator) -> Change:
         scale, able = norm_scale(squares, coordinates, alpha)
         n_not_scaled = int((~able & (squares > 0)).sum())
     before, scaled = _squares(coordinates if probe is basis else reaching, scale)
-    after = 0.0
+    after = torch.zeros(())
     for rows, block in rewrite():
         wide = widen(block).addmm_(basis[:, rows].T, coordinates, alpha=-alpha)
         block.copy_(wide if scale is None else wide.mul_(scale))

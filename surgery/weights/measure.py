@@ -128,13 +128,17 @@ def coordinates_of(matrix: Matrix, basis: "torch.Tensor") -> "tuple[torch.Tensor
     """(Q W, [rank, n_vectors], float32; |W|) of a stored matrix, read once."""
     import torch
 
-    widen, squares, found = Widener(), 0.0, []
+    widen, squares, total = Widener(), 0.0, torch.zeros(())
+    parts: list[torch.Tensor] = []
     with open(matrix.tensor.path, "rb") as handle:
         for rows, _, block in row_blocks(handle, matrix):
             wide = widen(block)
             squares += torch.linalg.vector_norm(wide).double().square().item()
-            found.append(basis @ wide.T if matrix.vectors_are_rows else basis[:, rows] @ wide)
-    return (torch.cat(found, dim=1) if matrix.vectors_are_rows else sum(found)), squares**0.5
+            if matrix.vectors_are_rows:
+                parts.append(basis @ wide.T)
+            else:
+                total = total + basis[:, rows] @ wide
+    return (torch.cat(parts, dim=1) if parts else total), squares**0.5
 
 
 # Parts of some output vectors: (which of their d_model values, the bytes, a float view [n_values, n_vectors]).
@@ -162,7 +166,7 @@ class _Reference:
 
         self._parts, self._operator, self._widen = parts, operator, Widener()
         basis, probe = operator.removed.basis, operator.removed.probe
-        coordinates, reaching, self.squares = 0.0, 0.0, 0.0
+        coordinates = reaching = self.squares = torch.zeros(())
         for rows, data, block in parts():
             digest.update(data)
             wide = self._widen(block)
@@ -171,7 +175,10 @@ class _Reference:
             if operator.keep_norms:
                 self.squares = self.squares + wide.square().sum(0, dtype=torch.float64)
         self._coordinates = coordinates
-        self.scale, self.is_scaled = torch.ones(coordinates.shape[1]), torch.zeros(coordinates.shape[1], dtype=bool)
+        self.scale, self.is_scaled = (
+            torch.ones(coordinates.shape[1]),
+            torch.zeros(coordinates.shape[1], dtype=torch.bool),
+        )
         if operator.keep_norms:
             self.scale, self.is_scaled = norm_scale(self.squares, coordinates, operator.alpha)
         self.before = reaching.double().square().sum().item()
@@ -192,7 +199,7 @@ def _add_group(
 
     probe, widen = operator.removed.probe, Widener()
     expected = reference.expected() if reference is not None else None
-    reaching, squares = 0.0, 0.0
+    reaching = squares = torch.zeros(())
     for rows, data, block in parts():
         digest.update(data)
         wide = widen(block)
