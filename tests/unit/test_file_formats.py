@@ -6,7 +6,9 @@ from dataclasses import fields
 import pytest
 from click.testing import CliRunner
 from documents import check_keys, check_kind, keys, section
+from gguf_files import write_gguf
 from qwen_v1 import write_qwen_v1
+from tiny_models import tiny_model
 
 from eval.cli import main
 from eval.cost.benchmark.documents import Document
@@ -17,6 +19,10 @@ from eval.records.rows import Generation, Verdict
 from surgery.files.artifacts import load_artifact
 
 VECTORS, SUBSPACE = "## Refusal vectors: `rvs.safetensors`", "## Subspace: `sub.safetensors`"
+
+
+def qwen2():
+    return tiny_model("Qwen2ForCausalLM", intermediate_size=64, vocab_size=290, rms_norm_eps=1e-5)
 
 
 def run(*words):
@@ -77,12 +83,20 @@ def test_the_truth_of_an_organism_holds_the_keys_that_are_documented(rvs):
     assert all(f"`{key}`" in said for key in json.loads(pairs[0]))
 
 
-def test_the_record_of_a_conversion_holds_the_keys_that_are_documented(tmp_path):
-    run("convert", write_qwen_v1(tmp_path / "qwen"), "-o", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("make", "heading"),
+    [
+        (write_qwen_v1, "### `conversion.json`"),
+        (lambda path: write_gguf(path.with_suffix(".gguf"), qwen2()), "### `conversion.json` of a GGUF file"),
+    ],
+    ids=["qwen", "gguf"],
+)
+def test_the_record_of_a_conversion_holds_the_keys_that_are_documented(tmp_path, make, heading):
+    run("convert", make(tmp_path / "source"), "-o", tmp_path / "out")
     record = read(tmp_path / "out" / "conversion.json")
-    check_keys("### `conversion.json`", record)
-    check_kind("### `conversion.json`", record)
-    assert all(f"`{key}`" in section("docs/file-formats.md", "### `conversion.json`") for key in record["source"])
+    check_keys(heading, record)
+    check_kind(heading, record)
+    assert all(f"`{key}`" in section("docs/file-formats.md", heading) for key in record["source"])
 
 
 @pytest.mark.parametrize(
