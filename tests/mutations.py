@@ -113,7 +113,7 @@ MUTATIONS = (
     ),
     Mutation(
         "cache-salt",
-        "vllm_refusal/admission/patches.py",
+        "vllm_refusal/admission/engine_core.py",
         "json.dumps([request.cache_salt, digest_of(asked)])",
         "json.dumps([request.cache_salt])",
         (f"{PREFIXES}[LlamaForCausalLM]",),

@@ -9,16 +9,22 @@ admission   where requests enter vLLM, and the proof of every engine's start
 model       the model classes that vLLM builds, and the worker around them
 edit        the edit of the residual stream, and its tables
 settings    what engines and requests may ask
+compatibility   the private surfaces of vLLM that all of them rely on
 
 Imported in every vLLM process through the `vllm.general_plugins` entry point, so this module stays light.
 """
 
 
 def register() -> None:
-    """Put our subclasses in front of the supported architectures and install admission and the proof. Idempotent."""
-    from vllm_refusal.admission import core_proof, patches
+    """Put our subclasses in front of the supported architectures and install admission and the proof. Idempotent.
+
+    Raises: IncompatibleError before anything is changed, where this vLLM lacks what the plugin relies on.
+    """
+    from vllm_refusal.compatibility.checking import check
+
+    check()
+    from vllm_refusal.admission.installation import install
     from vllm_refusal.model.registration import register_architectures
 
     register_architectures()
-    patches.install()
-    core_proof.install()
+    install()

@@ -134,7 +134,7 @@ def test_a_beam_search_over_http_that_would_lose_a_key_is_refused(served):
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.exceptions import VLLMValidationError
 
-    from vllm_refusal.admission.patches import refusing_ablation
+    from vllm_refusal.admission.refusals import refusing_ablation
 
     def beams(default, keys):
         request = ChatCompletionRequest(model="m", messages=[], use_beam_search=True, vllm_xargs=keys)

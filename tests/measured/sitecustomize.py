@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 
@@ -91,6 +91,7 @@ def noted(start):
 
 
 def without_collections(function):
+    @wraps(function)
     def running(*arguments, **options):
         with no_collections():
             return function(*arguments, **options)

@@ -5,45 +5,20 @@ without the plugin has no answer.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from vllm.logger import init_logger
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.core import EngineCore
+
 from surgery.console.errors import RefusalError
-from vllm_refusal.admission.patches import admit
-from vllm_refusal.model.proof import HINT, Logprobs, NoEffectError, probe_ids, probe_params, steps
+from vllm_refusal.admission.engine_core import admit
+from vllm_refusal.model.proof import METHOD, Logprobs, NoEffectError, probe_ids, probe_params, steps
 from vllm_refusal.settings.modules import NONE
 
-METHOD = "prove_ablations"
-"""Asked of an engine core by `collective_rpc`: {"proven": names, "fault": one line or None}."""
-
 _starting: Any = None  # the core whose `__init__` runs
-_installed = False
-
-
-def install() -> None:
-    """Wrap what a start of vLLM's engine core passes through, once per process."""
-    global _installed
-    if _installed:
-        return
-    from vllm.v1.engine import core
-
-    core.EngineCore._initialize_kv_caches = _noting(core.EngineCore._initialize_kv_caches)
-    core.EngineCore.collective_rpc = _proving_when_asked(core.EngineCore.collective_rpc)
-    core.freeze_gc_heap = _proving_first(core.freeze_gc_heap)
-    _installed = True
-
-
-def check_proven(modules: Sequence[str], answers: Sequence[Any]) -> None:
-    """Raises: NoEffectError unless every engine core answered METHOD with all of these modules."""
-    for answer in answers:
-        if not isinstance(answer, Mapping):
-            raise NoEffectError(f"vLLM runs without ablation though it was asked for; {HINT}")
-        if answer["fault"]:
-            raise NoEffectError(answer["fault"])
-        missing = sorted(set(modules) - set(answer["proven"]))
-        if missing:
-            raise NoEffectError(f"ablation {missing[0]!r} is not proven by every engine; {HINT}")
 
 
 def prove_core(core: Any) -> list[str]:
@@ -101,14 +76,11 @@ def _answers(core: Any, names: Sequence[str]) -> list[Logprobs]:
 
 def _as_stock_preprocesses(core: Any, request: Any) -> tuple[Any, int]:
     """vLLM's own step behind our admission, which has seen this request."""
-    from vllm.v1.engine.core import EngineCore
-
-    return EngineCore.preprocess_add_request.__wrapped__(core, request)
+    admitting: Any = EngineCore.preprocess_add_request
+    return admitting.__wrapped__(core, request)
 
 
 def _question(model_config: Any, name: str) -> Any:
-    from vllm.v1.engine import EngineCoreRequest
-
     token_ids = probe_ids(model_config.get_vocab_size())[: max(1, model_config.max_model_len - 1)]
     empty = dict.fromkeys(("pooling_params", "lora_request", "cache_salt", "data_parallel_rank"))
     return EngineCoreRequest(
@@ -125,7 +97,9 @@ def _id(name: str) -> str:
     return f"vllm-refusal-proof-{name}"
 
 
-def _noting(original: Any) -> Any:
+def noting_start(original: Any) -> Any:
+    """A step of the core's start that every core passes through."""
+
     @functools.wraps(original)
     def _initialize_kv_caches(self: Any, *args: Any, **kwargs: Any) -> Any:
         global _starting
@@ -135,7 +109,7 @@ def _noting(original: Any) -> Any:
     return _initialize_kv_caches
 
 
-def _proving_first(original: Any) -> Any:
+def proving_first(original: Any) -> Any:
     """The last step of `EngineCore.__init__`, which itself may run before plugins are loaded and cannot be wrapped then."""
 
     @functools.wraps(original)
@@ -150,8 +124,6 @@ def _proving_first(original: Any) -> Any:
 
 
 def _prove_start(core: Any) -> None:
-    from vllm.logger import init_logger
-
     try:
         prove_core(core)
     except BaseException:
@@ -164,9 +136,13 @@ def _prove_start(core: Any) -> None:
         logger.info("ablation %s is in effect: sha256 %s", module.name, module.file_sha256)
 
 
-def _proving_when_asked(original: Any) -> Any:
+def proving_when_asked(original: Any) -> Any:
+    """`collective_rpc` that answers METHOD itself."""
+
     @functools.wraps(original)
-    def collective_rpc(self: Any, method: Any, timeout: Any = None, args: tuple = (), kwargs: Any = None) -> Any:
+    def collective_rpc(
+        self: Any, method: Any, timeout: Any = None, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         if method != METHOD:
             return original(self, method, timeout, args, kwargs)
         try:

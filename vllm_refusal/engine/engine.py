@@ -16,6 +16,7 @@ from surgery.residual.sites import RESID_SITES
 from vllm_refusal.engine.captured import Captured, take_captured
 from vllm_refusal.engine.lora import lora_arguments
 from vllm_refusal.engine.modules import replace_modules
+from vllm_refusal.model.proof import METHOD, check_proven
 from vllm_refusal.settings.capture import MAX_BYTES, CaptureConfig, CaptureRequest, capture_arguments
 from vllm_refusal.settings.loading import LARGEST_ALPHA
 
@@ -174,8 +175,6 @@ class Engine:
 
     def _check_proven(self, modules: Iterable[str]) -> None:
         """Raises: NoEffectError when vLLM does not do what the modules say, or runs without the plugin."""
-        from vllm_refusal.admission.core_proof import METHOD, check_proven
-
         check_proven(list(modules), self._llm.collective_rpc(METHOD) if _has_plugin(self._llm) else [None])
 
     def __enter__(self) -> "Engine":

@@ -5,31 +5,21 @@ from typing import Any
 
 import torch
 
+from vllm_refusal.compatibility.wrapping import wrap
 from vllm_refusal.model.edited_modules import edit_writes, take_edit
 
-_installed = False
 
-
+@functools.cache
 def install() -> None:
     """Mend vLLM's wrapping of linear maps and its LoRA kernel of the CPU; once per process.
 
     LoRA takes linear maps of exactly vLLM's own classes and passes over ours. The kernel of the CPU reads the index of
     a token without an adapter, -1, as that of the last one.
     """
-    global _installed
-    if _installed:
-        return
-    from vllm.lora import model_manager
-    from vllm.lora.ops.torch_ops import lora_ops
-    from vllm.lora.punica_wrapper import punica_cpu
-
-    model_manager.from_layer = _under_edits(model_manager.from_layer)
-    for name in ("bgmv_expand", "bgmv_expand_slice"):
-        mended = _sparing_tokens_without_adapter(getattr(lora_ops, name))
-        for module in (lora_ops, punica_cpu):
-            getattr(module, name)  # raises where a later vLLM has it elsewhere
-            setattr(module, name, mended)
-    _installed = True
+    wrap("vllm.lora.model_manager:from_layer", _under_edits)
+    for module in ("vllm.lora.punica_wrapper.punica_cpu", "vllm.lora.ops.torch_ops.lora_ops"):  # which it imports from
+        for name in ("bgmv_expand", "bgmv_expand_slice"):
+            wrap(f"{module}:{name}", _sparing_tokens_without_adapter)
 
 
 def _under_edits(original: Any) -> Any:

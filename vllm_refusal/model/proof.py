@@ -6,7 +6,7 @@ and fails for a plugin that is off, an edit at another block, a wrong gain, and 
 which see what runs uncompiled; a compiled graph must then answer as the watched run did.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -21,6 +21,10 @@ ROUNDING = {"torch.float32": 1e-5, "torch.bfloat16": 2**-8, "torch.float16": 2**
 """What may be left, as a part of the stream's length; in float32 and bfloat16 3e-8 and 5e-4 were observed."""
 CLEAR = 2.0
 """How many times that the control must be for a layer to say anything."""
+
+METHOD = "prove_ablations"
+"""Asked of an engine core by `collective_rpc`: {"proven": names, "fault": one line or None}."""
+
 
 Logprobs = dict[int, float]
 Steps = Generator[str, Any, None]
@@ -53,6 +57,18 @@ def steps(modules: Sequence[AblationModule], dtype: str) -> Steps:
 
 
 HINT = "is the vllm-refusal plugin loaded in the engine's processes (VLLM_PLUGINS)?"
+
+
+def check_proven(modules: Sequence[str], answers: Sequence[Any]) -> None:
+    """Raises: NoEffectError unless every engine core answered METHOD with all of these modules."""
+    for answer in answers:
+        if not isinstance(answer, Mapping):
+            raise NoEffectError(f"vLLM runs without ablation though it was asked for; {HINT}")
+        if answer["fault"]:
+            raise NoEffectError(answer["fault"])
+        missing = sorted(set(modules) - set(answer["proven"]))
+        if missing:
+            raise NoEffectError(f"ablation {missing[0]!r} is not proven by every engine; {HINT}")
 
 
 def _check_left(module: AblationModule, rows: Sequence[Sequence[Any]], rounding: float) -> bool:

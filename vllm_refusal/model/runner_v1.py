@@ -3,25 +3,19 @@
 import functools
 from typing import Any
 
+from vllm_refusal.compatibility.wrapping import wrap
 from vllm_refusal.edit.tables import SlotTables
 from vllm_refusal.settings.capture import RESOLVED, CaptureRequest
 from vllm_refusal.settings.loading import settings_of
 
-_installed = False
 
-
+@functools.cache
 def install() -> None:
     """Wrap `GPUModelRunner._model_forward`, which vLLM names as the method to override; once per process.
 
     It runs once per real step and never in dummy runs, whose tokens keep slot 0.
     """
-    global _installed
-    if _installed:
-        return
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-    GPUModelRunner._model_forward = _with_tables(GPUModelRunner._model_forward)
-    _installed = True
+    wrap("vllm.v1.worker.gpu_model_runner:GPUModelRunner._model_forward", _with_tables)
 
 
 def _with_tables(original: Any) -> Any:

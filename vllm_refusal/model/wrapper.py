@@ -99,7 +99,7 @@ def _make_tables(vllm_config: Any) -> SlotTables | None:
 
 def _make_reader(vllm_config: Any) -> StreamReader | None:
     """Tensor-parallel ranks hold the same stream: the first stores it."""
-    from vllm.distributed import get_tensor_model_parallel_rank
+    from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
 
     config = load_capture(vllm_config)
     if config is None:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from surgery.console.errors import RefusalError
+from vllm_refusal.compatibility.wrapping import wrap
 from vllm_refusal.model.worker import WorkerError
 from vllm_refusal.server.allowed_folder import AllowedFolder
 from vllm_refusal.server.body_limit import MAX_MIB, BodyLimit
@@ -159,7 +160,8 @@ def health_report(config: AblationConfig) -> dict[str, Any]:
 
 def install(endpoints: AblationEndpoints) -> None:
     """Have vLLM attach these routes with its own endpoint plugins; once per process, before the app is built."""
-    import vllm.plugins
 
-    original = vllm.plugins.load_endpoint_plugins
-    vllm.plugins.load_endpoint_plugins = lambda supported_tasks=None: [*original(supported_tasks), endpoints]
+    def with_ours(original: Any) -> Any:
+        return lambda supported_tasks=None: [*original(supported_tasks), endpoints]
+
+    wrap("vllm.plugins:load_endpoint_plugins", with_ours)

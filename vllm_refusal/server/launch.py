@@ -10,6 +10,8 @@ import click
 
 from surgery.console.errors import RefusalError
 from surgery.model.models import describe_model
+from vllm_refusal.model.proof import METHOD, check_proven
+from vllm_refusal.model.worker import ask_workers
 from vllm_refusal.server.allowed_folder import AllowedFolder
 from vllm_refusal.server.body_limit import MAX_MIB
 from vllm_refusal.server.startup import ending_on_signals
@@ -162,9 +164,6 @@ async def check_effects(client: Any) -> None:
 
     Raises: NoEffectError naming a module that one of them has not.
     """
-    from vllm_refusal.admission.core_proof import METHOD, check_proven
-    from vllm_refusal.model.worker import ask_workers
-
     if settings_of(client.vllm_config) is None:
         return
     config = _config_of(client)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from surgery.console.errors import AlphaError, LayerRangeError
+from vllm_refusal.compatibility.wrapping import wrap
 from vllm_refusal.model.proof import proving
 from vllm_refusal.model.worker import ask_workers
 from vllm_refusal.settings.capture import CaptureError
@@ -136,12 +137,9 @@ class ServerMetrics:
 
     def install(self) -> None:
         """Count from here on in vLLM's front end; once per process, since prometheus_client refuses a second set."""
-        from vllm.v1.engine.async_llm import AsyncLLM
-        from vllm.v1.engine.output_processor import RequestState
-
-        AsyncLLM.add_request = self._counting_refused(AsyncLLM.add_request)
-        RequestState.from_new_request = classmethod(self._counting_requests(RequestState.from_new_request.__func__))
-        RequestState.make_request_output = self._counting_tokens(RequestState.make_request_output)
+        wrap("vllm.v1.engine.async_llm:AsyncLLM.add_request", self._counting_refused)
+        wrap("vllm.v1.engine.output_processor:RequestState.from_new_request", self._counting_requests)
+        wrap("vllm.v1.engine.output_processor:RequestState.make_request_output", self._counting_tokens)
 
     def _counting_refused(self, original: Any) -> Any:
         from vllm.exceptions import VLLMClientError

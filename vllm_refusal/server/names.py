@@ -2,12 +2,13 @@
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from surgery.console.errors import RefusalError
+from vllm_refusal.compatibility.wrapping import wrap
 from vllm_refusal.server.chat_date import told
 from vllm_refusal.settings.capture import resolve_capture
 from vllm_refusal.settings.modules import AblationConfig, AblationModule
@@ -31,46 +32,38 @@ class _Selection(NamedTuple):
 
 _NOTHING = _Selection()
 _selected: ContextVar[_Selection] = ContextVar("vllm_refusal_selected", default=_NOTHING)
-_installed = False
 
 
+@functools.cache
 def install() -> None:
     """Teach vLLM's serving classes the engine's ablations; once per process, before the server is built."""
-    global _installed
-    if _installed:
-        return
-    for owner, method, wrapper in wrapped():
-        setattr(owner, method, wrapper(getattr(owner, method)))
+    for place, wrapper in wrapped().items():
+        wrap(place, wrapper)
     _keep_unknown_fields()
     _guard_routes()
-    _installed = True
 
 
-def wrapped() -> list[tuple[type, str, Any]]:
-    """The methods of vLLM that are wrapped: class, name, wrapper.
+def wrapped() -> dict[str, Callable[[Any], Any]]:
+    """The methods of vLLM that are wrapped, by place, with their wrappers.
 
     A name is resolved in `_check_model` alone. Nothing else accepts it, and the engine refuses a request that arrives
     without the keys set there: a route that passes over one of them fails and never answers plainly.
     """
-    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-    from vllm.entrypoints.serve.engine.serving import BaseServing
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    return [
-        (BaseServing, "_check_model", _selecting_ablation),
-        (OpenAIServingModels, "is_base_model", _accepting_selected),
-        (OpenAIServingModels, "model_name", _echoing_selected),
-        (AsyncLLM, "add_request", _refusing_lost_keys),
-        (OpenAIServingModels, "show_available_models", _listing_ablations),
-        (OpenAIServingModels, "_check_load_lora_adapter_request", _keeping_names_apart),
-    ]
+    models = "vllm.entrypoints.openai.models.serving:OpenAIServingModels"
+    return {
+        "vllm.entrypoints.serve.engine.serving:BaseServing._check_model": _selecting_ablation,
+        f"{models}.is_base_model": _accepting_selected,
+        f"{models}.model_name": _echoing_selected,
+        "vllm.v1.engine.async_llm:AsyncLLM.add_request": _refusing_lost_keys,
+        f"{models}.show_available_models": _listing_ablations,
+        f"{models}._check_load_lora_adapter_request": _keeping_names_apart,
+    }
 
 
 def _guard_routes() -> None:
     """The API key covers every route that runs the model; vLLM leaves those outside its own prefixes open."""
-    from vllm.entrypoints.serve.middleware import authenticate
-
-    authenticate.GUARDED_PREFIX = (*authenticate.GUARDED_PREFIX, "/invocations", "/generative_scoring")
+    prefixes = ("/invocations", "/generative_scoring")
+    wrap("vllm.entrypoints.serve.middleware.authenticate:GUARDED_PREFIX", lambda stock: (*stock, *prefixes))
 
 
 def _keep_unknown_fields() -> None:

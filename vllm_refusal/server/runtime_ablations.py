@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from surgery.console.errors import RefusalError
-from vllm_refusal.admission.patches import refuse_unloaded
+from vllm_refusal.admission.refusals import refuse_unloaded
 from vllm_refusal.model.proof import prove_module, proving
 from vllm_refusal.model.worker import ask_workers, check_loaded, digests_of
 from vllm_refusal.server.allowed_folder import AllowedFolder, check_name

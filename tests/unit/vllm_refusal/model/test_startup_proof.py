@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.admission.core_proof import check_proven, prove_core
-from vllm_refusal.model.proof import NoEffectError, prove_module, steps
+from vllm_refusal.admission.core_proof import prove_core
+from vllm_refusal.model.proof import NoEffectError, check_proven, prove_module, steps
 from vllm_refusal.server.launch import check_effects
 from vllm_refusal.settings.modules import AblationConfig, AblationModule
 

@@ -13,7 +13,7 @@ from tiny_models import save_servable_model
 
 from surgery.model.models import describe_model
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.admission.patches import count_ablation_requests
+from vllm_refusal.admission.engine_core import count_ablation_requests
 from vllm_refusal.edit.tables import SlotTables
 from vllm_refusal.model.worker import WorkerError, digests_of
 from vllm_refusal.server import runtime_ablations

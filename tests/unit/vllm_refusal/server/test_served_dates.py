@@ -12,6 +12,7 @@ from eval.cli import main
 from eval.endpoints.served_models import ServedModels
 from eval.generation.answering import GenerationError, _check_dates
 from surgery.console.errors import ModelError
+from vllm_refusal.compatibility.wrapping import owner_of
 from vllm_refusal.server import chat_date
 from vllm_refusal.server import launch as server
 from vllm_refusal.server import names as serving
@@ -62,7 +63,8 @@ def test_the_listing_of_a_server_says_its_date_and_a_client_reads_it(monkeypatch
     from vllm.entrypoints.openai.models.protocol import BaseModelPath
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
-    for owner, method, wrapper in serving.wrapped():
+    for place, wrapper in serving.wrapped().items():
+        owner, method = owner_of(place)
         monkeypatch.setattr(owner, method, wrapper(getattr(owner, method)))
     client = SimpleNamespace(model_config=SimpleNamespace(max_model_len=64), renderer=None, input_processor=None)
     models = OpenAIServingModels(client, [BaseModelPath(name="base", model_path="/m")])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from surgery.residual.subspace import random_subspace
+from vllm_refusal.compatibility.wrapping import owner_of
 from vllm_refusal.server import names as serving
 from vllm_refusal.server.launch import ServerError, _check_names, default_name
 from vllm_refusal.settings.modules import AblationConfig, AblationModule
@@ -26,7 +27,8 @@ def base_serving(monkeypatch):
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.engine.serving import BaseServing
 
-    for owner, method, wrapper in serving.wrapped():
+    for place, wrapper in serving.wrapped().items():
+        owner, method = owner_of(place)
         monkeypatch.setattr(owner, method, wrapper(getattr(owner, method)))
     config = AblationConfig({name: module(name) for name in ("one", "two")}, None, N_LAYERS, D_MODEL, 4)
     client = SimpleNamespace(

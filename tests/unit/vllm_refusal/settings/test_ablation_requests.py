@@ -20,7 +20,8 @@ from surgery.files.artifacts import save_artifact
 from surgery.model.models import describe_model
 from surgery.residual.subspace import random_subspace
 from surgery.residual.vectors import RefusalVectors
-from vllm_refusal.admission.patches import admit
+from vllm_refusal.admission import engine_core
+from vllm_refusal.admission.engine_core import admit
 from vllm_refusal.server.launch import ServerError, server_arguments
 from vllm_refusal.settings.loading import load_config
 from vllm_refusal.settings.modules import ConfigError
@@ -419,15 +420,14 @@ def test_embedded_prompts_that_are_not_finite_and_streamed_ones_end_in_the_core(
 
 
 def test_what_the_core_admits_follows_what_its_workers_load(config, files, monkeypatch):
-    from vllm_refusal.admission import patches as admission
     from vllm_refusal.settings.modules import Room
 
     room = replace(config, room=Room(9, 8, ("stream", "writes")))
     added = replace(room.modules["one"], name="late")
-    monkeypatch.setattr("vllm_refusal.settings.loading.load_another", lambda name, spec, vllm_config: added)
+    monkeypatch.setattr(engine_core, "load_another", lambda name, spec, vllm_config: added)
     core = SimpleNamespace(ablation=room, vllm_config=None)
     faults = [{"fault": None}]
-    call = admission._following_modules(lambda *arguments: faults)
+    call = engine_core.following_modules(lambda *arguments: faults)
     call(core, "load_ablation", None, ("late", {}, {}))
     assert "late" in core.ablation.modules
     call(core, "unload_ablation", None, ("late",))
