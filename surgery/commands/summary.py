@@ -7,13 +7,13 @@ from typing import Any
 
 from surgery.console.table import Column, table
 from surgery.files.artifacts import file_sha256
-from surgery.residual.layers import LayerSpec, format_layers
+from surgery.residual.layers import LayerSpec, format_layers, late_layers
 from surgery.residual.subspace import KIND as SUBSPACE
 from surgery.residual.subspace import Subspace, load_vectors_or_subspace
 from surgery.residual.vectors import KIND as VECTORS
-from surgery.statistics.cosines import late_layers
+from surgery.statistics.angle_table import angle_lines
 from surgery.statistics.separability import analysis
-from surgery.statistics.tier_angles import angle_lines, tier_angles
+from surgery.statistics.tier_angles import tier_angles
 from surgery.weights import manifest as manifests
 
 PerLayer = tuple[Column, Sequence[Any]]

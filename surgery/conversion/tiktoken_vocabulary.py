@@ -4,12 +4,11 @@ import base64
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from surgery.console.errors import ModelError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 FILE = "qwen.tiktoken"
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -99,15 +98,12 @@ def merge_bytes(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     return parts
 
 
-def build_tokenizer(vocabulary: Vocabulary, merges: list[tuple[bytes, bytes]]) -> "Tokenizer":
+def build_tokenizer(vocabulary: Vocabulary, merges: list[tuple[bytes, bytes]]) -> Tokenizer:
     """The same tokenizer in the `tokenizers` library: NFC, `PIECES`, byte-level BPE, special tokens after the ranks.
 
     Args:
         merges: `recover_merges` of the vocabulary.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
     letters = bytes_to_unicode()  # the printable characters that stand for bytes (Radford et al. 2019, GPT-2)
     names = {token: "".join(letters[byte] for byte in token) for token in vocabulary.ranks}
     pairs = [(names[left], names[right]) for left, right in merges]

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -237,7 +237,7 @@ def generate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt
     """Greedy answers of at most `MAX_NEW_TOKENS` tokens, in one left-padded batch."""
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
-    output = model.generate(
+    output = cast(Any, model).generate(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         max_new_tokens=MAX_NEW_TOKENS,

@@ -97,3 +97,8 @@ def _shown(value: object) -> str:
     except ValueError:  # Python writes no integer of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def late_layers(n_layers: int) -> range:
+    """Middle and late layers, the last 60 % of the depth."""
+    return range(round(0.4 * n_layers), n_layers)

@@ -6,5 +6,6 @@ fitting         one layer's vector and the statistics that need every prompt
 selection       which vector controls refusal, by the next token
 separability    Cohen's d, AUROC, reliability
 cosines, angles, tier_angles   how vectors and subspaces of layers, files and tiers lie to each other
+angle_table     the angles of tiers as text; loads no torch
 figures         vectors, cosines and effect sizes drawn
 """

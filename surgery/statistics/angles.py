@@ -3,15 +3,15 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from scipy.linalg import subspace_angles
 
 from surgery.console.errors import MismatchError
 from surgery.console.table import table
 from surgery.residual.subspace import Subspace, load_vectors_or_subspace
 from surgery.residual.vectors import RefusalVectors
-
-if TYPE_CHECKING:
-    import torch
 
 _COMPARED = (
     ("angles_degrees", "angle", "degrees", ".3f"),
@@ -20,7 +20,7 @@ _COMPARED = (
 )
 
 
-def principal_angles(a: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
+def principal_angles(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Angles between two subspaces, smallest first, in radians; small ones keep their digits.
 
     (Bjorck & Golub 1973, Math. Comp. 27(123), section 3; Knyazev & Argentati 2002, SIAM J. Sci. Comput. 23(6))
@@ -30,9 +30,6 @@ def principal_angles(a: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
     Returns: [min(rank)], float64, each in 0..pi/2.
     Raises: MismatchError when d_model differs.
     """
-    import torch
-    from scipy.linalg import subspace_angles
-
     if a.shape[1] != b.shape[1]:
         raise MismatchError(
             f"one subspace has d_model {a.shape[1]}, the other {b.shape[1]}; compare those of one model"

@@ -3,18 +3,18 @@
 import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from scipy.special import stdtrit
 
 from surgery.reading.activations import HARMFUL, SAFE, LayerActivations
+from surgery.residual.layers import late_layers
 from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.estimators import block_means
 
-if TYPE_CHECKING:
-    import torch
-
 MOST_BLOCKS = 100  # of prompts that are left out together: each costs n_layers vectors for a while
 FEWEST_BLOCKS = 3
-LATE = 0.6  # the last share of the depth, "middle and late layers"
 LEVEL = 0.95
 
 
@@ -27,7 +27,7 @@ def block_counts(n_harmful: int, n_safe: int, matched: bool) -> list[int]:
     return [n // max(1, math.ceil(n / MOST_BLOCKS)) for n in sizes]
 
 
-def cosines_without(layers: Sequence[LayerActivations]) -> "torch.Tensor | None":
+def cosines_without(layers: Sequence[LayerActivations]) -> torch.Tensor | None:
     """Cosines between the layers' expected differences of means, of all prompts and with one block of them left out.
 
     The inner product of two layers' differences of means, r_i . r_j, exceeds that of what they estimate by the trace of
@@ -42,8 +42,6 @@ def cosines_without(layers: Sequence[LayerActivations]) -> "torch.Tensor | None"
         of all prompts, then without each block of pairs, or of harmful prompts and then of safe ones. None for a single
         layer, with fewer than `FEWEST_BLOCKS` blocks, or where some vector is no longer than its error.
     """
-    import torch
-
     counts = block_counts(*layers[0].sizes, layers[0].matched)
     if len(layers) < 2 or min(counts) < FEWEST_BLOCKS:
         return None
@@ -62,7 +60,7 @@ def cosine_statistics(rvs: RefusalVectors) -> dict[str, Any] | None:
 
     Returns: {neighbours, far, decay, late}, each {estimate, low, high, n}, n the pairs (or prompts): mean cosine between
         neighbouring layers; mean over the distances of half the depth and more; the former minus the latter; mean among
-        the last `LATE` of the layers, null when that is one layer. None for a file without what they take.
+        the last 60 % of the layers, null when that is one layer. None for a file without what they take.
     """
     cosines = rvs.extras.get("cosines_without")
     if cosines is None:
@@ -74,7 +72,7 @@ def cosine_statistics(rvs: RefusalVectors) -> dict[str, Any] | None:
 
 
 def jackknife(
-    whole: float, without: "Sequence[torch.Tensor]", most: float, level: float = LEVEL
+    whole: float, without: Sequence[torch.Tensor], most: float, level: float = LEVEL
 ) -> tuple[float, float, float]:
     """Estimate without its first-order bias, and its interval by Student's t.
 
@@ -89,8 +87,6 @@ def jackknife(
         most: the greatest absolute value that theta can take.
     Returns: estimate, low, high.
     """
-    from scipy.special import stdtrit
-
     means = [values.mean().item() for values in without]
     bias = sum((len(values) - 1) * (mean - whole) for values, mean in zip(without, means, strict=True))
     variance = sum((len(values) - 1) * values.var(correction=0).item() for values in without)
@@ -99,36 +95,25 @@ def jackknife(
     return estimate, low, high
 
 
-def decay_off_diagonal(cosine: "torch.Tensor") -> "torch.Tensor":
+def decay_off_diagonal(cosine: torch.Tensor) -> torch.Tensor:
     """Mean cosine at each layer distance: [n, n] -> [n]; entry k averages cosine[i, i + k], entry 0 is 1."""
-    import torch
-
     return torch.stack([cosine.diagonal(distance).mean() for distance in range(len(cosine))])
 
 
-def late_layers(n_layers: int) -> range:
-    """Middle and late layers."""
-    return range(round((1 - LATE) * n_layers), n_layers)
-
-
-def _shares(layer: LayerActivations, counts: Sequence[int]) -> "torch.Tensor":
+def _shares(layer: LayerActivations, counts: Sequence[int]) -> torch.Tensor:
     """What each block adds to the difference of means, [sum(counts), d_model] float32."""
-    import torch
-
     if layer.matched:
         return (_block_shares(layer, HARMFUL, counts[0]) - _block_shares(layer, SAFE, counts[0])).float()
     harmful, safe = (_block_shares(layer, group, n) for group, n in zip((HARMFUL, SAFE), counts, strict=True))
     return torch.cat([harmful, -safe]).float()
 
 
-def _block_shares(layer: LayerActivations, group: int, n_blocks: int) -> "torch.Tensor":
-    import torch
-
+def _block_shares(layer: LayerActivations, group: int, n_blocks: int) -> torch.Tensor:
     sizes = torch.bincount(torch.arange(layer.sizes[group]) % n_blocks).double()
     return block_means(layer, group, n_blocks) * (sizes / layer.sizes[group])[:, None]
 
 
-def _grams(samples: "Sequence[torch.Tensor]") -> "Iterator[torch.Tensor]":
+def _grams(samples: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Inner products of what the layers' differences of means estimate: of all prompts, then without each block.
 
     Without block b of G, r becomes r - g (x_b - mean x) with g = G / (G - 1), the others' shares being g times as large.
@@ -137,8 +122,6 @@ def _grams(samples: "Sequence[torch.Tensor]") -> "Iterator[torch.Tensor]":
         samples: blocks' shares of the differences of means, [n_blocks, n_layers, d_model] each.
     Yields: [n_layers, n_layers] float64.
     """
-    import torch
-
     total = reduce(torch.add, (sample.double().sum(0) for sample in samples))
     spreads = [sample - sample.mean(0) for sample in samples]
     squares = [sum(_square(row) for row in spread) for spread in spreads]
@@ -152,16 +135,14 @@ def _grams(samples: "Sequence[torch.Tensor]") -> "Iterator[torch.Tensor]":
             yield _square(total - g * row.double()) - others - left
 
 
-def _square(rows: "torch.Tensor") -> "torch.Tensor":
+def _square(rows: torch.Tensor) -> torch.Tensor:
     """Inner products of the rows, [n, d] -> [n, n] float64."""
     wide = rows.double()
     return wide @ wide.T
 
 
-def _means(cosine: "torch.Tensor") -> dict[str, float | None]:
+def _means(cosine: torch.Tensor) -> dict[str, float | None]:
     """The statistics of one cosine matrix, [n_layers, n_layers] float64."""
-    import torch
-
     by_distance = decay_off_diagonal(cosine)
     neighbours, far = by_distance[1].item(), by_distance[math.ceil(len(cosine) / 2) :].mean().item()
     first = late_layers(len(cosine)).start
@@ -171,10 +152,8 @@ def _means(cosine: "torch.Tensor") -> dict[str, float | None]:
     return {"neighbours": neighbours, "far": far, "decay": neighbours - far, "late": among}
 
 
-def _matrix(above: "torch.Tensor", n_layers: int) -> "torch.Tensor":
+def _matrix(above: torch.Tensor, n_layers: int) -> torch.Tensor:
     """A symmetric matrix with ones on its diagonal from what is above it, row by row."""
-    import torch
-
     matrix = torch.eye(n_layers, dtype=above.dtype)
     first, second = torch.triu_indices(n_layers, n_layers, 1)
     matrix[first, second] = matrix[second, first] = above
@@ -184,8 +163,6 @@ def _matrix(above: "torch.Tensor", n_layers: int) -> "torch.Tensor":
 def _statistic(
     name: str, whole: dict[str, float | None], without: list[dict[str, float | None]], counts: list[int], n: int
 ) -> dict[str, Any] | None:
-    import torch
-
     value = whole[name]
     if value is None:
         return None

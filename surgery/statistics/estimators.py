@@ -1,22 +1,18 @@
 """Estimators of a refusal vector from the activations of harmful and of safe prompts at one layer."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+
+import torch
 
 from surgery.reading.activations import CHUNK_BYTES, HARMFUL, SAFE, LayerActivations
-
-if TYPE_CHECKING:
-    import torch
 
 N_BLOCKS = 11  # of median-of-means: up to five of them may hold outliers
 TRIM = 0.1  # of winsorized: the share of values pulled in at either end
 _ITERATIONS, _TOLERANCE = 200, 1e-10
 
 
-def group_means(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
+def group_means(layer: LayerActivations) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean activation on the harmful and on the safe prompts, each [d_model] float64, summed in float64."""
-    import torch
-
     sums = torch.zeros(2, layer.d_model, dtype=torch.float64)
     for group in (HARMFUL, SAFE):
         for _, rows in layer.rows(group):
@@ -24,7 +20,7 @@ def group_means(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
     return sums[HARMFUL] / layer.sizes[HARMFUL], sums[SAFE] / layer.sizes[SAFE]
 
 
-def mean(layer: LayerActivations) -> "torch.Tensor":
+def mean(layer: LayerActivations) -> torch.Tensor:
     """Difference of means, r = mean(harmful) - mean(safe)   (Arditi et al. 2024, arXiv:2406.11717, eq. 2, section 2.3).
 
     Returns: [d_model], float64.
@@ -33,7 +29,7 @@ def mean(layer: LayerActivations) -> "torch.Tensor":
     return harmful - safe
 
 
-def median_of_means(layer: LayerActivations, n_blocks: int = N_BLOCKS) -> "torch.Tensor":
+def median_of_means(layer: LayerActivations, n_blocks: int = N_BLOCKS) -> torch.Tensor:
     """Geometric median of the differences of means of blocks of prompts.
 
     r = argmin_m sum_b ||m - (mean_{n in b} harmful_n - mean_{n in b} safe_n)||
@@ -48,7 +44,7 @@ def median_of_means(layer: LayerActivations, n_blocks: int = N_BLOCKS) -> "torch
     return geometric_median(block_means(layer, HARMFUL, n_blocks) - block_means(layer, SAFE, n_blocks))
 
 
-def geometric_median(points: "torch.Tensor") -> "torch.Tensor":
+def geometric_median(points: torch.Tensor) -> torch.Tensor:
     """The point of least summed distance to the rows, by Weiszfeld's iteration as amended for iterates on a row.
 
     (Vardi & Zhang 2000, PNAS 97(4), eq. 2.6)
@@ -73,15 +69,13 @@ def geometric_median(points: "torch.Tensor") -> "torch.Tensor":
     return median
 
 
-def winsorized(layer: LayerActivations, trim: float = TRIM) -> "torch.Tensor":
+def winsorized(layer: LayerActivations, trim: float = TRIM) -> torch.Tensor:
     """Difference of winsorized means, coordinate by coordinate.
 
     In each group the g = floor(trim * n) smallest values of a coordinate become the next larger one, the g largest the
     next smaller one, before the mean is taken   (Tukey & McLaughlin 1963, Sankhya A 25(3))
     Returns: [d_model], float64; the difference of means while g is 0.
     """
-    import torch
-
     parts = []
     for columns in _column_blocks(layer):
         means = []
@@ -93,7 +87,7 @@ def winsorized(layer: LayerActivations, trim: float = TRIM) -> "torch.Tensor":
     return torch.cat(parts)
 
 
-def svd(layer: LayerActivations) -> "torch.Tensor":
+def svd(layer: LayerActivations) -> torch.Tensor:
     """The mean paired difference's part along the leading right singular vector of the paired differences.
 
     r = (mean(D) . v_1) v_1,  D = U S V^T,  D_n = harmful_n - safe_n, not centred   (uncentred PCA of paired differences:
@@ -106,7 +100,7 @@ def svd(layer: LayerActivations) -> "torch.Tensor":
     return (mean(layer) @ direction) * direction
 
 
-def singular_directions(layer: LayerActivations, n_directions: int) -> "tuple[torch.Tensor, torch.Tensor]":
+def singular_directions(layer: LayerActivations, n_directions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Leading right singular vectors of matched pairs' differences, not centred, and the singular values.
 
     A QR that takes in a few rows at a time keeps R^T R = D^T D, whose singular vectors are those of D
@@ -117,8 +111,6 @@ def singular_directions(layer: LayerActivations, n_directions: int) -> "tuple[to
     Returns: ([n_directions, d_model] orthonormal rows, each turned so that the mean difference lies on its positive
         side; [n_directions] descending), float64.
     """
-    import torch
-
     triangle = torch.zeros(0, layer.d_model, dtype=torch.float64)
     total = torch.zeros(layer.d_model, dtype=torch.float64)
     for _, harmful, safe in layer.pairs():
@@ -131,7 +123,7 @@ def singular_directions(layer: LayerActivations, n_directions: int) -> "tuple[to
     return directions * sign[:, None], values[:n_directions]
 
 
-ESTIMATORS: "dict[str, Callable[[LayerActivations], torch.Tensor]]" = {
+ESTIMATORS: dict[str, Callable[[LayerActivations], torch.Tensor]] = {
     "mean": mean,
     "median-of-means": median_of_means,
     "winsorized": winsorized,
@@ -147,10 +139,8 @@ def _column_blocks(layer: LayerActivations) -> Iterator[slice]:
         yield slice(start, min(start + width, layer.d_model))
 
 
-def block_means(layer: LayerActivations, group: int, n_blocks: int) -> "torch.Tensor":
+def block_means(layer: LayerActivations, group: int, n_blocks: int) -> torch.Tensor:
     """Means of the rows n, n + n_blocks, … of a group, [n_blocks, d_model] float64."""
-    import torch
-
     sums = torch.zeros(n_blocks, layer.d_model, dtype=torch.float64)
     for start, rows in layer.rows(group):
         sums.index_add_(0, torch.arange(start, start + len(rows)) % n_blocks, rows.double())

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from surgery.architecture.table import entry_of
 from surgery.console.errors import MismatchError, ModelError, PromptFileError
 from surgery.model.models import ModelInfo
@@ -22,7 +24,6 @@ from surgery.statistics.fitting import SEED, fit, statistics
 from surgery.statistics.tier_angles import half_grams
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]
@@ -142,7 +143,7 @@ def extract(
 
 def _activations(
     source: ActivationSource, readings: Readings, prompts: Sequence[Rendered], report: Callable[[], None]
-) -> "Iterator[tuple[Rendered, torch.Tensor]]":
+) -> Iterator[tuple[Rendered, torch.Tensor]]:
     """Every prompt with its activations, [n_readings, n_layers, d_model] float32, as the source gives them."""
     for index, taken in source.activations([prompt.ids for prompt in prompts], readings.sites, readings.depth):
         resid = readings.chosen(taken)
@@ -152,11 +153,9 @@ def _activations(
 
 
 def _projected(
-    activations: "Iterator[tuple[Rendered, torch.Tensor]]", sizes: tuple[int, int], vectors: "torch.Tensor"
-) -> "dict[str, torch.Tensor]":
+    activations: Iterator[tuple[Rendered, torch.Tensor]], sizes: tuple[int, int], vectors: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Projections of prompts that were not fitted on, one prompt at a time."""
-    import torch
-
     units = vectors.double() / vectors.double().norm(dim=1, keepdim=True)
     projections = [torch.empty(size, len(vectors)) for size in sizes]
     for prompt, resid in activations:
@@ -182,7 +181,7 @@ def _check_inputs(source: ActivationSource, contrast: Contrast, info: ModelInfo)
         )
 
 
-def _check_finite(resid: "torch.Tensor", name: str, dtype: str) -> None:
+def _check_finite(resid: torch.Tensor, name: str, dtype: str) -> None:
     broken = (~resid.isfinite()).any(dim=2).any(dim=0).nonzero()
     if len(broken):
         raise ModelError(

@@ -1,14 +1,12 @@
 """From one layer's activations to its refusal vector and the statistics that need every prompt."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import torch
 
 from surgery.console.errors import ModelError
 from surgery.reading.activations import HARMFUL, SAFE, LayerActivations
 from surgery.statistics.estimators import ESTIMATORS, group_means, singular_directions
-
-if TYPE_CHECKING:
-    import torch
 
 N_SPLITS = 20
 N_SCATTER = 128  # prompts of a group that the axes of the scatter plot are fitted on; all are placed on them
@@ -19,7 +17,7 @@ Rows = tuple[Sequence[int], Sequence[int]]
 
 def fit(
     layers: Sequence[LayerActivations], estimator: str = "mean", zero_allowed: bool = False
-) -> "dict[str, torch.Tensor]":
+) -> dict[str, torch.Tensor]:
     """The refusal vector of every layer and each prompt's projection on it.
 
     Args:
@@ -31,8 +29,6 @@ def fit(
         [n_harmful, n_layers] and [n_safe, n_layers], onto the unit vectors; float32.
     Raises: ModelError when a layer has no direction.
     """
-    import torch
-
     fitted: dict[str, list[torch.Tensor]] = {}
     for index, layer in enumerate(layers):
         harmful, safe = group_means(layer)
@@ -56,23 +52,19 @@ def fit(
     }
 
 
-def project(layer: LayerActivations, vector: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+def project(layer: LayerActivations, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Every prompt's activation on the unit vector along `vector`: [n_harmful] and [n_safe] float32."""
-    import torch
-
     unit = (vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)).float()
     harmful, safe = (torch.cat([rows @ unit for _, rows in layer.rows(group)]) for group in (HARMFUL, SAFE))
     return harmful, safe
 
 
-def split_half_cosines(layer: LayerActivations, n_splits: int = N_SPLITS, seed: int = SEED) -> "torch.Tensor":
+def split_half_cosines(layer: LayerActivations, n_splits: int = N_SPLITS, seed: int = SEED) -> torch.Tensor:
     """Cosine of the differences of means of two random halves of the prompts, [n_splits] float64.
 
     How well half the prompts reproduce the direction (split-half reliability: Spearman 1910, Br. J. Psychol. 3(3)). A
     matched pair is never divided; unmatched groups are halved each by itself. Needs two prompts a group.
     """
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     of_harmful = _halves(layer.sizes[HARMFUL], n_splits, generator)
     of_safe = of_harmful if layer.matched else _halves(layer.sizes[SAFE], n_splits, generator)
@@ -82,7 +74,7 @@ def split_half_cosines(layer: LayerActivations, n_splits: int = N_SPLITS, seed: 
     return torch.nn.functional.cosine_similarity(first, second, dim=1)
 
 
-def tagged_means(layer: LayerActivations, samples: Collection[Rows]) -> "tuple[torch.Tensor, torch.Tensor]":
+def tagged_means(layer: LayerActivations, samples: Collection[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
     """Differences of means over some prompts only, and the means of their safe ones, [n_samples, d_model] float32 each."""
     harmful, safe = (
         _weighted_sums(layer, group, _averaging([rows[group] for rows in samples], layer.sizes[group]))
@@ -91,13 +83,11 @@ def tagged_means(layer: LayerActivations, samples: Collection[Rows]) -> "tuple[t
     return (harmful - safe).float(), safe.float()
 
 
-def scatter(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
+def scatter(layer: LayerActivations) -> tuple[torch.Tensor, torch.Tensor]:
     """Every prompt on the two leading principal axes of all prompts' activations, for a plot.
 
     Returns: harmful [n_harmful, 2] and safe [n_safe, 2], float32; the harmful mean is on the positive side of both axes.
     """
-    import torch
-
     harmful, safe = (layer.read(group, 0, min(layer.sizes[group], N_SCATTER)).double() for group in (HARMFUL, SAFE))
     centre = torch.cat([harmful, safe]).mean(0)
     axes = torch.linalg.svd(torch.cat([harmful, safe]) - centre, full_matrices=False).Vh[:2]
@@ -111,7 +101,7 @@ def scatter(layer: LayerActivations) -> "tuple[torch.Tensor, torch.Tensor]":
 
 def statistics(
     layers: Sequence[LayerActivations], tags: Mapping[str, Rows], n_components: int
-) -> "dict[str, torch.Tensor]":
+) -> dict[str, torch.Tensor]:
     """What later commands need beyond `fit`, as the extra tensors of a refusal-vector file.
 
     Args:
@@ -121,8 +111,6 @@ def statistics(
         prompts a group or more), by_tag, safe_by_tag [n_tags, n_layers, d_model], components [n_layers, n_components,
         d_model] and singular_values [n_layers, n_components]; float32.
     """
-    import torch
-
     extras: dict[str, torch.Tensor] = {}
     if min(layers[0].sizes) > 1:
         extras["split_half_cosine"] = torch.stack([split_half_cosines(layer).float() for layer in layers], dim=1)
@@ -139,29 +127,23 @@ def statistics(
     return extras
 
 
-def _halves(n_rows: int, n_splits: int, generator: "torch.Generator") -> "tuple[torch.Tensor, torch.Tensor]":
+def _halves(n_rows: int, n_splits: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Random divisions of rows in two: the weights that average either half, [n_splits, n_rows] float64 each."""
-    import torch
-
     order = torch.stack([torch.randperm(n_rows, generator=generator) for _ in range(n_splits)])
     first = (order < n_rows // 2).double()
     return first / first.sum(1, keepdim=True), (1 - first) / (1 - first).sum(1, keepdim=True)
 
 
-def _averaging(rows: Sequence[Sequence[int]], n_rows: int) -> "torch.Tensor":
+def _averaging(rows: Sequence[Sequence[int]], n_rows: int) -> torch.Tensor:
     """Weights that average the rows named, [len(rows), n_rows] float64."""
-    import torch
-
     weights = torch.zeros(len(rows), n_rows, dtype=torch.float64)
     for index, chosen in enumerate(rows):
         weights[index, list(chosen)] = 1 / len(chosen)
     return weights
 
 
-def _weighted_sums(layer: LayerActivations, group: int, weights: "torch.Tensor") -> "torch.Tensor":
+def _weighted_sums(layer: LayerActivations, group: int, weights: torch.Tensor) -> torch.Tensor:
     """Sums over a group's rows, one for each row of weights: [n, n_rows] -> [n, d_model] float64."""
-    import torch
-
     total = torch.zeros(len(weights), layer.d_model, dtype=torch.float64)
     for start, rows in layer.rows(group):
         total += weights[:, start : start + len(rows)] @ rows.double()

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from surgery.console.errors import ModelError, PromptFileError
 from surgery.console.table import table
 from surgery.model.chat import prompt_token_ids
@@ -20,7 +22,6 @@ from surgery.reading.transformers_source import input_device
 from surgery.residual.vectors import RefusalVectors
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 KL_LIMIT, LAYER_LIMIT = 0.1, 0.8
@@ -93,8 +94,6 @@ def select(
     Raises: PromptFileError (no pairs), ModelError (the model does not refuse the harmful prompts, so there is nothing to
         select by), and as `ablated`.
     """
-    import torch
-
     if not pairs:
         raise PromptFileError("no prompt pairs; selection needs some that the vectors were not extracted from")
     options = template_options or {}
@@ -124,7 +123,7 @@ def select(
     )
 
 
-def refusal_tokens(on_harmful: "torch.Tensor", on_safe: "torch.Tensor") -> "torch.Tensor":
+def refusal_tokens(on_harmful: torch.Tensor, on_safe: torch.Tensor) -> torch.Tensor:
     """The tokens that open answers to harmful prompts and hardly ever those to safe ones.
 
     Args:
@@ -144,7 +143,7 @@ def refusal_tokens(on_harmful: "torch.Tensor", on_safe: "torch.Tensor") -> "torc
     return tokens[harmful[tokens].argsort(descending=True)]
 
 
-def refusal_score(log_probs: "torch.Tensor", tokens: "torch.Tensor") -> "torch.Tensor":
+def refusal_score(log_probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """log p - log(1 - p) of the refusal tokens' probability p (Arditi et al. 2024, appendix B).
 
     Args:
@@ -170,14 +169,12 @@ def next_token_log_probs(
     model: "PreTrainedModel",
     prompts: Sequence[Sequence[int]],
     intervention: "AbstractContextManager[Any] | None" = None,
-) -> "torch.Tensor":
+) -> torch.Tensor:
     """Log probabilities of the token after each prompt, under an intervention; prompts of equal length run together.
 
     Returns: [n_prompts, vocab_size], float32, on the CPU.
     Raises: ModelError when they are not finite.
     """
-    import torch
-
     rows: list[Any] = [None] * len(prompts)
     device = input_device(model)
     with intervention or nullcontext(), torch.inference_mode():

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from surgery.console.errors import ArtifactError, ShapeError
 from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.cosines import cosine_statistics, decay_off_diagonal
-
-if TYPE_CHECKING:
-    import torch
 
 N_RESAMPLES = 2000
 CAVEATS = (
@@ -19,7 +18,7 @@ CAVEATS = (
 )
 
 
-def cohens_d(harmful: "torch.Tensor", safe: "torch.Tensor") -> "torch.Tensor":
+def cohens_d(harmful: torch.Tensor, safe: torch.Tensor) -> torch.Tensor:
     """Cohen's d per layer.
 
     d = (mean_h - mean_s) / s,  s^2 = ((n_h - 1) s_h^2 + (n_s - 1) s_s^2) / (n_h + n_s - 2)
@@ -44,13 +43,13 @@ def cohens_d(harmful: "torch.Tensor", safe: "torch.Tensor") -> "torch.Tensor":
 
 
 def cohens_d_interval(
-    harmful: "torch.Tensor",
-    safe: "torch.Tensor",
+    harmful: torch.Tensor,
+    safe: torch.Tensor,
     level: float = 0.95,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
     matched: bool = True,
-) -> "torch.Tensor":
+) -> torch.Tensor:
     """Percentile bootstrap interval of Cohen's d per layer, the direction held fixed.
 
     Matched pairs are drawn whole with replacement; of unmatched groups each is drawn by itself   (Efron & Tibshirani
@@ -60,8 +59,6 @@ def cohens_d_interval(
     Returns: [2, n_layers] float64, low and high; NaN where a resample without variance leaves d undefined.
     Raises: ShapeError, as `cohens_d`, or when matched groups differ in size.
     """
-    import torch
-
     cohens_d(harmful, safe)  # its checks
     if matched and len(harmful) != len(safe):
         raise ShapeError(f"the bootstrap draws pairs, found {len(harmful)} harmful and {len(safe)} safe prompts")
@@ -79,16 +76,14 @@ def cohens_d_interval(
     return torch.quantile(d, tail, dim=0)
 
 
-def _resamples(n: int, n_resamples: int, generator: "torch.Generator") -> "torch.Tensor":
+def _resamples(n: int, n_resamples: int, generator: torch.Generator) -> torch.Tensor:
     """How often each of n prompts is drawn in each resample, [n_resamples, n] float64."""
-    import torch
-
     drawn = torch.randint(n, (n_resamples, n), generator=generator)
     counts = torch.zeros(n_resamples, n, dtype=torch.float64)
     return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
 
 
-def auroc(harmful: "torch.Tensor", safe: "torch.Tensor") -> "torch.Tensor":
+def auroc(harmful: torch.Tensor, safe: torch.Tensor) -> torch.Tensor:
     """Chance that a harmful prompt projects farther than a safe one, ties counted half, per layer.
 
     (Mann-Whitney U over n_h n_s: Hanley & McNeil 1982, Radiology 143(1))
@@ -97,8 +92,6 @@ def auroc(harmful: "torch.Tensor", safe: "torch.Tensor") -> "torch.Tensor":
     Returns: [n_layers], float64; 0.5 is no separation, 1 is complete.
     Raises: ShapeError when a group is empty.
     """
-    import torch
-
     if 0 in (*harmful.shape, *safe.shape):
         raise ShapeError(f"AUROC needs prompts in both groups, found {list(harmful.shape)} and {list(safe.shape)}")
     ordered = safe.double().T.sort(dim=1).values.contiguous()
@@ -107,21 +100,19 @@ def auroc(harmful: "torch.Tensor", safe: "torch.Tensor") -> "torch.Tensor":
     return below.double().mean(1) / (2 * len(safe))
 
 
-def effective_rank(matrix: "torch.Tensor") -> float:
+def effective_rank(matrix: torch.Tensor) -> float:
     """How many directions a set of vectors spreads over: exp of the entropy of the normalized eigenvalues.
 
     (Roy & Vetterli 2007, EUSIPCO) of a cosine matrix: 1 when all vectors are parallel, n when all are orthogonal.
     Args:
         matrix: [n, n], symmetric, positive semi-definite.
     """
-    import torch
-
     shares = torch.linalg.eigvalsh(matrix.double()).clamp(min=0)
     shares = shares / shares.sum()
     return torch.special.entr(shares).sum().exp().item()
 
 
-def cosine_matrix(vectors: "torch.Tensor") -> "torch.Tensor":
+def cosine_matrix(vectors: torch.Tensor) -> torch.Tensor:
     """Cosine of every pair of rows: [n_layers, d_model] -> [n_layers, n_layers] float64.
 
     Raises: ArtifactError when a vector is zero.
@@ -173,7 +164,7 @@ def _numbers(n_harmful: int, n_safe: int, matched: bool) -> dict[str, Any]:
 
 
 def _separation(
-    harmful: "torch.Tensor | None", safe: "torch.Tensor | None", n_layers: int, matched: bool
+    harmful: torch.Tensor | None, safe: torch.Tensor | None, n_layers: int, matched: bool
 ) -> dict[str, Any]:
     """d, its interval and AUROC of every layer; null where they cannot be had."""
     missing = [None] * n_layers
@@ -214,7 +205,7 @@ def _tag_cosine(rvs: RefusalVectors) -> dict[str, Any]:
     }
 
 
-def _tagged(rvs: RefusalVectors) -> "list[tuple[Mapping[str, Any], torch.Tensor]]":
+def _tagged(rvs: RefusalVectors) -> list[tuple[Mapping[str, Any], torch.Tensor]]:
     tags = rvs.header.get("tags") or ()
     return list(zip(tags, rvs.extras["by_tag"], strict=True)) if "by_tag" in rvs.extras else []
 
@@ -229,7 +220,7 @@ def _readings(rvs: RefusalVectors) -> dict[str, Any]:
     return found
 
 
-def _rowwise_cosine(a: "torch.Tensor", b: "torch.Tensor") -> list[float | None]:
+def _rowwise_cosine(a: torch.Tensor, b: torch.Tensor) -> list[float | None]:
     dots, norms = (a.double() * b.double()).sum(1), a.double().norm(dim=1) * b.double().norm(dim=1)
     return _finite((dots / norms).clamp(-1, 1).tolist())
 

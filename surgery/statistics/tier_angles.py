@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from surgery.console.table import table
+import torch
+
 from surgery.reading.activations import HARMFUL, SAFE, LayerActivations
 from surgery.residual.layers import LayerSpec, format_layers, parse_layers
 from surgery.residual.subspace import Subspace
@@ -13,17 +14,12 @@ from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.angles import principal_angles
 from surgery.statistics.fitting import SEED, Rows, tagged_means
 
-if TYPE_CHECKING:
-    import torch
-
 N_SPLITS = 10
 MIN_HALF = 2  # prompts: the mean of one is no mean
 INDEPENDENT = 1e-6  # least eigenvalue of a Gram matrix of unit vectors that float32 entries leave above their rounding
-_HALVES = [(name, ">22") for name in ("halves across", "within first", "within second")]
-_COLUMNS = [("layers", ">10"), ("angle", ">5"), ("tiers", ">15"), ("all prompts", ">11"), *_HALVES, ("excess", ">6")]
 
 
-def half_grams(layers: Sequence[LayerActivations], tags: Mapping[str, Rows]) -> "torch.Tensor | None":
+def half_grams(layers: Sequence[LayerActivations], tags: Mapping[str, Rows]) -> torch.Tensor | None:
     """Inner products of the unit RVs of disjoint halves of every tier, all of one size, for random splits.
 
     They are all that the principal angles between spans of these vectors take, for any choice of layers, in a
@@ -35,8 +31,6 @@ def half_grams(layers: Sequence[LayerActivations], tags: Mapping[str, Rows]) -> 
     Returns: [N_SPLITS, n, n] float32 with n = n_tiers * 2 * n_layers, tier by tier, half by half, layer by layer; None
         with fewer than two tiers, or when a tier is too small to be halved.
     """
-    import torch
-
     samples = _halves(tags, layers[0].matched)
     if not samples:
         return None
@@ -79,7 +73,7 @@ def tier_angles(rvs: RefusalVectors, spans: Iterable[LayerSpec]) -> list[dict[st
     ]
 
 
-def angles_of_gram(gram: "torch.Tensor", first: Sequence[int], second: Sequence[int]) -> "torch.Tensor":
+def angles_of_gram(gram: torch.Tensor, first: Sequence[int], second: Sequence[int]) -> torch.Tensor:
     """Principal angles between the spans of two sets of vectors, from their inner products alone.
 
     With G_A = U S U^T, the rows of S^(-1/2) U^T A are orthonormal, so the cosines are the singular values of
@@ -90,8 +84,6 @@ def angles_of_gram(gram: "torch.Tensor", first: Sequence[int], second: Sequence[
         first, second: which of them span either side.
     Returns: [min(rank)] float64 radians, smallest first.
     """
-    import torch
-
     wide = gram.double()
     maps = []
     for rows in (first, second):
@@ -100,52 +92,6 @@ def angles_of_gram(gram: "torch.Tensor", first: Sequence[int], second: Sequence[
         maps.append(vectors[:, kept] / values[kept].sqrt())
     cosines = torch.linalg.svdvals(maps[0].T @ wide[list(first)][:, list(second)] @ maps[1])
     return cosines.clamp(0, 1).arccos()
-
-
-def excess(row: Mapping[str, Any], index: int) -> float | None:
-    """Degrees by which halves of different tiers lie farther apart than halves of one tier, on average over the splits.
-
-    Args:
-        row: one of `tier_angles`.
-        index: which of its angles.
-    Returns: None without halves, or where their spans have fewer dimensions.
-    """
-    parts = [row["across"], *(row["within"] or ())]
-    if None in parts or any(index >= len(part["mean"]) for part in parts):
-        return None
-    across, first, second = (part["mean"][index] for part in parts)
-    return across - (first + second) / 2
-
-
-def angle_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The angles as lines of text: a row for each angle."""
-    if not found:
-        return []
-    rows: list[list[object]] = []
-    for row in found:
-        for index, angle in enumerate(row["angles_degrees"]):
-            halves = [_spread(part, index) for part in (row["across"], *(row["within"] or (None, None)))]
-            over = excess(row, index)
-            above = None if over is None else f"{over:+.1f}"
-            rows.append([row["layers"], index, " / ".join(row["tiers"]), f"{angle:.1f}", *halves, above])
-    return [
-        "",
-        "principal angles between the vectors of two tiers, in degrees; of halves mean (least .. greatest) over splits.",
-        f"Halves of one tier lie apart by noise alone; only the excess over them tells tiers apart. {_size(found[0])}",
-        *table(_COLUMNS, rows, gap=" "),
-    ]
-
-
-def _size(row: Mapping[str, Any]) -> str:
-    if row["across"] is None:
-        return "This file has no halves: extract it again, from at least four prompts a tier."
-    return f"Halves: {row['n_per_half']} harmful prompts each."
-
-
-def _spread(part: Mapping[str, Any] | None, index: int) -> str | None:
-    if part is None or index >= len(part["mean"]):
-        return None
-    return f"{part['mean'][index]:.1f} ({part['low'][index]:.1f} .. {part['high'][index]:.1f})"
 
 
 def _is_tier(tag: str) -> bool:
@@ -157,8 +103,6 @@ def _halves(tags: Mapping[str, Rows], matched: bool) -> dict[tuple[int, str, int
 
     Unmatched tiers share the safe prompts, which are halved as well: half 0 of every tier has one half of them.
     """
-    import torch
-
     tiers = {tag: rows for tag, rows in tags.items() if _is_tier(tag)}
     size = min((len(rows[HARMFUL]) for rows in tiers.values()), default=0) // 2
     if len(tiers) < 2 or size < MIN_HALF:
@@ -175,9 +119,7 @@ def _halves(tags: Mapping[str, Rows], matched: bool) -> dict[tuple[int, str, int
     return samples
 
 
-def _shuffled(rows: Sequence[int], generator: "torch.Generator") -> list[int]:
-    import torch
-
+def _shuffled(rows: Sequence[int], generator: torch.Generator) -> list[int]:
     return [rows[index] for index in torch.randperm(len(rows), generator=generator).tolist()]
 
 
@@ -206,10 +148,8 @@ def _of_halves(
     return {"across": _over_splits(grams, across), "within": [_over_splits(grams, each) for each in within]}
 
 
-def _over_splits(grams: "torch.Tensor", sides: Sequence[tuple[list[int], list[int]]]) -> dict[str, list[float]]:
+def _over_splits(grams: torch.Tensor, sides: Sequence[tuple[list[int], list[int]]]) -> dict[str, list[float]]:
     """Mean, least and greatest of every angle, in degrees; a split counts by the mean over `sides`."""
-    import torch
-
     angles = [torch.stack([angles_of_gram(gram, *side) for side in sides]).mean(0) for gram in grams]
     rank = min(map(len, angles))
     degrees = torch.rad2deg(torch.stack([each[:rank] for each in angles]))

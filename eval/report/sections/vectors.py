@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from eval.report.documents import Cell, Column, Measured, Picture, Section, Table, Value, formatted, number
 from eval.report.figures import DIAMONDS, canvas, colour, label, layer_ticks, legend, mark_excluded, picture
 from eval.report.results import Results
-from surgery.statistics.tier_angles import excess
+from surgery.statistics.angle_table import excess
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,7 @@ from eval.statistics.confirmation import choose_on_half
 from eval.statistics.intervals import Interval, paired_difference
 from eval.studies.recipes.claims import Evidence
 from eval.studies.recipes.recipe import Recipe
-from surgery.residual.layers import format_layers, parse_layers
-from surgery.statistics.cosines import late_layers
+from surgery.residual.layers import format_layers, late_layers, parse_layers
 
 Mask = NDArray[np.bool_] | slice
 EVERYBODY = slice(None)

@@ -6,8 +6,9 @@ import torch
 
 from surgery.commands.summary import render, summarize
 from surgery.reading.activations import LayerActivations
+from surgery.residual.layers import late_layers
 from surgery.residual.vectors import RefusalVectors
-from surgery.statistics.cosines import block_counts, cosine_statistics, cosines_without, jackknife, late_layers
+from surgery.statistics.cosines import block_counts, cosine_statistics, cosines_without, jackknife
 from surgery.statistics.separability import analysis, cosine_matrix
 
 N_LAYERS, D_MODEL = 6, 64

@@ -13,8 +13,9 @@ from eval.report.report import write_report
 from surgery.reading.activations import LayerActivations
 from surgery.residual.subspace import orthonormal_basis
 from surgery.residual.vectors import RefusalVectors
+from surgery.statistics.angle_table import excess
 from surgery.statistics.angles import principal_angles
-from surgery.statistics.tier_angles import angles_of_gram, excess, half_grams, tier_angles
+from surgery.statistics.tier_angles import angles_of_gram, half_grams, tier_angles
 
 D_MODEL, N_LAYERS = 64, 3
 
