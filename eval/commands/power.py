@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval.commands.judge_options import Finite
+from surgery.console.table import table
 
 if TYPE_CHECKING:
     from eval.power.pilot import Pilot
@@ -149,14 +150,13 @@ def _lines(
     rows: Sequence["PlanRow"], spread: "Spread", level: "Level", difference: float | None, pilot: "Pilot | None"
 ) -> list[str]:
     asked = f"to find {difference:+g}" if difference is not None else "least rise found"
-    priced = any(row.cost is not None for row in rows)
-    heads = f"{'':<46} {'difference':>10} {'prompts':>12} {'responses':>10} {'verdicts':>10}"
+    columns = [("", "<46"), ("difference", ">10"), ("prompts", ">12"), ("responses", ">10"), ("verdicts", ">10")]
+    columns += [("cost", ">10")] if any(row.cost is not None for row in rows) else []
     return [
         f"{asked} with {level.power:.0%} power at p <= {level.significance:g}, two-sided",
         *_assumptions(spread, difference, pilot),
         "",
-        heads + (f" {'cost':>10}" if priced else ""),
-        *(_line(row, priced) for row in rows),
+        *table(columns, [_cells(row)[: len(columns)] for row in rows], gap=" "),
         "",
         "corrected: Bonferroni over the conditions, an upper bound of what max-T and Holm need",
         "prompts are scored ones; verdicts are an upper bound, for equal responses are judged once",
@@ -175,10 +175,10 @@ def _assumptions(spread: "Spread", difference: float | None, pilot: "Pilot | Non
     return [f"{seen} over {pilot.n_conditions} conditions, {noise}{unknown}"]
 
 
-def _line(row: "PlanRow", priced: bool) -> str:
+def _cells(row: "PlanRow") -> list[object]:
     difference = "none" if row.difference is None else f"{row.difference:.3g}"
     if row.n_prompts is None:
-        return f"{row.name:<46} {difference:>10} {'more than 10 million':>12}"
+        return [row.name, difference, "more than 10 million", "", "", ""]
     each = f"{row.n_groups} x {row.n_prompts // row.n_groups}" if row.n_groups > 1 else str(row.n_prompts)
-    line = f"{row.name:<46} {difference:>10} {each:>12} {row.n_responses:>10} {row.n_verdicts:>10}"
-    return line + (f" {row.cost:>10.2f}" if priced else "")
+    cost = "" if row.cost is None else f"{row.cost:.2f}"
+    return [row.name, difference, each, row.n_responses, row.n_verdicts, cost]

@@ -7,6 +7,7 @@ from eval.report.documents import Table, display, is_text
 from eval.report.report import read_results
 from eval.report.results import Results
 from eval.report.sections import contrast, transfer
+from surgery.console.table import table
 
 
 def headline(runs: Sequence[Path | str], judge_id: str | None = None) -> str:
@@ -16,26 +17,18 @@ def headline(runs: Sequence[Path | str], judge_id: str | None = None) -> str:
     return "\n".join([*map(contrast.contrast_line, results), told])
 
 
-def text_table(table: Table) -> str:
+def text_table(shown: Table) -> str:
     """Caption, head, rows in aligned columns, notes: words flush left, numbers flush right."""
-    texts = [[column.label for column in table.columns], *([display(value) for value in row] for row in table.rows)]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    words = [is_text(table, index) for index in range(len(widths))]
-    lines = [
-        "  ".join(
-            text.ljust(width) if left else text.rjust(width)
-            for text, width, left in zip(row, widths, words, strict=True)
-        ).rstrip()
-        for row in texts
-    ]
-    return "\n".join([table.caption, *(f"  {line}" for line in lines), *table.notes])
+    columns = [(column.label, "<0" if is_text(shown, index) else ">0") for index, column in enumerate(shown.columns)]
+    lines = table(columns, [list(map(display, row)) for row in shown.rows])
+    return "\n".join([shown.caption, *(f"  {line}" for line in lines), *shown.notes])
 
 
 def transfer_text(all_results: Sequence[Results]) -> str:
     """What is from one tier on the prompts of each, run by run; nothing for runs without conditions from tiers."""
     parts = []
     for results in all_results:
-        if tables := transfer.transfer_tables(results):
-            shown = [*map(text_table, tables), transfer.sentence(results)]
+        if found := transfer.transfer_tables(results):
+            shown = [*map(text_table, found), transfer.sentence(results)]
             parts += ["", f"{results.model_name}, verdicts: {results.judge}", *filter(None, shown)]
     return "\n".join(parts)

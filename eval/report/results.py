@@ -162,10 +162,6 @@ class Results:
         """The reference subspace with the highest compliance (then coherence, then the smallest rank)."""
         return _highest(self.subspaces)
 
-    def random_like(self, row: Summary) -> list[Summary]:
-        """Random controls of the same rank."""
-        return [other for other in self.of_kind("random") if other.condition.rank == row.condition.rank]
-
     @cached_property
     def checkpoint_pairs(self) -> list[tuple[Condition, Condition]]:
         """(runtime, checkpoint) conditions that remove the same span at the same strength and layers."""

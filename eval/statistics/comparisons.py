@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.statistics.intervals import Interval, paired_difference
+
 N_FLIPS = 10_000
 SEED = 0
 POWER = 0.80
@@ -36,6 +38,12 @@ def sign_flip_p(differences: Sequence[float] | NDArray[np.float64], n_flips: int
         return float(np.mean(np.abs(sums) >= abs(moved.sum()) - _TIE))
     sums = _random_signs(n_flips, moved.size, seed) @ moved
     return float((1 + np.sum(np.abs(sums) >= abs(moved.sum()) - _TIE)) / (1 + n_flips))
+
+
+def paired_test(differences: NDArray[np.float64]) -> tuple[Interval, float] | None:
+    """Mean of paired differences with its interval, and its sign-flip p; NaN drops a pair, None is without one."""
+    d = differences[~np.isnan(differences)]
+    return (paired_difference(d), sign_flip_p(d)) if d.size else None
 
 
 def max_t_p(differences: NDArray[np.float64], n_flips: int = N_FLIPS, seed: int = SEED) -> NDArray[np.float64]:
@@ -71,14 +79,25 @@ def holm_p(p_values: Sequence[float]) -> NDArray[np.float64]:
     return adjusted
 
 
+def detectable_shift(
+    freedom: float, n_tests: int = 1, power: float = POWER, significance: float = SIGNIFICANCE
+) -> float:
+    """Least shift, in standard errors, that a two-sided t-test with so many degrees of freedom finds.
+
+    Solves power = P(T > t_crit), T noncentral t (Cohen 1988, Statistical Power Analysis, ch. 2); the level is
+    significance / n_tests (Bonferroni). The opposite tail, below 1e-5 at any useful power, is left out.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
+    critical = t.isf(significance / n_tests / 2, freedom)
+    return float(brentq(lambda shift: nct.sf(critical, freedom, shift) - power, 0.0, 3 * critical + 10))
+
+
 def minimal_detectable_difference(
     sd: float, n: int, n_tests: int = 1, power: float = POWER, significance: float = SIGNIFICANCE
 ) -> float:
-    """Least mean paired difference that a two-sided paired t-test finds with the given power.
-
-    Solves power = P(T > t_crit), T noncentral t with n - 1 degrees of freedom and noncentrality delta sqrt(n) / sd
-    (Cohen 1988, Statistical Power Analysis, ch. 2); the level is significance / n_tests (Bonferroni). The opposite
-    tail, below 1e-5 at any useful power, is left out.
+    """Least mean paired difference that a two-sided paired t-test finds; see `detectable_shift`.
 
     Args:
         sd: standard deviation of the paired differences, > 0.
@@ -86,17 +105,9 @@ def minimal_detectable_difference(
         n_tests: comparisons to correct for.
     Returns: the difference, in the unit of `sd`; beyond the range of the score nothing is detectable.
     """
-    from scipy.optimize import brentq
-    from scipy.stats import nct, t
-
     if n < 2 or not sd > 0 or n_tests < 1:
         raise ValueError(f"expected n >= 2, sd > 0 and n_tests >= 1, found n={n}, sd={sd}, n_tests={n_tests}")
-    critical = t.isf(significance / n_tests / 2, n - 1)
-
-    def shortfall(shift: float) -> float:
-        return nct.sf(critical, n - 1, shift) - power
-
-    return float(brentq(shortfall, 0.0, 3 * critical + 10)) * sd / n**0.5
+    return detectable_shift(n - 1, n_tests, power, significance) * sd / n**0.5
 
 
 def minimal_detectable_share(

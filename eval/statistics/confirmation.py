@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.statistics.comparisons import sign_flip_p
-from eval.statistics.intervals import Interval, bootstrap_mean, paired_difference
+from eval.statistics.comparisons import paired_test
+from eval.statistics.intervals import Interval, bootstrap_mean
 from eval.statistics.scores import PromptKey, Scores
 
 SEED = 0
@@ -71,9 +71,9 @@ def confirm_best(
     kept = values[~np.isnan(values)]
     if np.isnan(chosen_at[0]) or kept.size == 0:
         return None
-    change, p = _change(values, baseline.compliance[confirming] if baseline else None)
+    tested = paired_test(values - baseline.compliance[confirming]) if baseline else None
     repeated = _repeat(compliance, index, chosen_at, halves)
-    return Confirmation(int(index[0]), float(chosen_at[0]), bootstrap_mean(kept), change, p, *repeated)
+    return Confirmation(int(index[0]), float(chosen_at[0]), bootstrap_mean(kept), *(tested or (None, None)), *repeated)
 
 
 def choose_on_half(candidates: Sequence[Scores], seed: int = SEED) -> tuple[int, NDArray[np.bool_]] | None:
@@ -140,9 +140,3 @@ def _masked_means(values: NDArray[np.float64], halves: NDArray[np.bool_]) -> NDA
     counts = halves.astype(np.float64) @ (~np.isnan(values)).T
     sums = halves.astype(np.float64) @ np.nan_to_num(values).T
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-def _change(values: NDArray[np.float64], baseline: NDArray[np.float64] | None) -> tuple[Interval | None, float | None]:
-    d = values - baseline if baseline is not None else np.array([])
-    d = d[~np.isnan(d)]
-    return (paired_difference(d), sign_flip_p(d)) if d.size else (None, None)

@@ -15,10 +15,10 @@ from eval.statistics.comparisons import (
     max_t_p,
     minimal_detectable_difference,
     minimal_detectable_share,
-    sign_flip_p,
+    paired_test,
 )
 from eval.statistics.flips import Flips, flips_between
-from eval.statistics.intervals import Interval, bootstrap_mean, paired_difference, wilson
+from eval.statistics.intervals import Interval, bootstrap_mean, wilson
 from eval.statistics.scores import NoScoresError, ScoredRun, Scores
 
 EXCLUDED_FROM = 0.8  # layers at or above this share of the depth are not candidates (Arditi et al. 2024, section 2.3)
@@ -143,14 +143,11 @@ def differences(scores: Scores, baseline: Scores) -> NDArray[np.float64]:
 
 def compare(first: Scores, second: Scores) -> tuple[Interval, float]:
     """Mean paired difference second - first with its interval, and its sign-flip p. Raises: NoScoresError: no pair."""
-    d = differences(second, first)
-    d = d[~np.isnan(d)]
-    if d.size == 0:
-        raise NoScoresError(
-            f"{second.condition.id} and {first.condition.id} share no scored {first.prompt_set} prompt; "
-            "judge the run again"
-        )
-    return paired_difference(d), sign_flip_p(d)
+    if found := paired_test(differences(second, first)):
+        return found
+    raise NoScoresError(
+        f"{second.condition.id} and {first.condition.id} share no scored {first.prompt_set} prompt; judge the run again"
+    )
 
 
 def agreement(run: ScoredRun, prompt_set: str, first: Condition, second: Condition) -> Agreement:
@@ -225,17 +222,18 @@ def _summarize_or_count(scores: Scores, baseline: Scores | None) -> Summary:
 
 def _compare(summary: Summary, scores: Scores, baseline: Scores) -> Summary:
     d = differences(scores, baseline)
-    n_pairs = int((~np.isnan(d)).sum())
-    if n_pairs == 0:
-        return summary
-    change, p = compare(baseline, scores)
-    return replace(
-        summary,
-        change=change,
-        n_pairs=n_pairs,
-        p=p,
-        flips={each.name: flips for each in SHARES if (flips := flips_between(baseline, scores, each.name))},
-        bounds=worst_case_change(scores, baseline),
+    tested = paired_test(d)
+    return (
+        summary
+        if tested is None
+        else replace(
+            summary,
+            change=tested[0],
+            n_pairs=int((~np.isnan(d)).sum()),
+            p=tested[1],
+            flips={each.name: flips for each in SHARES if (flips := flips_between(baseline, scores, each.name))},
+            bounds=worst_case_change(scores, baseline),
+        )
     )
 
 

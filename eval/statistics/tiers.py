@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.statistics.bounds import Bounds, worst_case_contrast
-from eval.statistics.comparisons import N_FLIPS, POWER, SEED, SIGNIFICANCE, minimal_detectable_share, step_down
+from eval.statistics.comparisons import N_FLIPS, SEED, detectable_shift, minimal_detectable_share, step_down
 from eval.statistics.intervals import Interval, independent_difference, paired_difference
 from eval.statistics.scores import Scores
 
@@ -97,43 +97,20 @@ def tier_contrasts(
 
 
 def detectable_contrast(lower: Sequence[float], upper: Sequence[float], n_tests: int = 1) -> float | None:
-    """Least difference of the means of two samples that Welch's test finds; see `detectable_difference_of_means`.
+    """Least difference of the means of two samples that Welch's two-sided t-test finds; see `detectable_shift`.
+
+    The standard error is sqrt(s1^2/n1 + s2^2/n2), the degrees of freedom Welch and Satterthwaite's.
 
     Args:
         lower, upper: [n] changes of either tier, at least two each.
     Returns: None when neither group varies.
     """
-    variances = [float(np.var(values, ddof=1)) for values in (lower, upper)]
-    if not sum(variances) > 0:
+    n = np.array([len(lower), len(upper)])
+    parts = np.array([np.var(values, ddof=1) for values in (lower, upper)]) / n
+    if not parts.sum() > 0:
         return None
-    return detectable_difference_of_means(variances, (len(lower), len(upper)), n_tests)
-
-
-def detectable_difference_of_means(
-    variances: Sequence[float],
-    sizes: Sequence[int],
-    n_tests: int = 1,
-    power: float = POWER,
-    significance: float = SIGNIFICANCE,
-) -> float:
-    """Least difference of two independent means that Welch's two-sided t-test finds with the given power.
-
-    Solves power = P(T > t_crit) for T noncentral t with the Welch-Satterthwaite degrees of freedom and noncentrality
-    delta / sqrt(s1^2/n1 + s2^2/n2); the level is significance / n_tests (Bonferroni).
-
-    Args:
-        variances: of the two groups, not both zero.
-        sizes: of the two groups, at least two each.
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import nct, t
-
-    n = np.array(sizes)
-    parts = np.array(variances) / n
     freedom = parts.sum() ** 2 / (parts**2 / (n - 1)).sum()
-    critical = t.isf(significance / n_tests / 2, freedom)
-    shift = brentq(lambda shift: nct.sf(critical, freedom, shift) - power, 0.0, 3 * critical + 10)
-    return float(shift * parts.sum() ** 0.5)
+    return float(detectable_shift(freedom, n_tests) * parts.sum() ** 0.5)
 
 
 def _contrast(d: NDArray[np.float64], is_upper: NDArray[np.bool_], p: float, p_adjusted: float) -> TierContrast:

@@ -51,65 +51,36 @@ def _at(values: Sequence[float | None], spec: str) -> Callable[[int], Value]:
 
 def angle_table(results: Results) -> Table | None:
     """A row for each angle; nothing for a run whose refusal vectors have no tiers."""
-    found = results.manifest.tier_angles
-
-    def spread(part: Callable[[Mapping[str, Any]], Any]) -> Callable[[tuple[Mapping[str, Any], int]], Value]:
-        return lambda item: _spread(part(item[0]), item[1])
-
+    found, noise = results.manifest.tier_angles, "Two halves of the same tier: what noise alone gives"
     columns = [
-        Column(
-            "layers",
-            "layers",
-            "One layer: the angle between two vectors; several: between their QR subspaces",
-            read=lambda item: item[0]["layers"],
-        ),
-        Column("angle", "angle", "Principal angles, smallest first", read=lambda item: item[1]),
-        Column("tiers", "tiers", read=lambda item: " / ".join(item[0]["tiers"])),
-        Column(
-            "degrees",
-            "all prompts",
-            "Degrees between the spans fitted on all prompts of either tier",
-            read=lambda item: Measured(item[0]["angles_degrees"][item[1]], DEGREES),
-        ),
-        Column(
-            "across",
-            "halves of both",
-            "A half of one tier against a half of the other: mean over splits",
-            read=spread(lambda row: row["across"]),
-        ),
-        *(
-            Column(
-                f"within_{which}",
-                f"halves of the {which}",
-                "Two halves of the same tier: what noise alone gives",
-                read=spread(_within(index)),
-            )
-            for index, which in enumerate(("first", "second"))
-        ),
-        Column(
-            "excess",
-            "excess",
-            "Halves of both minus the mean of the halves of one, degrees",
-            read=lambda item: formatted(excess(*item), "+.1f"),
-        ),
+        Column("layers", "layers", "One layer: the angle between two vectors; several: between their QR subspaces"),
+        Column("angle", "angle", "Principal angles, smallest first"),
+        Column("tiers", "tiers"),
+        Column("degrees", "all prompts", "Degrees between the spans fitted on all prompts of either tier"),
+        Column("across", "halves of both", "A half of one tier against a half of the other: mean over splits"),
+        Column("within_first", "halves of the first", noise),
+        Column("within_second", "halves of the second", noise),
+        Column("excess", "excess", "Halves of both minus the mean of the halves of one, degrees"),
     ]
+    body = [_angle_cells(row, index) for row in found for index in range(len(row["angles_degrees"]))]
     sizes = {row["n_per_half"] for row in found if row["across"]}
     notes = [
         "Finite samples turn vectors apart by noise alone: only the excess over halves of one tier speaks for different "
         "directions. In brackets least and greatest over the splits."
         + "".join(f" Halves: {size} harmful prompts each." for size in sorted(sizes))
     ]
-    items = [(row, index) for row in found for index in range(len(row["angles_degrees"]))]
     caption = "Principal angles between the tiers’ vectors, degrees"
-    return Table.of("tier-angles", caption, columns, items, notes=notes)
+    return Table("tier-angles", caption, columns, body, notes=notes) if body else None
 
 
-def _within(index: int) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda row: row["within"] and row["within"][index]
+def _angle_cells(row: Mapping[str, Any], index: int) -> list[Value]:
+    named = [row["layers"], index, " / ".join(row["tiers"]), Measured(row["angles_degrees"][index], DEGREES)]
+    parts = [row["across"], *(row["within"] or (None, None))]
+    return [*named, *(_spread(part, index) for part in parts), formatted(excess(row, index), "+.1f")]
 
 
 def _spread(part: Mapping[str, Any] | None, index: int) -> Value:
-    if not part or index >= len(part["mean"]):
+    if part is None or index >= len(part["mean"]):
         return None
     low, high = (number(part[end][index], DEGREES) for end in ("low", "high"))
     return Cell(Measured(part["mean"][index], DEGREES), f"[{low}, {high}]")
