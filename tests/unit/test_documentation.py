@@ -2,6 +2,7 @@
 
 import configparser
 import re
+from pathlib import Path
 
 import click
 import documents
@@ -157,3 +158,11 @@ def test_every_file_of_the_repository_that_a_page_names_is_there(page):
     named += [f"docs/{link}" if page.startswith("docs/") else link for link in re.findall(r"\]\(([\w./-]+)\)", text)]
     missing = [name for name in named if not list(ROOT.glob(name.rstrip("/")))]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", documents.PAGES)
+def test_every_link_to_a_heading_finds_it(page):
+    for target, anchor in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", documents.read(page)):
+        found = ROOT / Path(page).parent / target if target else ROOT / page
+        headings = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}, (target, anchor)
