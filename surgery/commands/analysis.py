@@ -1,5 +1,7 @@
 """The commands that look at refusal vectors and combine them: show, subspace."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -33,12 +35,9 @@ def show(
       refusal show rvs.safetensors --subspace 7-10
       refusal show sub-a.safetensors sub-b.safetensors
     """
-    import json
-
     from surgery.commands.summary import render, summarize
     from surgery.residual.vectors import RefusalVectors
     from surgery.statistics.angles import compare, render_comparison
-    from surgery.statistics.figures import draw
 
     if other is not None:
         if figures is not None:
@@ -49,7 +48,11 @@ def show(
         click.echo(json.dumps(found, indent=1) if as_json else render_comparison(found))
         return
     summary = summarize(file, spans)
-    drawn = draw(RefusalVectors.load(file), figures) if figures is not None else []
+    drawn: list[Path] = []
+    if figures is not None:
+        from surgery.statistics.figures import draw
+
+        drawn = draw(RefusalVectors.load(file), figures)
     click.echo(json.dumps(summary, indent=1) if as_json else render(summary, whole))
     for path in drawn:
         click.echo(f"wrote {path}", err=True)
@@ -91,8 +94,6 @@ def subspace(
       refusal subspace rvs.safetensors --layers 9 --projected -o projected.safetensors
       refusal subspace rvs.safetensors --layers 9 --affine -o affine.safetensors
     """
-    from dataclasses import replace
-
     from surgery.commands.summary import render, summarize
     from surgery.files.artifacts import check_output_file, file_sha256
     from surgery.residual.subspace import Subspace

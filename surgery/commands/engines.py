@@ -1,5 +1,6 @@
 """Which engine runs the model in extraction: transformers with forward hooks, or vLLM through the plugin."""
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,9 +58,7 @@ def opened_source(
 
 def _vllm_source() -> Any:
     """The plugin's source; imported only here, as vLLM need not be installed. Raises: ModelError when it is not."""
-    from importlib.util import find_spec
-
-    if find_spec("vllm") is None:
+    if importlib.util.find_spec("vllm") is None:
         raise ModelError("--engine vllm: vLLM is not installed here; run bin/setup, or use --engine hf")
     from vllm_refusal.engine.activation_source import VllmSource
 

@@ -1,5 +1,7 @@
 """The command `refusal extract`."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ from surgery.commands.options import PATH, date_option, dtype_option, force_opti
 from surgery.commands.prompts import SOURCE_HELP
 from surgery.console.progress import progress_bar
 from surgery.model.dtypes import said_dtype, said_engine_dtype
-from surgery.prompts.loading import say_origin
+from surgery.prompts.builtin import EVALUATION, EXTRACTION
+from surgery.prompts.loading import load_pairs, load_prompts, say_origin
 from surgery.residual.sites import RESID_POST, RESID_SITES
 
 ARGUMENTS = "vllm_refusal.arguments"  # where the command group keeps the words of the command line
@@ -101,15 +104,12 @@ def extract(
       refusal extract MODEL --pairs builtin --held-out builtin --engine vllm -o rvs.safetensors
       refusal extract Qwen/Qwen3-1.7B --pairs pairs.jsonl --template-option enable_thinking=false -o rvs.safetensors
     """
-    from dataclasses import replace
-
     from surgery.architecture.table import entry_of
     from surgery.commands.engines import VLLM, check_engine, opened_source
     from surgery.commands.summary import render, summarize
     from surgery.files.artifacts import check_output_file
     from surgery.model.chat import chat_template
     from surgery.model.models import describe_model, load_tokenizer
-    from surgery.prompts.builtin import EVALUATION, EXTRACTION
     from surgery.reading.contrast import check_held_out
     from surgery.statistics.extraction import Plan, check_pairing
     from surgery.statistics.extraction import extract as extract_vectors
@@ -154,7 +154,6 @@ def extract(
 
 def _contrast(options: tuple[str, str, str], sources: tuple[str | None, str | None, str | None], split: str) -> Any:
     """The prompts that three options ask for; None where none is given."""
-    from surgery.prompts import load_pairs, load_prompts
     from surgery.reading.contrast import Contrast
 
     pairs, harmful, harmless = sources
@@ -170,8 +169,6 @@ def _contrast(options: tuple[str, str, str], sources: tuple[str | None, str | No
 
 def _template_option(text: str) -> tuple[str, Any]:
     """`key=value` with the value read as JSON where it is (false, 3), as text where it is not."""
-    import json
-
     key, equals, value = text.partition("=")
     if not (key.isidentifier() and equals):
         raise click.UsageError(f"--template-option {text!r}: expected name=value, e.g. enable_thinking=false")

@@ -1,10 +1,12 @@
 """`refusal prompts`: look at a set of prompts before it is used, and write the built-in ones."""
 
+import json
 from pathlib import Path
 
 import click
 
 from surgery.commands.options import PATH, force_option, json_option
+from surgery.prompts.loading import load_set
 
 SOURCE_HELP = "a file (JSONL, CSV, a public benchmark), hf:ORG/NAME, or builtin; see refusal prompts --help."
 SOURCES = """A source of prompts is one of
@@ -47,9 +49,6 @@ def prompts(
       refusal prompts builtin:evaluation --against pairs.csv
       refusal prompts builtin -o prompts
     """
-    import json
-
-    from surgery.prompts import load_set
     from surgery.prompts.export import export_builtin
     from surgery.prompts.inspection import inspect_set, render
 

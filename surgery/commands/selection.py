@@ -1,5 +1,6 @@
 """The command `refusal select`."""
 
+import json
 from pathlib import Path
 
 import click
@@ -14,9 +15,10 @@ from surgery.commands.options import (
     revision_option,
 )
 from surgery.commands.prompts import SOURCE_HELP
+from surgery.console.errors import ModelError
 from surgery.console.progress import progress_bar
 from surgery.model.dtypes import said_dtype
-from surgery.prompts.loading import say_origin
+from surgery.prompts.loading import load_pairs, say_origin
 
 
 @click.command()
@@ -52,12 +54,8 @@ def select(
     Example:
       refusal select MODEL rvs.safetensors --pairs held-out.jsonl -o selected.safetensors
     """
-    import json
-
-    from surgery.console.errors import ModelError
     from surgery.files.artifacts import check_output_file
     from surgery.model.models import check_same_model, describe_model, load_model, load_tokenizer
-    from surgery.prompts import load_pairs
     from surgery.residual.subspace import Subspace
     from surgery.residual.vectors import RefusalVectors
     from surgery.statistics.selection import render_selection

@@ -15,6 +15,7 @@ from surgery.commands.options import (
     revision_option,
     source_layers_option,
 )
+from surgery.console.errors import ModelError
 from surgery.console.progress import progress_bar
 
 
@@ -139,7 +140,6 @@ def adapter(
     Example:
       refusal adapter MODEL sub.safetensors --alpha 1.0 -o adapter
     """
-    from surgery.console.errors import ModelError
     from surgery.residual.operator import check_alpha
     from surgery.weights.adapter import check_adapter_folder, write_adapter
 

@@ -3,6 +3,10 @@
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
+
 # Words; of scripts written without spaces (Japanese, Chinese) each character.
 _TOKEN = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|(?:(?![\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])[\w'’])+"
@@ -34,9 +38,6 @@ def near_duplicates(
     Texts without any token are alike only when they are equal. Jaccard 1901, as in the deduplication of training sets
     (Lee et al. 2022, arXiv:2107.06499).
     """
-    import numpy as np
-    from scipy.sparse import csr_array
-
     ours, theirs = ([set(tokens_of(text)) or {f"\0{text}"} for text in texts] for texts in (first, second))
     vocabulary = {token: number for number, token in enumerate(sorted(set().union(*ours, *theirs)))}
 
@@ -57,9 +58,6 @@ def near_duplicates(
 
 def clusters(texts: Sequence[str], threshold: float = 0.5) -> list[list[int]]:
     """Indices of texts joined by chains of near-duplicates, largest cluster first; a text like no other is one alone."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     edges = [(i, j) for i, j, _ in near_duplicates(texts, texts, threshold)]
     rows, columns = zip(*edges, strict=True) if edges else ((), ())
     graph = coo_array(([True] * len(edges), (rows, columns)), shape=(len(texts), len(texts)))

@@ -1,16 +1,15 @@
 """Figures of refusal vectors: cosines between layers, effect sizes with their intervals, prompts on principal axes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from surgery.console.errors import ArtifactError
 from surgery.files.artifacts import explaining_disk_errors
 from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.separability import analysis
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FORMATS = ("svg", "png")
 # Colour-blind safe (Okabe & Ito 2008).
@@ -44,7 +43,7 @@ def draw(rvs: RefusalVectors, folder: Path | str) -> list[Path]:
     return paths
 
 
-def cosine_figure(summary: dict[str, Any]) -> "Figure":
+def cosine_figure(summary: dict[str, Any]) -> Figure:
     """Heat map of the cosine between the refusal vectors of any two layers, colours fixed at -1 to 1."""
     figure, axes = _figure(5.2, 4.4)
     image = axes.imshow(summary["cosine"], vmin=-1, vmax=1, cmap="RdBu_r", origin="lower")
@@ -55,7 +54,7 @@ def cosine_figure(summary: dict[str, Any]) -> "Figure":
     return figure
 
 
-def effect_size_figure(summary: dict[str, Any]) -> "Figure":
+def effect_size_figure(summary: dict[str, Any]) -> Figure:
     """Bars of Cohen's d with 95 % bootstrap intervals; held-out prompts beside the fitted ones where there are any."""
     figure, axes = _figure(max(5.2, 0.34 * summary["n_layers"]), 3.6)
     groups = [("fitted prompts (in-sample)", summary, HARMFUL_COLOUR)]
@@ -69,10 +68,8 @@ def effect_size_figure(summary: dict[str, Any]) -> "Figure":
     return figure
 
 
-def scatter_figure(rvs: RefusalVectors) -> "Figure":
+def scatter_figure(rvs: RefusalVectors) -> Figure:
     """One panel a layer: every prompt's activation on the two leading principal axes of that layer."""
-    from matplotlib.figure import Figure
-
     n_columns = min(rvs.n_layers, 6)
     n_rows = -(-rvs.n_layers // n_columns)
     figure = Figure(figsize=(1.9 * n_columns, 1.9 * n_rows), layout="constrained")
@@ -87,7 +84,7 @@ def scatter_figure(rvs: RefusalVectors) -> "Figure":
     return figure
 
 
-def _bars(axes: "Axes", found: dict[str, Any], shift: float, width: float, label: str, colour: str) -> None:
+def _bars(axes: Axes, found: dict[str, Any], shift: float, width: float, label: str, colour: str) -> None:
     known = [layer for layer, d in enumerate(found["cohens_d"]) if d is not None]
     heights = [found["cohens_d"][layer] for layer in known]
     ends = [found["cohens_d_interval"][layer] or (height, height) for layer, height in zip(known, heights, strict=True)]
@@ -98,8 +95,6 @@ def _bars(axes: "Axes", found: dict[str, Any], shift: float, width: float, label
     axes.bar(places, heights, width, yerr=[below, above], color=colour, label=label, error_kw={"linewidth": 0.8})
 
 
-def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
-
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
