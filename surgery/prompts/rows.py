@@ -1,4 +1,8 @@
-"""Rows of a table in a file: JSONL, JSON, CSV (any common delimiter), plain text lines, Parquet."""
+"""Rows of a table in a file: JSONL, JSON, CSV (any common delimiter), plain text lines, Parquet.
+
+Texts stay as they stand and faults name their line: readers that guess types, as pandas and with it the datasets library,
+make 7 of an id "007" and nothing of a prompt "NA".
+"""
 
 import csv
 import io
