@@ -100,18 +100,18 @@ class Endpoint:
 
     def serving(self):
         """Serve from a thread of its own; yields the base URL."""
-        return serving(asyncio.new_event_loop(), self.reply, "/v1/chat/completions", "/v1/completions")
+        paths = ("/v1/chat/completions", "/v1/completions")
+        return serving(asyncio.new_event_loop(), *(web.post(path, self.reply) for path in paths))
 
 
 @contextmanager
-def serving(loop, reply, *routes, **options):
+def serving(loop, *routes, **options):
     """Serve from a thread of its own, in this loop; yields the base URL."""
     ready, address = threading.Event(), []
 
     async def start():
         app = web.Application(client_max_size=2**24)
-        for route in routes:
-            app.router.add_post(route, reply)
+        app.add_routes(routes)
         runner = web.AppRunner(app, access_log=None, **{"handler_cancellation": True} | options)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -94,7 +94,7 @@ class Endpoint:
     def serving(self):
         """Serve from a thread of its own; yields the base URL."""
         self._loop = asyncio.new_event_loop()
-        return serving(self._loop, self.reply, "/v1/chat/completions", handler_cancellation=False)
+        return serving(self._loop, web.post("/v1/chat/completions", self.reply), handler_cancellation=False)
 
 
 def make_judge(url):

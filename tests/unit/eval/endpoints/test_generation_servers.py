@@ -11,6 +11,7 @@ from eval.cost.benchmark.served_backend import Server
 from eval.endpoints.served_models import Needs, ServedModels, ServersError
 from eval.endpoints.servers import Servers
 from surgery.residual.subspace import random_subspace
+from tests.judge_endpoint import serving as at_address
 from vllm_refusal.engine.engine import Request, Sampling
 from vllm_refusal.settings.modules import AblationModule
 
@@ -40,27 +41,9 @@ class Endpoint:
 
     @contextmanager
     def running(self):
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
-        runner = asyncio.run_coroutine_threadsafe(self._start(), loop).result()
-        try:
+        routes = web.get("/v1/models", self._models), web.post("/v1/completions", self._complete)
+        with at_address(asyncio.new_event_loop(), *routes, shutdown_timeout=0) as self.url:
             yield self
-        finally:
-            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
-
-    async def _start(self):
-        app = web.Application()
-        app.add_routes([web.get("/v1/models", self._models), web.post("/v1/completions", self._complete)])
-        runner = web.AppRunner(app, shutdown_timeout=0)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        return runner
 
     def _denied(self, request):
         return self.key and request.headers.get("Authorization") != f"Bearer {self.key}"

@@ -17,6 +17,11 @@ async def dead(_):
     raise Fault("dead")
 
 
+async def dead_late(_):
+    await asyncio.sleep(0.3)
+    raise Fault("dead")
+
+
 async def well(_):
     return "answer"
 
@@ -25,8 +30,9 @@ def test_every_request_that_waits_is_told_when_no_replica_is_left_and_of_the_rep
     told = []
 
     async def scenario():
-        pool = Pool([replica(grace=0.05)], readmit=dead, gone=lambda one, fault: told.append(str(fault)), backoff=0.01)
-        return await asyncio.gather(*(pool.ask(dead) for _ in range(3)), return_exceptions=True)
+        one = replica(grace=0.05, concurrency=(2, 2))
+        pool = Pool([one], readmit=dead, gone=lambda one, fault: told.append(str(fault)), backoff=0.01)
+        return await asyncio.gather(*(pool.ask(send) for send in (dead_late, dead, dead)), return_exceptions=True)
 
     assert [type(found) for found in asyncio.run(scenario())] == [NoneLeft] * 3
     assert told == ["dead"]
