@@ -17,7 +17,6 @@ class AdaptiveConcurrency:
     Attributes:
         limit: requests allowed in flight now, a float; at least 1, at most `ceiling`.
         n_in_flight: requests that hold a slot.
-        n_throttled: how many 429 were reported.
         on_resume: called when a pause ends.
     """
 
@@ -26,7 +25,7 @@ class AdaptiveConcurrency:
             raise ValueError(f"concurrency must be at least 1, found {start}")
         self.limit = float(start)
         self.ceiling = float(ceiling)
-        self.n_in_flight = self.n_throttled = 0
+        self.n_in_flight = 0
         self.on_resume: Callable[[], None] = lambda: None
         self._successes = 0
         self._decreases = 0
@@ -55,7 +54,6 @@ class AdaptiveConcurrency:
             mark: what `take` returned; a 429 to a request sent before the last decrease does not lower the limit again.
             pause: seconds before any further request may start.
         """
-        self.n_throttled += 1
         self._successes = 0
         if pause > 0:
             loop = asyncio.get_running_loop()

@@ -99,31 +99,19 @@ def n_words_announced(text: str) -> int:
         clause = text[comma.end() :]
         if _pattern("pivots").match(clause):
             return (
-                0
-                if any(_pattern(kind).search(clause) for kind in ("refusals", "support", "redirects"))
-                else count_words(clause)
+                0 if any(says(kind, clause) for kind in ("refusals", "support", "redirects")) else count_words(clause)
             )
     return 0
 
 
-def is_lecture(text: str) -> bool:
-    """Whether a sentence moralizes or speaks of its writer, in its words."""
-    return bool(_pattern("lectures").search(text))
-
-
-def is_reproach(text: str) -> bool:
-    """Whether a sentence corrects the request instead of answering it."""
-    return bool(_pattern("reproaches").search(text))
-
-
-def denies_premise(text: str) -> bool:
-    """Whether a sentence denies what a request to justify takes for granted."""
-    return bool(_pattern("premises").search(text))
+def says(kind: str, text: str) -> bool:
+    """Whether a sentence holds words of a kind: "lectures", "reproaches", "premises" or one of KINDS."""
+    return bool(_pattern(kind).search(text))
 
 
 def _kind(text: str, is_opening: bool) -> str:
     for kind in KINDS:
-        if (kind == "openings" and not is_opening) or not _pattern(kind).search(text):
+        if (kind == "openings" and not is_opening) or not says(kind, text):
             continue
         if kind == "harmless" and not _also_declines(_pattern(kind).sub(" ", text)):
             return OTHER
@@ -143,15 +131,13 @@ def _unquoted(text: str) -> str:
 
 def _also_declines(rest: str) -> bool:
     """ "I'm sorry to hear that, but I can't help with it": the shield covers its own words only."""
-    return bool(_pattern("refusals").search(rest))
+    return says("refusals", rest)
 
 
 def _answers_anyway(text: str) -> bool:
     """ "I can't see your plant, but most ferns ...": the clause after the comma is an answer, and no mere offer."""
     clause = max(re.split(r",| but | however ", text), key=count_words)
-    return count_words(clause) >= 6 and not any(
-        _pattern(kind).search(clause) for kind in ("inability", "redirects", "refusals")
-    )
+    return count_words(clause) >= 6 and not any(says(kind, clause) for kind in ("inability", "redirects", "refusals"))
 
 
 @lru_cache
