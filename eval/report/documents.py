@@ -261,48 +261,49 @@ def is_text(table: Table, index: int) -> bool:
 
 def csv_columns(table: Table) -> list[str]:
     """Heads of the CSV: a column of intervals becomes key, key_low, key_high, key_n, key_method."""
-    return [head for index in range(len(table.columns)) for head in _csv_heads(table, index)]
+    return [head for heads in _csv_heads(table) for head in heads]
 
 
 def csv_rows(table: Table) -> list[list[str | int | float]]:
     """The table's values at full precision, matching `csv_columns`."""
-    widths = [len(_csv_heads(table, index)) for index in range(len(table.columns))]
+    columns = list(zip(table.columns, _csv_heads(table), strict=True))
     return [
-        [cell for value, width in zip(row, widths, strict=True) for cell in _csv_cells(value, width)]
+        [
+            _csv_cells(column.key, value).get(head, "")
+            for (column, heads), value in zip(columns, row, strict=True)
+            for head in heads
+        ]
         for row in table.rows
     ]
 
 
-def _csv_heads(table: Table, index: int) -> list[str]:
-    key = table.columns[index].key
-    values = [_plain(row[index]) for row in table.rows]
-    if any(isinstance(value, Interval) for value in values):
-        return [key, *(f"{key}_{part}" for part in ("low", "high", "n", "method"))]
-    if any(isinstance(value, Range) for value in values):
-        return [f"{key}_low", f"{key}_high"]
-    if any(isinstance(value, Count) for value in values):
-        return ["n_scored", "n", "n_unscored"]
-    return [key]
+def _csv_heads(table: Table) -> list[list[str]]:
+    """Per column the heads of its value with most cells."""
+    cells = [[_csv_cells(column.key, row[index]) for row in table.rows] for index, column in enumerate(table.columns)]
+    return [
+        list(max(found, key=len, default={}) or [column.key])
+        for column, found in zip(table.columns, cells, strict=True)
+    ]
 
 
-def _csv_cells(value: Value, width: int) -> list[str | int | float]:
-    """A value's cells, filled up with empty ones to the width of its column."""
-    match _plain(value):
+def _csv_cells(key: str, value: Value) -> dict[str, str | int | float]:
+    """Head -> cell of one value under a column of this key; nothing of nothing."""
+    match value:
         case None:
-            cells: list[str | int | float] = [""]
-        case Interval() as interval:
-            cells = [interval.estimate, interval.low, interval.high, interval.n, interval.method]
-        case Range() as span:
-            cells = [span.low, span.high]
-        case Count() as count:
-            cells = [count.n_scored, count.n, count.n - count.n_scored]
-        case PValue() | Measured() as wrapped:
-            cells = [wrapped.value]
-        case (str() | int() | float()) as plain:
-            cells = [plain]
+            return {}
         case Cell():
-            raise AssertionError("a cell in a cell")
-    return [*cells, *[""] * (width - len(cells))]
+            return _csv_cells(key, value.value)
+        case Interval() as x:
+            ends = {f"{key}_low": x.low, f"{key}_high": x.high}
+            return {key: x.estimate, **ends, f"{key}_n": x.n, f"{key}_method": x.method}
+        case Range():
+            return {f"{key}_low": value.low, f"{key}_high": value.high}
+        case Count():
+            return {"n_scored": value.n_scored, "n": value.n, "n_unscored": value.n - value.n_scored}
+        case PValue() | Measured():
+            return {key: value.value}
+        case _:
+            return {key: value}
 
 
 def _plain(value: Value) -> Value:

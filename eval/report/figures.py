@@ -137,9 +137,10 @@ def legend_of(
 
 
 def legend_above(axes: "Axes") -> None:
-    """Above the axes, in the order of LEGEND_ORDER."""
+    """Above the axes, in the order of LEGEND_ORDER and others after it."""
+    place = {name: index for index, name in enumerate(LEGEND_ORDER)}
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    labels = sorted(handles, key=LEGEND_ORDER.index)
+    labels = sorted(handles, key=lambda name: place.get(name, len(place)))
     drawn = [handles[name] for name in labels]
     legend_of(cast("Figure", axes.figure), drawn, labels, handletextpad=0.5, columnspacing=1.4)
 

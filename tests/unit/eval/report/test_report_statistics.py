@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -261,3 +263,30 @@ def test_a_range_has_two_columns_and_no_estimate():
     table = Table("t", "", [Column("a", "a")], [[Range(-0.25, 0.5)], [None]])
     assert display(Range(-0.25, 0.5)) == "[−0.25, 0.50]" and sort_key(Range(-0.25, 0.5)) == -0.25
     assert csv_columns(table) == ["a_low", "a_high"] and csv_rows(table) == [[-0.25, 0.5], ["", ""]]
+
+
+def test_a_measure_that_is_added_to_the_list_is_in_tables_figures_exports_and_records(tmp_path):
+    RunMaker(tmp_path / "run").add(rv(3), 0.5).add(rv(3, 0.5), 0.2).write()
+    code = (
+        "import eval.records.measures as m\n"
+        "care = m.Measure('care', 'care taken', lambda verdict: 0.25)\n"
+        "halves = m.Measure('half', 'half done', lambda verdict: verdict.compliance == 0.5, 'prompts', plural=' of halves')\n"
+        "m.MEASURES, m.MEANS, m.SHARES = (*m.MEASURES, care, halves), (*m.MEANS, care), (*m.SHARES, halves)\n"
+        "m.ON_HARMLESS = (*m.ON_HARMLESS, care)\n"
+        "import sys; from pathlib import Path; from eval.report.report import write_report\n"
+        "from eval.records.inspect_log import inspect_log; from eval.records.run import Run\n"
+        "from eval.studies.audit.findings import _row; from eval.report.report import read_results\n"
+        "write_report([sys.argv[1]], sys.argv[2])\n"
+        "print(inspect_log(Run.open(sys.argv[1]))['samples'][0]['scores']['heuristic-v1']['value']['care'])\n"
+        "print(_row(read_results([sys.argv[1]])[0].safe[0])['care']['estimate'])\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "run"), str(tmp_path / "out")]
+    told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100)
+    assert told.stdout.split() == ["0.25", "0.25"]
+    (swept,) = read_table(tmp_path / "out", "tiny-model-single-rvs")
+    (_, yes_or_no, *_) = read_table(tmp_path / "out", "tiny-model-outcomes")
+    (_, safe, *_) = read_table(tmp_path / "out", "tiny-model-safe")
+    assert float(swept["care"]) == float(safe["care"]) == 0.25
+    assert float(yes_or_no["half"]) == 0 == float(yes_or_no["half_change"]) and yes_or_no["half_p"] == "1.0"
+    for figure in ("sweep", "alpha"):
+        assert "care taken" in (tmp_path / "out" / "figures" / f"tiny-model-{figure}.svg").read_text()
