@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -26,12 +26,14 @@ def agreement(run_path: Path, as_json: bool) -> None:
       refusal judge RUN --judge-model gpt-4.1-mini
       refusal agreement RUN
     """
+    from pydantic_core import to_jsonable_python
+
     from eval.judge.trial.side_by_side import judges_side_by_side
     from eval.records.run import Run
 
     pairs, alpha = judges_side_by_side(Run.open(run_path))
     if as_json:
-        click.echo(json.dumps({"alpha_all": _known(alpha), "pairs": [_record(pair) for pair in pairs]}, indent=1))
+        click.echo(json.dumps(to_jsonable_python({"alpha_all": alpha, "pairs": pairs}, inf_nan_mode="null"), indent=1))
         return
     for pair in pairs:
         _print_pair(pair)
@@ -51,13 +53,3 @@ def _print_pair(pair: "JudgeAgreement") -> None:
 
 def _shown(value: float) -> str:
     return "undefined (no variation)" if math.isnan(value) else f"{value:.3f}"
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _record(pair: "JudgeAgreement") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {key: _known(value) if isinstance(value, float) else value for key, value in asdict(pair).items()}

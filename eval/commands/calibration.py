@@ -66,6 +66,8 @@ def calibrate(
       refusal judge calibrate labels.jsonl --label-column verdict --map blocked=refusal --map ok=compliance
       refusal judge calibrate labels.csv --judge-model gpt-4.1-mini --show 5
     """
+    from pydantic_core import to_jsonable_python
+
     from eval.judge.choice import choose_judge
     from eval.judge.trial.calibration import calibrate_judge
     from eval.judge.trial.labelled import read_labelled
@@ -73,7 +75,7 @@ def calibrate(
     labelled = read_labelled(path, response_column, label_column, prompt_column, _mapping(mapping), scores_of)
     result = calibrate_judge(choose_judge(**choice), labelled.responses, partial_as)
     if as_json:
-        click.echo(json.dumps(_record(result, labelled, show), indent=1))
+        click.echo(json.dumps(to_jsonable_python(_record(result, labelled, show), inf_nan_mode="null"), indent=1))
         return
     _print(result, labelled)
     _print_disagreements(result, show)
@@ -125,20 +127,9 @@ def _number(value: float) -> str:
 
 
 def _record(result: "Calibration", labelled: "LabelledFile", show: int) -> dict[str, Any]:
-    record = _known(asdict(result))
-    texts = ("prompt", "response", "evidence")
-    for index, row in enumerate(record["disagreements"]):
-        if index >= show:
-            for key in texts:
-                del row[key]
+    record = asdict(result)
+    for row in record["disagreements"][show:]:
+        for key in ("prompt", "response", "evidence"):
+            del row[key]
     columns = {name: getattr(labelled, name) for name in ("response_column", "label_column", "prompt_column")}
     return {**record, "n_unlabelled": labelled.n_unlabelled, **columns}
-
-
-def _known(value: Any) -> Any:
-    """The same with None for NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _known(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_known(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
