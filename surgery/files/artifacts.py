@@ -193,10 +193,10 @@ def explaining_disk_errors(path: Path | str, after: str = "nothing was left behi
         raise
 
 
-def shortened(names: Sequence[str], n_shown: int = 4) -> str:
-    """Names for a message: the first few, and how many more there are."""
-    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
-    return (", ".join(names[:n_shown]) or "none") + more
+def shortened(names: Sequence[str]) -> str:
+    """Names for a message: the first four, and how many more there are."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return (", ".join(names[:4]) or "none") + more
 
 
 def file_sha256(path: Path | str) -> str:

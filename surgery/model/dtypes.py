@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from surgery.model.config import read_config
+from surgery.model.quantization import stated_method
 
 CPU_INFO = Path("/proc/cpuinfo")
 # The words of x86 and of Arm for arithmetic in the type; without it every product is converted to float32 and back.
@@ -61,8 +62,6 @@ def said_dtype(info: Any, dtype: str, device_map: str | None) -> str:
 
 def said_engine_dtype(info: Any, dtype: str) -> str:
     """The same of an engine of vLLM's, to which `auto` is left on a GPU and for quantized weights."""
-    from surgery.model.quantization import stated_method
-
     if dtype != "auto":
         return dtype
     return _said(info, engine_dtype(info.dtype, stated_method(read_config(Path(info.path))) is not None))

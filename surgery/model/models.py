@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.console.errors import MismatchError, ModelError, ShapeError
 from surgery.files.shards import FLOAT_DTYPES, read_range, read_shard, weight_files
+from surgery.model.chat import pin_date
 from surgery.model.config import architecture_of, read_config, says_tied, text_config
 
 if TYPE_CHECKING:
@@ -139,8 +140,6 @@ def load_tokenizer(info: ModelInfo, date: str | None = None) -> "PreTrainedToken
     Raises: ModelError, one line.
     """
     from transformers import AutoTokenizer
-
-    from surgery.model.chat import pin_date
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(info.path)

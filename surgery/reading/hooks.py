@@ -46,10 +46,6 @@ class Capture:
         self._resid = {site: [None] * len(layers) for site, layers in self._resid.items()}
         return stacked
 
-    def resid_post(self) -> "torch.Tensor":
-        """The output of every block at the last token, [n_layers, batch, d_model]. Raises: ModelError, as `take`."""
-        return self.take()[self.sites.index(RESID_POST), :, :, -1]
-
 
 def _on_cpu(resid: "torch.Tensor | None", layer: int) -> "torch.Tensor":
     if resid is None:

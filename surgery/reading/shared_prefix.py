@@ -1,6 +1,7 @@
 """The tokens that all prompts begin with, run once: their keys and values stand in for them in every batch."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,6 @@ class SharedPrefix:
 
     def copies(self, n_prompts: int) -> "Cache | None":
         """A cache for a batch, to be used up by one forward pass."""
-        from copy import deepcopy
-
         if self.cache is None:
             return None
         cache = deepcopy(self.cache)

@@ -171,7 +171,7 @@ def projected_vectors(
     return torch.stack(rows)
 
 
-def orthonormal_basis(vectors: "torch.Tensor", tolerance: float = RANK_TOLERANCE) -> "torch.Tensor":
+def orthonormal_basis(vectors: "torch.Tensor") -> "torch.Tensor":
     """Orthonormal rows that span the given vectors, by QR of the normalized rows in float64.
 
     Removing non-orthogonal directions one after another brings earlier ones back; a basis does not. Rows that lie in the
@@ -179,23 +179,21 @@ def orthonormal_basis(vectors: "torch.Tensor", tolerance: float = RANK_TOLERANCE
 
     Args:
         vectors: [n, d_model], any float dtype.
-        tolerance: as in `independent_rows`.
     Returns: [rank, d_model], float32; row 0 points along vectors[0].
     Raises: ShapeError, ArtifactError when a vector is zero or not finite.
     """
     import torch
 
-    units = _normalized(vectors)[independent_rows(vectors, tolerance)]
+    units = _normalized(vectors)[independent_rows(vectors)]
     q, r = torch.linalg.qr(units.T)
     return (q * r.diagonal().sign()).T.contiguous().float()
 
 
-def independent_rows(vectors: "torch.Tensor", tolerance: float = RANK_TOLERANCE) -> list[int]:
-    """Indices of the rows that are not in the span of the rows kept before them.
+def independent_rows(vectors: "torch.Tensor") -> list[int]:
+    """Indices of the rows that are not in the span of the rows kept before them, their unit vectors by RANK_TOLERANCE.
 
     Args:
         vectors: [n, d_model].
-        tolerance: a row is dropped when the part of its unit vector outside that span is shorter than this.
     Raises: as `orthonormal_basis`.
     """
     import torch
@@ -204,7 +202,7 @@ def independent_rows(vectors: "torch.Tensor", tolerance: float = RANK_TOLERANCE)
     kept = list(range(units.shape[0]))
     while True:  # drop the first dependent row and factor again: QR's columns after it would be arbitrary
         outside = torch.linalg.qr(units[kept].T).R.diagonal().abs()
-        dependent = (outside < tolerance).nonzero()
+        dependent = (outside < RANK_TOLERANCE).nonzero()
         if len(kept) > units.shape[1]:  # R has no more than d_model rows: what follows is dependent
             dependent = torch.cat([dependent, torch.tensor([[units.shape[1]]])])
         if not len(dependent):

@@ -2,20 +2,19 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from surgery.console.errors import ModelError
 from surgery.files.shards import FLOAT_DTYPES, HashedFile, read_bytes
 from surgery.residual.gains import Removal, removal
 from surgery.weights.edits import Edit
-from surgery.weights.matrices import Matrix, matrices, row_blocks
+from surgery.weights.matrices import Parts, vector_groups
 
 if TYPE_CHECKING:
     import torch
 
-Blocks = Callable[[], "Iterator[tuple[slice, torch.Tensor]]"]
 _LEAST_LEFT = 0.01  # of the square of a vector, outside the subspace: with less, what is left is not stretched tenfold
 
 
@@ -100,9 +99,8 @@ def write_edited(
     operator = Operator(removal_of(edit, basis), alpha, keep_norms)
     tensor, change, digest = edit.tensor, Change(), hashlib.sha256()
     with open(tensor.path, "rb") as handle:
-        for matrix in matrices(tensor, edit.output_axis):
-            write = _write_vectors if matrix.vectors_are_rows else _write_columns
-            change += write(handle, matrix, operator, target, digest)
+        for parts in vector_groups(handle, tensor, edit.output_axis):
+            change += _write_group(parts, operator, target, digest)
     if not math.isfinite(change.after):
         raise ModelError(
             f"{tensor.name} holds values that are not finite, in the model or after an edit with alpha {alpha:g}"
@@ -121,27 +119,33 @@ def write_edited(
     )
 
 
-def _write_vectors(handle: BinaryIO, matrix: Matrix, operator: Operator, target: HashedFile, digest: Any) -> Change:
-    change = Change()
-    for _, data, block in row_blocks(handle, matrix):
+def _write_group(parts: Parts, operator: Operator, target: HashedFile, digest: Any) -> Change:
+    """Edit some output vectors in two passes over their parts, and append their bytes; `digest` takes the old ones."""
+    import torch
+
+    basis, probe, alpha = operator.removed.basis, operator.removed.probe, operator.alpha
+    widen = Widener()
+    coordinates = reaching = squares = torch.zeros(())
+    for rows, data, block in parts():
         digest.update(data)
-        change += edit_vectors(block, operator)
+        wide = widen(block)
+        coordinates = coordinates + basis[:, rows] @ wide
+        if probe is not basis:
+            reaching = reaching + probe[:, rows] @ wide
+        if operator.keep_norms:
+            squares = squares + wide.square().sum(0, dtype=torch.float64)
+    scale, n_not_scaled = None, 0
+    if operator.keep_norms:
+        scale, able = norm_scale(squares, coordinates, alpha)
+        n_not_scaled = int((~able & (squares > 0)).sum())
+    before, scaled = _squares(coordinates if probe is basis else reaching, scale)
+    after = torch.zeros(())
+    for rows, data, block in parts():
+        wide = widen(block).addmm_(basis[:, rows].T, coordinates, alpha=-alpha)
+        block.copy_(wide if scale is None else wide.mul_(scale))
+        after = after + probe[:, rows] @ widen(block)
         target.write(data)
-    return change
-
-
-def _write_columns(handle: BinaryIO, matrix: Matrix, operator: Operator, target: HashedFile, digest: Any) -> Change:
-    def read() -> "Iterator[tuple[slice, torch.Tensor]]":
-        for rows, data, block in row_blocks(handle, matrix):
-            digest.update(data)
-            yield rows, block
-
-    def rewrite() -> "Iterator[tuple[slice, torch.Tensor]]":
-        for rows, data, block in row_blocks(handle, matrix):
-            yield rows, block
-            target.write(data)
-
-    return edit_columns(read, rewrite, operator)
+    return Change(before, _squares(after)[0], scaled, n_not_scaled)
 
 
 def removal_of(edit: Edit, basis: "torch.Tensor") -> Removal:
@@ -157,57 +161,6 @@ def removal_of(edit: Edit, basis: "torch.Tensor") -> Removal:
     return removal(basis, torch.frombuffer(read_bytes(edit.gain), dtype=dtype).float() + edit.gain_offset)
 
 
-def edit_vectors(block: "torch.Tensor", operator: Operator) -> Change:
-    """Edit output vectors that are the rows of a block, [n, d_model], in place."""
-    import torch
-
-    basis, probe = operator.removed.basis, operator.removed.probe
-    wide = block.float()
-    coordinates = wide @ basis.T
-    reaching = coordinates if probe is basis else wide @ probe.T
-    scale, n_not_scaled = None, 0
-    if operator.keep_norms:
-        squares = wide.square().sum(1, dtype=torch.float64)
-        scale, able = norm_scale(squares, coordinates.T, operator.alpha)
-        n_not_scaled = int((~able & (squares > 0)).sum())
-    before, scaled = _squares(reaching.T, scale)
-    wide = wide.addmm(coordinates, basis, alpha=-operator.alpha)
-    block.copy_(wide if scale is None else wide.mul_(scale.unsqueeze(1)))
-    return Change(before, _squares((block.float() @ probe.T).T)[0], scaled, n_not_scaled)
-
-
-def edit_columns(read: Blocks, rewrite: Blocks, operator: Operator) -> Change:
-    """Edit output vectors that are the columns of a matrix [d_model, n], in place, in two passes over its rows.
-
-    Args:
-        read: gives the blocks of rows with their indices, to be looked at only.
-        rewrite: gives them again, to be edited; a block is stored when the next is asked for.
-    """
-    import torch
-
-    basis, probe, alpha = operator.removed.basis, operator.removed.probe, operator.alpha
-    widen = Widener()
-    coordinates = reaching = squares = torch.zeros(())
-    for rows, block in read():
-        wide = widen(block)
-        coordinates = coordinates + basis[:, rows] @ wide
-        if probe is not basis:
-            reaching = reaching + probe[:, rows] @ wide
-        if operator.keep_norms:
-            squares = squares + wide.square().sum(0, dtype=torch.float64)
-    scale, n_not_scaled = None, 0
-    if operator.keep_norms:
-        scale, able = norm_scale(squares, coordinates, alpha)
-        n_not_scaled = int((~able & (squares > 0)).sum())
-    before, scaled = _squares(coordinates if probe is basis else reaching, scale)
-    after = torch.zeros(())
-    for rows, block in rewrite():
-        wide = widen(block).addmm_(basis[:, rows].T, coordinates, alpha=-alpha)
-        block.copy_(wide if scale is None else wide.mul_(scale))
-        after = after + probe[:, rows] @ widen(block)
-    return Change(before, _squares(after)[0], scaled, n_not_scaled)
-
-
 class Widener:
     """Gives float32 copies of blocks, all in the same memory: fresh memory for each would cost more than the products."""
 
@@ -217,6 +170,8 @@ class Widener:
     def __call__(self, block: "torch.Tensor") -> "torch.Tensor":
         import torch
 
+        if block.stride(0) < block.stride(1):
+            return self(block.T).T  # laid out as the block is: a copy across would take twice as long
         if self._memory is None or self._memory[: len(block)].shape != block.shape:
             self._memory = torch.empty(block.shape, dtype=torch.float32, device=block.device)
         return self._memory[: len(block)].copy_(block)

@@ -1,8 +1,9 @@
 """Stored tensors as matrices, read in blocks of rows small enough for the processor's cache."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from surgery.files.shards import FLOAT_DTYPES, StoredTensor, aligned_buffer, read_into
@@ -10,6 +11,8 @@ from surgery.files.shards import FLOAT_DTYPES, StoredTensor, aligned_buffer, rea
 if TYPE_CHECKING:
     import torch
 
+Parts = Callable[[], "Iterator[tuple[slice, memoryview, torch.Tensor]]"]
+"""Of some output vectors: (which of their d_model values, the bytes, a view of those that edits them [n_values, n_vectors])."""
 _BLOCK_VALUES = 1 << 19  # values in a block; in float32 they take 2 MiB
 
 
@@ -63,3 +66,16 @@ def row_blocks(handle: BinaryIO, matrix: Matrix) -> "Iterator[tuple[slice, memor
         if len(data):
             read_into(handle, matrix.start + first * row_bytes, data)
             yield rows, data, torch.frombuffer(data, dtype=dtype).view(-1, matrix.n_columns)
+
+
+def vector_groups(handle: BinaryIO, tensor: StoredTensor, output_axis: int) -> Iterator[Parts]:
+    """The output vectors of a tensor in groups, each of which can be gone through part by part, and again.
+
+    Vectors that are rows come a block at a time, in one part; vectors that are columns all at once, in blocks of rows.
+    """
+    for matrix in matrices(tensor, output_axis):
+        if not matrix.vectors_are_rows:
+            yield partial(row_blocks, handle, matrix)
+            continue
+        for _, data, block in row_blocks(handle, matrix):
+            yield partial(iter, [(slice(0, matrix.n_columns), data, block.T)])

@@ -1,16 +1,15 @@
 """What verification measures of one stored tensor, read once in small blocks, and how far rounding alone can take it."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from surgery.files.shards import FLOAT_DTYPES, StoredTensor, aligned_buffer, read_into
 from surgery.weights.edit import Operator, Widener, norm_scale
 from surgery.weights.edits import Edit
-from surgery.weights.matrices import Matrix, matrices, row_blocks
+from surgery.weights.matrices import Matrix, Parts, row_blocks, vector_groups
 
 if TYPE_CHECKING:
     import torch
@@ -93,8 +92,8 @@ def measure(edit: Edit, original: StoredTensor | None, operator: Operator, diges
     with ExitStack() as stack:
         handle = stack.enter_context(open(edit.tensor.path, "rb"))
         base = stack.enter_context(open(original.path, "rb")) if original is not None else None
-        theirs = _groups(base, original, edit.output_axis) if base is not None and original is not None else None
-        for ours in _groups(handle, edit.tensor, edit.output_axis):
+        theirs = vector_groups(base, original, edit.output_axis) if base is not None and original is not None else None
+        for ours in vector_groups(handle, edit.tensor, edit.output_axis):
             if theirs is None:
                 _add_group(measured, ours, None, operator, digest)
             else:
@@ -141,27 +140,10 @@ def coordinates_of(matrix: Matrix, basis: "torch.Tensor") -> "tuple[torch.Tensor
     return (torch.cat(parts, dim=1) if parts else total), squares**0.5
 
 
-# Parts of some output vectors: (which of their d_model values, the bytes, a float view [n_values, n_vectors]).
-_Parts = Callable[[], "Iterator[tuple[slice, memoryview, torch.Tensor]]"]
-
-
-def _groups(handle: BinaryIO, tensor: StoredTensor, output_axis: int) -> Iterator[_Parts]:
-    """The output vectors of a tensor in groups, each of which can be gone through part by part, and again.
-
-    Vectors that are rows come a block at a time, in one part; vectors that are columns all at once, in blocks of rows.
-    """
-    for matrix in matrices(tensor, output_axis):
-        if not matrix.vectors_are_rows:
-            yield partial(row_blocks, handle, matrix)
-            continue
-        for _, data, block in row_blocks(handle, matrix):
-            yield partial(iter, [(slice(0, matrix.n_columns), data, block.T)])
-
-
 class _Reference:
     """Some output vectors of the base model, and what the edit should have made of them."""
 
-    def __init__(self, parts: _Parts, operator: Operator, digest: Any):
+    def __init__(self, parts: Parts, operator: Operator, digest: Any):
         import torch
 
         self._parts, self._operator, self._widen = parts, operator, Widener()
@@ -192,9 +174,7 @@ class _Reference:
             yield wide.mul_(self.scale) if self._operator.keep_norms else wide
 
 
-def _add_group(
-    measured: Measured, parts: _Parts, reference: _Reference | None, operator: Operator, digest: Any
-) -> None:
+def _add_group(measured: Measured, parts: Parts, reference: _Reference | None, operator: Operator, digest: Any) -> None:
     import torch
 
     probe, widen = operator.removed.probe, Widener()

@@ -26,25 +26,18 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass
-class VerifyReport:
+class Report:
     """What was checked, and what was found wrong.
 
     Attributes:
-        n_edited, n_untouched: tensors checked of each kind.
-        base: folder of the base model the bytes were compared with; None when it is not at hand.
-        ratio_low, ratio_high: smallest and largest |Q W'| / |Q W| over edited tensors with a component to remove; the
-            manifest's alpha demands |1 - alpha|.
+        base: folder of the base model that was compared with; None when it is not at hand.
         notes: what could not be checked, and why; what the edit leaves out.
-        faults: one line each; empty when the checkpoint is what it claims to be.
+        faults: one line each; empty when the folder is what it claims to be.
     """
 
     path: str
     alpha: float
-    n_edited: int = 0
-    n_untouched: int = 0
     base: str | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -52,6 +45,22 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether no fault was found."""
         return not self.faults
+
+
+@dataclass
+class VerifyReport(Report):
+    """Of a checkpoint.
+
+    Attributes:
+        n_edited, n_untouched: tensors checked of each kind.
+        ratio_low, ratio_high: smallest and largest |Q W'| / |Q W| over edited tensors with a component to remove; the
+            manifest's alpha demands |1 - alpha|.
+    """
+
+    n_edited: int = 0
+    n_untouched: int = 0
+    ratio_low: float | None = None
+    ratio_high: float | None = None
 
     def add_ratio(self, ratio: float) -> None:
         """Take one tensor's |Q W'| / |Q W| into the range."""
@@ -100,6 +109,7 @@ class _Check:
         self.folder = folder
         self.alpha = float(manifest["alpha"])
         self.report = VerifyReport(str(folder), self.alpha)
+        self.fault = self.report.faults.append
         self.records = {record["name"]: EditRecord.from_json(record) for record in manifest["tensors"]}
         self.files: dict[str, str] = manifest["files"]
         self.keep_norms = bool(manifest["keep_norms"])
@@ -230,10 +240,6 @@ class _Check:
     def _check_hash(self, name: str, sha256: str) -> None:
         if name in self.files and self.files[name] != sha256:
             self.fault(f"{name}: its bytes hash to {sha256[:12]}, listed as {self.files[name][:12]}")
-
-    def fault(self, line: str) -> None:
-        """Note one fault."""
-        self.report.faults.append(line)
 
     def _original(self, tensor: StoredTensor) -> StoredTensor | None:
         if self.originals is None:

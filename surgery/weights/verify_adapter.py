@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from surgery.weights.edits import plan_edits
 from surgery.weights.manifest import ADAPTER_CONFIG, ADAPTER_KIND, read_manifest
 from surgery.weights.matrices import Matrix, matrices
 from surgery.weights.measure import coordinates_of
-from surgery.weights.verify import Progress, find_base
+from surgery.weights.verify import Progress, Report, find_base
 
 if TYPE_CHECKING:
     import torch
@@ -31,29 +31,15 @@ _SAFETY = 4.0
 
 
 @dataclass
-class AdapterReport:
-    """What was checked, and what was found wrong.
+class AdapterReport(Report):
+    """Of an adapter.
 
     Attributes:
         n_modules: modules with factors.
-        n_empty: maps whose factors are zero, as vLLM wants them beside an expert's.
-        base: folder of the base model that A was recomputed from; None when it is not at hand.
-        notes, faults: as in `VerifyReport`.
     """
 
-    path: str
-    alpha: float
-    rank: int
+    rank: int = 0
     n_modules: int = 0
-    n_empty: int = 0
-    base: str | None = None
-    notes: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether no fault was found."""
-        return not self.faults
 
 
 def verify_adapter(
@@ -95,15 +81,12 @@ class _Check:
         self.alpha, self.rank = float(manifest["alpha"]), int(manifest["basis"]["rank"])
         self.modules: dict[str, float] = {one["name"]: float(one["component"]) for one in manifest["modules"]}
         self.info = ModelInfo.from_json(manifest["base_model"])
-        self.report = AdapterReport(str(folder), self.alpha, self.rank)
+        self.report = AdapterReport(str(folder), self.alpha, rank=self.rank)
+        self.fault = self.report.faults.append
         self.base, note = find_base(self.info, base)
         self.report.base = str(self.base) if self.base else None
         self.report.notes += [note] if note else []
         self.header, self.factors = load_artifact(folder / WEIGHTS, (ADAPTER_KIND,))
-
-    def fault(self, line: str) -> None:
-        """Note one fault."""
-        self.report.faults.append(line)
 
     def check_files(self) -> None:
         """The hash, and the configuration that PEFT and vLLM read."""
@@ -160,12 +143,10 @@ class _Check:
             self._check_product(module, a, basis, originals[module])
 
     def check_rest(self) -> None:
-        """Factors of nothing else, but for zeros."""
+        """Factors of nothing else, but for zeros, as vLLM wants them beside an expert's."""
         for name, tensor in self.factors.items():
             if tensor.count_nonzero():
                 self.fault(f"{name}: belongs to no module of the manifest and is not zero")
-            elif name.endswith(".lora_A.weight"):
-                self.report.n_empty += 1
 
     def _take(self, module: str, letter: str) -> "torch.Tensor | None":
         return self.factors.pop(f"{_PREFIX}{module}.lora_{letter}.weight", None)

@@ -94,7 +94,7 @@ def test_captured_layers_are_the_blocks_outputs_and_the_last_is_taken_before_the
     model, entry = tiny_model(architecture, n_layers=3), entry_of(architecture)
     with captured(model, entry) as capture, torch.inference_mode():
         states = model(input_ids=token_ids(), output_hidden_states=True).hidden_states
-        resid = capture.resid_post()
+        resid = capture.take()[-1, :, :, -1]
         assert resid.shape == (3, 2, D_MODEL)
         for layer in (0, 1):
             assert torch.equal(resid[layer], states[layer + 1][:, -1])
@@ -107,12 +107,12 @@ def test_a_capture_without_a_forward_pass_is_an_error_and_hooks_are_gone_afterwa
     model = tiny_model(LLAMA)
     with captured(model, entry_of(LLAMA)) as capture:
         logits(model)
-        capture.resid_post()
+        capture.take()[-1, :, :, -1]
         with pytest.raises(ModelError, match="block 0 did not run"):
-            capture.resid_post()
+            capture.take()[-1, :, :, -1]
     logits(model)
     with pytest.raises(ModelError):
-        capture.resid_post()
+        capture.take()[-1, :, :, -1]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -120,7 +120,7 @@ def test_after_ablation_the_stream_of_every_chosen_layer_has_no_component(archit
     model, entry = tiny_model(architecture, n_layers=3), entry_of(architecture)
     with ablated(model, BASIS, 1.0, layers="0,2") as n_hooked, captured(model, entry) as capture:
         logits(model)
-        left = (capture.resid_post() @ BASIS.T).abs().amax(dim=(1, 2))
+        left = (capture.take()[-1, :, :, -1] @ BASIS.T).abs().amax(dim=(1, 2))
     assert n_hooked == 2
     assert left[0] < 1e-4 and left[2] < 1e-4 and left[1] > 0.1
 
@@ -160,12 +160,12 @@ def test_a_block_that_returns_a_tuple_keeps_its_other_parts():
 
     model, entry = tiny_model(LLAMA), entry_of(LLAMA)
     with ablated(model, BASIS), captured(model, entry) as capture:
-        expected, resid = logits(model), capture.resid_post()
+        expected, resid = logits(model), capture.take()[-1, :, :, -1]
     inner = [Tuple(block) for block in model.model.layers]
     model.model.layers = torch.nn.ModuleList(inner)
     with ablated(model, BASIS), captured(model, entry) as capture:
         model.model.layers = torch.nn.ModuleList([Unwrap(block) for block in inner])
-        assert torch.equal(logits(model), expected) and torch.equal(capture.resid_post(), resid)
+        assert torch.equal(logits(model), expected) and torch.equal(capture.take()[-1, :, :, -1], resid)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -223,4 +223,4 @@ def test_what_cannot_be_hooked_is_an_error_and_leaves_no_hook():
 def test_a_capture_takes_the_last_token():
     capture, resid = Capture(1), torch.arange(12.0).view(1, 3, 4)
     capture.record("resid_post", 0, resid)
-    assert torch.equal(capture.resid_post()[0], resid[:, 2])
+    assert torch.equal(capture.take()[-1, :, :, -1][0], resid[:, 2])

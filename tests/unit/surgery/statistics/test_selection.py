@@ -91,12 +91,12 @@ def test_adding_a_vector_moves_the_stream_of_its_layer_by_it(single):
             else:
                 with added(model, rvs.vectors[layer], layer):
                     model(input_ids=ids)
-            streams.append(capture.resid_post()[:, 0])
+            streams.append(capture.take()[-1, :, :, -1][:, 0])
     moved = streams[1] - streams[0]
     assert torch.equal(moved[2], torch.zeros_like(moved[2])) and moved[4].norm() > 0
     with added(model, rvs.vectors[3], 3), captured(model, entry) as capture, torch.inference_mode():
         model(input_ids=ids)  # this capture is hooked after the addition and sees it
-        assert torch.allclose(capture.resid_post()[3, 0] - streams[0][3], rvs.vectors[3], atol=1e-4)
+        assert torch.allclose(capture.take()[-1, :, :, -1][3, 0] - streams[0][3], rvs.vectors[3], atol=1e-4)
 
 
 def test_next_tokens_of_a_batch_are_those_of_each_prompt_alone(single):
