@@ -85,11 +85,16 @@ def _plan(source: GGUFSource, dtype: str, without_template: bool) -> _Job:
 
 
 def _read_tokenizer(source: GGUFSource, config: "PretrainedConfig") -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-    file = source.files[0]
+    file, kind = source.files[0], config.model_type
+    where = str(file.parent)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        if kind in TOKENIZER_MAPPING_NAMES:  # told, it does not read the whole file for the configuration
+            tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file.name, tokenizer_type=kind)
+        else:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(where, gguf_file=file.name)
     except Exception as err:  # whatever transformers' readers meet in a vocabulary that they do not know
         raise ModelError(f"{file}: its tokenizer cannot be read ({type(err).__name__}: {err})".splitlines()[0]) from err
     if len(tokenizer) > config.vocab_size:

@@ -1,6 +1,7 @@
 """The settings of a GGUF file as a transformers configuration: what transformers maps, what it passes over, and nothing unsaid."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import ModelError
@@ -10,19 +11,9 @@ from surgery.files.artifacts import shortened
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-_MAPPED = {  # by transformers, for every architecture here
-    "context_length",
-    "block_count",
-    "feed_forward_length",
-    "embedding_length",
-    "rope.freq_base",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.layer_norm_rms_epsilon",
-    "vocab_size",
-    "expert_count",
-    "expert_used_count",
-}
+_OWN_NAMES = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe"}  # of transformers, for GGUF's architectures
+_TEXT_ONLY = {"gemma3": "gemma3_text"}
+_TOKENS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
 _PASSED_OVER = {  # by transformers; a default would take their place
     "attention.key_length": "head_dim",
     "attention.sliding_window": "sliding_window",
@@ -48,22 +39,24 @@ def read_config(source: GGUFSource) -> "PretrainedConfig":
         change the model and has no place in its configuration.
     """
     from transformers import AutoConfig
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    from transformers.integrations.ggml import GGUF_CONFIG_DEFAULTS_MAPPING, GGUF_CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    try:
-        found = load_gguf_checkpoint(str(source.files[0]))["config"]
-    except (ValueError, KeyError) as err:
-        raise ModelError(_unsupported(source)) from err
-    model_type = found.pop("model_type")
+    name = _OWN_NAMES.get(source.architecture, source.architecture)
+    model_type = _TEXT_ONLY.get(name, name)
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
-    if architecture not in ARCHITECTURES:
+    if architecture not in ARCHITECTURES or name not in GGUF_CONFIG_MAPPING:
         raise ModelError(_unsupported(source))
+    attributes = cast(dict[str, Any], GGUF_CONFIG_MAPPING[name])
+    mapped = {key: attribute for key, attribute in attributes.items() if attribute not in (None, -1)}
+    stated = _stated(source, mapped)
+    found = {**GGUF_CONFIG_DEFAULTS_MAPPING.get(name, {}), "vocab_size": _n_tokens(source)}
+    found |= {attribute: stated[key] for key, attribute in (mapped | _PASSED_OVER).items() if key in stated}
     found["tie_word_embeddings"] = all(tensor.name != "output.weight" for tensor in source.tensors)
-    stated = _stated(source)
-    found |= {name: stated[key] for key, name in _PASSED_OVER.items() if key in stated}
     config = AutoConfig.for_model(model_type, **found)
     config.architectures = [architecture]
+    for attribute, key in _TOKENS.items():
+        setattr(config, attribute, source.metadata.get(f"tokenizer.ggml.{key}"))
     if model_type in _BLOCKS_OF_27B:  # llama.cpp knows the largest ones by their depth
         is_27b = config.num_hidden_layers == _BLOCKS_OF_27B[model_type]
         width = config.hidden_size // config.num_attention_heads
@@ -84,10 +77,18 @@ def head_dim(config: "PretrainedConfig") -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _stated(source: GGUFSource) -> dict[str, Any]:
+def _n_tokens(source: GGUFSource) -> int:
+    """Rows of the embedding: no file tells them otherwise, and some tell nothing else."""
+    rows = [tensor.shape[0] for tensor in source.tensors if tensor.name == "token_embd.weight"]
+    if not rows:
+        raise ModelError(f"{source.files[0]}: lacks the embedding (token_embd.weight)")
+    return rows[0]
+
+
+def _stated(source: GGUFSource, mapped: Mapping[str, str]) -> dict[str, Any]:
     prefix = f"{source.architecture}."
     stated = {key.removeprefix(prefix): value for key, value in source.metadata.items() if key.startswith(prefix)}
-    known = _MAPPED | _PASSED_OVER.keys() | set(_SCALING) | set(_SAME_AS_HEAD_DIM)
+    known = mapped.keys() | _PASSED_OVER.keys() | set(_SCALING) | set(_SAME_AS_HEAD_DIM)
     if unknown := sorted(stated.keys() - known):
         raise ModelError(
             f"{source.files[0]}: has settings that cannot be taken over: {shortened(unknown)}; take the model from its own release"

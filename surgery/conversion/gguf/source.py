@@ -2,8 +2,10 @@
 
 import math
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +64,7 @@ class GGUFSource:
 
     Attributes:
         files: the file, or all parts of a split one in order; the first holds the metadata.
-        metadata: key -> value, but for the vocabulary's lists.
+        metadata: key -> value, but for lists of texts.
     """
 
     files: tuple[Path, ...]
@@ -118,14 +120,12 @@ def _parts(path: Path) -> tuple[Path, ...]:
 
 
 def _opened(path: Path) -> "GGUFReader":
-    from gguf import GGUFReader
-
     with open(path, "rb") as file:
         if (found := file.read(4)) != MAGIC:
             raise ModelError(f"{path}: not a GGUF file (it begins with {found!r}, expected {MAGIC!r})")
     try:
-        return GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError) as err:
+        return _reader_class()(path)
+    except (ValueError, IndexError, KeyError, OverflowError, struct.error) as err:
         said = str(err).splitlines()[0] if str(err) else type(err).__name__
         if "is not a valid GGMLQuantizationType" in said:
             raise ModelError(f"{path}: a tensor's quantization is not known ({said}); upgrade gguf") from err
@@ -133,8 +133,39 @@ def _opened(path: Path) -> "GGUFReader":
 
 
 def _metadata(reader: "GGUFReader") -> dict[str, Any]:
-    lists = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
-    return {key: field.contents() for key, field in reader.fields.items() if key not in lists}
+    from gguf import GGUFValueType
+
+    lists = {key: field for key, field in reader.fields.items() if field.types[:1] == [GGUFValueType.ARRAY]}
+    single = {key: field.contents() for key, field in reader.fields.items() if key not in lists}
+    return single | {key: field.parts[field.data[0]].tolist() for key, field in lists.items() if field.data}
+
+
+@cache
+def _reader_class() -> "type[GGUFReader]":
+    """The library's reader without the lists of strings (vocabularies), of which it makes three arrays a string."""
+    from gguf import GGUFEndian, GGUFReader, GGUFValueType
+
+    class Reader(GGUFReader):
+        def _get_field_parts(
+            self, orig_offs: int, raw_type: int
+        ) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
+            if raw_type != GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind = GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
+            n, start = int(self._get(orig_offs + 4, np.uint64)[0]), orig_offs + 12
+            if kind == GGUFValueType.STRING:
+                return self._end_of_strings(start, n) - orig_offs, [], [], [GGUFValueType.ARRAY, kind]
+            values = self._get(start, self.gguf_scalar_to_np[kind], n)
+            return 12 + int(values.nbytes), [values], [0], [GGUFValueType.ARRAY, kind]
+
+        def _end_of_strings(self, at: int, n: int) -> int:
+            length = struct.Struct(("<" if self.endianess == GGUFEndian.LITTLE else ">") + "Q")
+            data = self.data.data
+            for _ in range(n):
+                at += 8 + length.unpack_from(data, at)[0]
+            return at
+
+    return Reader
 
 
 def _tensor(path: Path, stored: "ReaderTensor") -> GGUFTensor:
