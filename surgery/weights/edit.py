@@ -170,7 +170,7 @@ class Widener:
     def __call__(self, block: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        if block.stride(0) < block.stride(1):
+        if block.ndim == 2 and block.stride(0) < block.stride(1):
             return self(block.T).T  # laid out as the block is: a copy across would take twice as long
         if self._memory is None or self._memory[: len(block)].shape != block.shape:
             self._memory = torch.empty(block.shape, dtype=torch.float32, device=block.device)
