@@ -56,9 +56,9 @@ def reproduce(recipe: str | None, out: Path | None, force: bool, dry_run: bool, 
         raise click.UsageError("-o says where the artifacts go")
     from eval.commands.generation import command_words
     from eval.generation.interruption import naming_the_whole
-    from eval.studies.recipes.reproduction import make_study
+    from eval.studies.recipes.reproduction import make_reproduction
 
-    study = make_study(recipe, out or Path(_name_of(recipe)), options)
+    study = make_reproduction(recipe, out or Path(_name_of(recipe)), options)
     if dry_run:
         click.echo("\n".join(study.forecast()))
         return

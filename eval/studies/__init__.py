@@ -1,2 +1,2 @@
-"""Whole studies made of the rest: the audit, recipes, and the demo, with their files (`workplace`) and commands run in
-this process (`shell`)."""
+"""Whole studies made of the rest: the audit, recipes, and the demo, with their files (`workplace`) and their stages that
+are recorded when they are done (`study`)."""

@@ -1,24 +1,28 @@
 """The main job end to end on the model organisms: vectors, ablation in vLLM, checkpoints, verdicts, one report.
 
-Runs the same commands that a user types, prints each of them, and says how long each took. What an earlier demo left in
-the output folder is used again.
+A recipe whose commands a user could type, each printed, for every organism; then how long each stage took. What an
+earlier demo left in the output folder is used again.
 """
 
 import io
 import os
-import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from eval.studies.shell import Shell
-from eval.studies.workplace import Workplace
+from eval.judge.choice import choose_judge
+from eval.records.run import Run
+from eval.report.console import headline
+from eval.report.report import write_report
+from eval.studies.recipes.recipe import MODEL_FOLDER, Recipe
+from eval.studies.recipes.stages import Choices, place_of, plan_stages
+from eval.studies.study import Study
 
-ALPHAS = (0.5, 1.0, 1.5)
-HEADLINE_SUBSPACE = "1,2,4,6"
-SUBSPACES = (HEADLINE_SUBSPACE, "3-6", "1-6")  # four spread layers, four neighbours, and what six layers add
+NEIGHBOURS = "3-6"
+"""Layers of a third subspace: neighbours, beside the four spread ones of the headline, and what six layers add."""
 
 
 @click.command()
@@ -39,106 +43,69 @@ def main(
     judge_base_url: str | None,
 ) -> None:
     """Extract, ablate, orthogonalize, judge and report on tiny models whose refusal was planted on purpose."""
-    from eval.judge.choice import choose_judge
-
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything it needs is in the package
+    judge = ["--judge-model", judge_model] if judge_model else []
+    judge += ["--judge-base-url", judge_base_url] if judge_base_url else []
     urls = (judge_base_url,) if judge_base_url else ()
-    judge = [*(["--judge-model", judge_model] if judge_model else [])]
-    judge += [word for url in urls for word in ("--judge-base-url", url)]
     judge_id = choose_judge(judge_model=judge_model, judge_base_url=urls).judge_id
-    out.mkdir(parents=True, exist_ok=True)
-    shell = Shell(force)
-    runs = [
-        _study(shell, name, Workplace(out / name, str(out / name / f"organism-{name}")), limit, retrain, judge)
-        for name in organisms.split(",")
-    ]
-    started = time.monotonic()
-    report = _report(runs, out / "report", judge_id)
-    shell.add("report", time.monotonic() - started)
-    _conclude(shell, runs, report, judge_id)
+    names = organisms.split(",")
+    studies = [_study(out / name, _recipe(name, limit), retrain, judge) for name in names]
+    for study in studies:
+        _carry_out(study, force)
+    runs = [out / name / "run" for name in names]
+    report = write_report(runs, out / "report", judge_id, force=True)
+    _tell_times(studies)
+    click.echo(f"\n{headline(runs, judge_id)}\n\nReport: {report.resolve()}")
 
 
-def _study(shell: Shell, name: str, place: Workplace, limit: int | None, retrain: bool, judge: Sequence[str]) -> Path:
-    """One organism, from its weights to judged responses of all conditions."""
-    place.folder.mkdir(exist_ok=True)
-    before = dict(shell.seconds)
-    shell.make("organism", Path(place.model), "organism", name, *(["--retrain"] if retrain else []))
-    shell.make(
-        "extract", place.rvs, "extract", place.model, "--pairs", Path(place.model) / "pairs.jsonl", "--dtype", "float32"
+def _recipe(name: str, limit: int | None) -> Recipe:
+    return Recipe(
+        title=f"the demo on the organism {name}",
+        model=name,
+        prepare="organism",
+        pairs=f"{MODEL_FOLDER}/pairs.jsonl",
+        prompts=f"{MODEL_FOLDER}/prompts.jsonl",
+        safe_prompts=f"{MODEL_FOLDER}/safe_prompts.jsonl",
+        subspace="1,2,4,6",
+        wider="1-6",
+        max_tokens=48,
+        limit=limit,
+        dtype="float32",
+        claims=("subspace-better",),
     )
-    shell.make("subspace", place.subspace, "subspace", place.rvs, "--layers", HEADLINE_SUBSPACE)
-    for alpha in ALPHAS:
-        shell.make(
-            "orthogonalize",
-            place.checkpoint(alpha),
-            *("orthogonalize", place.model, place.subspace, "--alpha", alpha),
-        )
-    shell.run("sweep", *_sweep(place, limit))
-    with redirect_stdout(io.StringIO()):  # a hundred rows that the report shows better
-        _without_force(shell, lambda: shell.run("judge", "judge", place.run, *judge))
-    _record_stages(place.run, {stage: shell.seconds[stage] - before.get(stage, 0.0) for stage in shell.seconds})
-    return place.run
 
 
-def _sweep(place: Workplace, limit: int | None) -> list[object]:
-    command: list[object] = ["sweep", place.model, "--rvs", place.rvs, "--dtype", "float32"]
-    command += [
-        "--prompts",
-        Path(place.model) / "prompts.jsonl",
-        "--safe-prompts",
-        Path(place.model) / "safe_prompts.jsonl",
-    ]
-    command += ["--limit", limit] if limit else []
-    for layers in SUBSPACES:
-        command += ["--subspace", layers]
-    for alpha in ALPHAS:
-        command += ["--checkpoint", place.checkpoint(alpha)]
-    return [
-        *command,
-        "--alphas",
-        ",".join(f"{alpha:g}" for alpha in ALPHAS),
-        "--writes",
-        "--max-tokens",
-        48,
-        "-o",
-        place.run,
-    ]
+def _study(folder: Path, recipe: Recipe, retrain: bool, judge: Sequence[str]) -> Study:
+    """One organism, from its weights to judged responses of all conditions."""
+    choices = Choices(frozenset({"separability"}), until="judge", judge=judge)
+    more = {"model": ["--retrain"] if retrain else [], "sweep": ["--subspace", NEIGHBOURS]}
+    planned = plan_stages(recipe, place_of(recipe, folder), choices)
+    stages = [replace(stage, words=(*stage.words, *more.get(stage.name, ()))) for stage in planned]
+    return Study(folder, stages, recipe.model)
 
 
-def _without_force(shell: Shell, action: Callable[[], None]) -> None:
-    force, shell.force = shell.force, False
-    try:
-        action()
-    finally:
-        shell.force = force
-
-
-def _record_stages(path: Path, seconds: dict[str, float]) -> None:
-    from eval.records.run import Run
-
-    run = Run.open(path)
+def _carry_out(study: Study, force: bool) -> None:
+    """Every stage that is not done; the run keeps their times."""
+    study.path.parent.mkdir(parents=True, exist_ok=True)
+    for stage in study.stages:
+        # a hundred rows of verdicts that the report shows better
+        with redirect_stdout(io.StringIO()) if stage.group == "judge" else nullcontext():
+            study.carry_out(stage, force)
+    run = Run.open(study.stages[-1].output)
     with run.writing():
         run.refresh_manifest()
         with run.amending() as manifest:
-            manifest.stages.update({stage: round(value, 2) for stage, value in seconds.items() if value > 0})
+            manifest.stages.update({stage: round(seconds, 2) for stage, seconds in study.seconds.items()})
 
 
-def _report(runs: Sequence[Path], out: Path, judge_id: str) -> Path:
-    from eval.report.report import write_report
-
-    return write_report(runs, out, judge_id, force=True)
-
-
-def _conclude(shell: Shell, runs: Sequence[Path], report: Path, judge_id: str) -> None:
-    from eval.report.console import headline
-
-    width = max(map(len, shell.seconds))
+def _tell_times(studies: Sequence[Study]) -> None:
+    seconds: dict[str, float] = {}
+    for study in studies:
+        for stage, taken in study.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + taken
     click.echo("\nSeconds of each stage, all organisms together")
-    for stage, seconds in shell.seconds.items():
-        click.echo(f"  {stage:<{width}}  {seconds:7.1f}")
-    click.echo(f"  {'total':<{width}}  {sum(shell.seconds.values()):7.1f}")
-    click.echo(f"\n{headline(runs, judge_id)}\n")
-    click.echo(f"Report: {report.resolve()}")
+    for stage, taken in {**seconds, "total": sum(seconds.values())}.items():
+        click.echo(f"  {stage:<{max(map(len, seconds))}}  {taken:7.1f}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from eval.studies.audit.greedy import Layers, Step, forward_selection, headline_
 from eval.studies.audit.interventions import Interventions
 from eval.studies.audit.kept_engine import KeptEngine
 from eval.studies.audit.verdict import TARGETS, Evidence, Form, Point, Reached, conclude, smallest_reaching
-from eval.studies.shell import Shell
+from eval.studies.study import run_command
 from surgery.prompts import PromptSet
 from surgery.residual.subspace import Subspace
 from surgery.weights.manifest import read_manifest
@@ -161,12 +161,15 @@ class Audit:
         subspace, checkpoint = self.bench.folder / "subspace.safetensors", self.bench.folder / "checkpoint"
         kept = [Subspace.load(subspace).source_layers] if subspace.exists() else []
         kept += [read_manifest(checkpoint)["basis"]["source_layers"]] if checkpoint.exists() else []
-        shell = Shell(force=any(set(others) != set(layers) for others in kept))  # chosen before verdicts were added
-        with redirect_stdout(sys.stderr):
-            chosen = ",".join(map(str, layers))
-            shell.make("weights", subspace, "subspace", self.bench.rvs, "--layers", chosen)
-            command = ("orthogonalize", self.bench.info.path, subspace, "--alpha", self.alpha)
-            shell.make("weights", checkpoint, *command)
+        again = ["--force"] if any(set(others) != set(layers) for others in kept) else []  # chosen by fewer verdicts
+        commands: dict[Path, tuple[object, ...]] = {
+            subspace: ("subspace", self.bench.rvs, "--layers", ",".join(map(str, layers))),
+            checkpoint: ("orthogonalize", self.bench.info.path, subspace, "--alpha", self.alpha),
+        }
+        for target, words in commands.items():
+            if again or not target.exists():
+                with redirect_stdout(sys.stderr):
+                    run_command(*words, "-o", target, *again)
         return checkpoint
 
     def _best_ablations(self, made: Interventions, selection: Selection, reached: Sequence[Reached]) -> Plan:
@@ -184,7 +187,7 @@ class Audit:
         """Stage 3: safe prompts under the ablations that work best, and how far distributions move."""
         scored = self._ask("cost", "safe prompts under the ablations that work best", best, self.safe, SAFE)
         with redirect_stdout(sys.stderr):
-            Shell(False).run("damage", "damage", self.bench.path("cost"))
+            run_command("damage", self.bench.path("cost"))
         return summarize_all(scored, SAFE)
 
     def _capability(self, best: Plan) -> list[Outcome]:

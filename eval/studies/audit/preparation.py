@@ -21,7 +21,7 @@ from eval.studies.audit.bench import Bench
 from eval.studies.audit.capability import NONE, Capability
 from eval.studies.audit.design import Size
 from eval.studies.audit.page import PAGE
-from eval.studies.shell import Shell
+from eval.studies.study import run_command
 from surgery.console.errors import ArtifactError, OutputExistsError
 from surgery.console.given import given
 from surgery.files.artifacts import file_sha256, json_sha256, package_versions, replacing
@@ -108,9 +108,11 @@ class Request:
             return self.options["rvs"]
         revision = ["--revision", self.info.revision] if self.info.revision else []
         command = ("extract", self.info.model, "--pairs", self.options["pairs"], "--dtype", self.options["dtype"])
-        with redirect_stdout(sys.stderr):
-            Shell(False).make("extract", folder / "rvs.safetensors", *command, *revision)
-        return folder / "rvs.safetensors"
+        rvs = folder / "rvs.safetensors"
+        if not rvs.exists():
+            with redirect_stdout(sys.stderr):
+                run_command(*command, *revision, "-o", rvs)
+        return rvs
 
 
 def prepare(model: str, alphas: tuple[float, ...], options: Mapping[str, Any], arguments: Sequence[str]) -> Request:

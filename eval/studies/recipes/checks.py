@@ -7,7 +7,8 @@ import click
 
 from eval.cli import COMMANDS
 from eval.studies.recipes.recipe import MODEL_FOLDER, Recipe, RecipeError
-from eval.studies.recipes.stages import GROUPS, Stage
+from eval.studies.recipes.stages import GROUPS
+from eval.studies.study import Stage
 
 if TYPE_CHECKING:
     from eval.judge.protocol import Judge

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from eval.generation.job import HARMFUL, SAFE
 from eval.studies.recipes.recipe import MODEL_FOLDER, Recipe
-from eval.studies.recipes.stages import Choices, Stage
+from eval.studies.recipes.stages import Choices
+from eval.studies.study import Stage
 from eval.studies.workplace import Workplace
 from surgery.residual.layers import parse_layers
 

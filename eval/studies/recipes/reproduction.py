@@ -2,14 +2,10 @@
 
 import json
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import click
 
 from eval.studies.recipes.checks import (
     check_settings,
@@ -21,8 +17,8 @@ from eval.studies.recipes.checks import (
 )
 from eval.studies.recipes.estimate import estimate, lines
 from eval.studies.recipes.recipe import Recipe, RecipeError, load_recipe
-from eval.studies.recipes.stages import GROUPS, Choices, Stage, place_of, plan_stages
-from eval.studies.recipes.state import STATE, State, keys_of
+from eval.studies.recipes.stages import GROUPS, Choices, place_of, plan_stages
+from eval.studies.study import STATE, Stage, Study
 from eval.studies.workplace import Workplace
 from surgery.console.errors import ModelError
 from surgery.files.artifacts import replacing
@@ -31,7 +27,7 @@ FINDINGS = "findings.json"
 
 
 @dataclass(frozen=True)
-class Study:
+class Reproduction:
     """A recipe for one model in one folder.
 
     Attributes:
@@ -68,66 +64,44 @@ class Study:
         """The stages that --skip leaves out."""
         return sorted(self.choices.skip, key=GROUPS.index)
 
-    @cached_property
-    def keys(self) -> Mapping[str, str]:
-        """Stage -> digest of all that it depends on."""
-        return keys_of(self.stages, self.fingerprint)
-
     def run(self, force: bool = False) -> str:
         """Run what is not done yet, or with `force` everything; returns the last words."""
-        from eval.studies.shell import Shell
-
         folder = self.place.folder
         if folder.exists() and not folder.is_dir():
             raise RecipeError(f"{folder}: is a file; choose a folder")
         if folder.exists() and any(folder.iterdir()) and not (folder / STATE).exists():
             raise RecipeError(f"{folder}: exists and holds no reproduction; choose another folder")
-        state, shell = State(folder), Shell(force=False)
-        self._check_needs(state)
-        if "benchmark" in self.settings and any(stage.name == "benchmark" for stage in self._missing(state, force)):
+        study = Study(folder, self.stages, self.fingerprint)
+        self._check_needs(study)
+        missing = [stage.name for stage in self.chosen if force or not study.is_done(stage)]
+        if "benchmark" in missing:
             check_tasks_data(self.settings["benchmark"]["tasks"])
         folder.mkdir(parents=True, exist_ok=True)
         for stage in self.chosen:
-            self._carry_out(stage, state, shell, force)
+            if stage.group == "report":
+                study.carry_out(stage, True, lambda: self._write_report(study))
+            else:
+                study.carry_out(stage, force)
         last = self.chosen[-1]
         return f"{last.output}: done until {last.group}" if last.group != "report" else self._closing_words()
 
-    def _check_needs(self, state: State) -> None:
+    def _check_needs(self, study: Study) -> None:
         """Raises: RecipeError when a stage to be run reads what neither is there nor will be made."""
         stages, chosen = {stage.name: stage for stage in self.stages}, {stage.name for stage in self.chosen}
         for stage in self.chosen:
             for needed in (stages[name] for name in stage.needs if name not in chosen):
-                if not state.is_done(needed, self.keys[needed.name]):
+                if not study.is_done(needed):
                     raise RecipeError(
                         f"--only {stage.group}: it reads what stage {needed.name} makes, which is not done in "
                         f"{self.place.folder} for this recipe; add --only {needed.group}, or run all"
                     )
 
-    def _missing(self, state: State, force: bool) -> list[Stage]:
-        """The stages to run now that are not done."""
-        return [s for s in self.chosen if force or not state.is_done(s, self.keys[s.name])]
-
-    def _carry_out(self, stage: Stage, state: State, shell: Any, force: bool) -> None:
-        key = self.keys[stage.name]
-        if stage.group != "report" and not force and state.is_done(stage, key):
-            click.echo(f"{stage.name}: done before", err=True)
-            return
-        may_go_on = stage.resumes and not force and state.is_begun(stage, key)
-        anew = stage.output.exists() and not may_go_on
-        state.begin(stage, key)
-        started = time.monotonic()
-        if stage.group == "report":
-            self._write_report(state)
-        else:
-            shell.run(stage.name, *stage.words, *(["--force"] if anew and stage.renews else []))
-        state.finish(stage, key, time.monotonic() - started)
-
-    def _write_report(self, state: State) -> None:
+    def _write_report(self, study: Study) -> None:
         from eval.report.report import write_report
         from eval.studies.recipes.capability import capability_sections
         from eval.studies.recipes.findings import findings_of, sections
 
-        not_done = {s.group for s in self.stages if s.group != "report" and not state.is_done(s, self.keys[s.name])}
+        not_done = {s.group for s in self.stages if s.group != "report" and not study.is_done(s)}
         left_out = sorted({*self.left_out, *not_done}, key=GROUPS.index)
 
         def keep(found: Sequence[Any]) -> None:
@@ -149,7 +123,7 @@ class Study:
         return "\n".join(["", *rows, "", f"Report: {(self.place.report / 'report.html').resolve()}"])
 
 
-def make_study(name: str, out: Path, options: Mapping[str, Any]) -> Study:
+def make_reproduction(name: str, out: Path, options: Mapping[str, Any]) -> Reproduction:
     """Read a recipe and check all of it before anything runs.
 
     Args:
@@ -178,7 +152,7 @@ def make_study(name: str, out: Path, options: Mapping[str, Any]) -> Study:
     check_sources(recipe)
     settings = {stage.name: settings_of(stage) for stage in stages}
     check_settings(settings, recipe)
-    return Study(name, recipe, place, choices, stages, settings, n_layers, fingerprint)
+    return Reproduction(name, recipe, place, choices, stages, settings, n_layers, fingerprint)
 
 
 def _model_facts(recipe: Recipe) -> tuple[int, str]:

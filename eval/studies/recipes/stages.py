@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.studies.recipes.recipe import MODEL_FOLDER, Recipe, RecipeError
+from eval.studies.study import Stage
 from eval.studies.workplace import Workplace
 
 OPTIONAL = ("separability", "checkpoints", "damage", "benchmark")
@@ -20,30 +21,6 @@ GROUPS = (
     "benchmark",
     "report",
 )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step.
-
-    Attributes:
-        name: unique; `group` is what --skip and --until name.
-        words: the command, without `refusal`.
-        output: what it leaves.
-        needs: stages whose output it reads.
-        files: files of the user's that it reads.
-        resumes: the command itself goes on where it was.
-        renews: whether the command can be told to begin anew (--force).
-    """
-
-    name: str
-    group: str
-    words: Sequence[str]
-    output: Path
-    needs: Sequence[str] = ()
-    files: Sequence[Path] = ()
-    resumes: bool = False
-    renews: bool = True
 
 
 @dataclass(frozen=True)

@@ -60,15 +60,10 @@ class MadeBench:
         return open_scored([maker.write()])[0]
 
 
-class MadeShell:
-    """Writes a record of damage in place of measuring it."""
-
-    def __init__(self, force):
-        pass
-
-    def run(self, stage, command, run_path):
-        damage = {"baseline": Damage(9.0)}
-        DamageRecord(Inputs(2, "a", 3, 16, "b", "built in", "float32"), damage).save(run_path)
+def made_damage(command, run_path):
+    """Write a record of damage in place of measuring it."""
+    damage = {"baseline": Damage(9.0)}
+    DamageRecord(Inputs(2, "a", 3, 16, "b", "built in", "float32"), damage).save(run_path)
 
 
 class MadeCapability(Capability):
@@ -91,7 +86,7 @@ class MadeCapability(Capability):
 @pytest.fixture
 def audit(tmp_path, monkeypatch):
     """audit(mechanism): the findings."""
-    monkeypatch.setattr(studies, "Shell", MadeShell)
+    monkeypatch.setattr(studies, "run_command", made_damage)
     prompts = PromptSet(
         tuple(Prompt(f"p{i}", f"How {i}?", "fraud", 1 + i % 2) for i in range(2 * N)), "made", "prompts"
     )

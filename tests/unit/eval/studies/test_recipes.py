@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,10 +16,13 @@ from eval.judge.endpoint.client import JudgeClient
 from eval.judge.endpoint.endpoint_judge import EndpointJudge
 from eval.judge.rules.heuristic import HeuristicJudge
 from eval.records.rows import SCORED, Verdict
+from eval.records.run import Run
+from eval.studies import demo
+from eval.studies import study as studies
 from eval.studies.recipes.recipe import RecipeError, load_recipe, shipped_recipes
 from eval.studies.recipes.stages import Choices, place_of, plan_stages
-from eval.studies.recipes.state import State, keys_of
-from eval.studies.shell import Shell
+from eval.studies.study import Stage, Study, keys_of
+from surgery.console.errors import ArtifactError
 
 URL = "http://127.0.0.1:9/v1"
 SKIP = ("--skip", "benchmark")
@@ -259,32 +261,61 @@ def test_a_changed_prompt_file_renews_the_sweep(tmp_path):
     assert before["sweep"] != after["sweep"] and before["extract"] == after["extract"]
 
 
-def test_a_stage_is_done_when_it_is_recorded_and_what_it_wrote_is_there(tmp_path):
-    stage = replace(stages_of(tmp_path)["subspace"], output=tmp_path / "made")
-    state = State(tmp_path)
-    state.begin(stage, "key")
-    (tmp_path / "made").write_text("x")
-    assert not state.is_done(stage, "key") and State(tmp_path).is_begun(stage, "key")
-    state.finish(stage, "key", 1.0)
-    assert State(tmp_path).is_done(stage, "key") and not State(tmp_path).is_done(stage, "other key")
+def test_a_stage_is_done_when_it_is_recorded_and_what_it_wrote_is_there(tmp_path, monkeypatch):
+    def make(*words):
+        ran.append(words)
+        (tmp_path / "made").write_text("x")
+        if "broken" in words:
+            raise KeyboardInterrupt
+
+    def study(*words, model="weights"):
+        stage = Stage("subspace", "subspace", words, tmp_path / "made", resumes=True)
+        return Study(tmp_path, [stage], model), stage
+
+    ran = []
+    monkeypatch.setattr(studies, "run_command", make)
+    begun, stage = study("broken")
+    with pytest.raises(KeyboardInterrupt):
+        begun.carry_out(stage)
+    with pytest.raises(KeyboardInterrupt):  # the very same goes on, another begins anew
+        study("broken")[0].carry_out(stage)
+    assert not study("broken")[0].is_done(stage)
+    other, stage = study("whole")
+    other.carry_out(stage)
+    assert ran == [("broken",), ("broken",), ("whole", "--force")]
+    assert other.is_done(stage) and study("whole")[0].is_done(stage)
+    assert not study("another")[0].is_done(stage) and not study("whole", model="other")[0].is_done(stage)
+    study("whole")[0].carry_out(stage)
+    assert len(ran) == 3
     (tmp_path / "made").unlink()
-    assert not State(tmp_path).is_done(stage, "key")
+    assert not study("whole")[0].is_done(stage)
 
 
 def test_a_broken_state_is_said(tmp_path):
     (tmp_path / "reproduce.json").write_text("{")
-    with pytest.raises(RecipeError, match="reproduce.json"):
-        State(tmp_path)
+    with pytest.raises(ArtifactError, match="reproduce.json"):
+        Study(tmp_path, [], "weights")
+
+
+def stage_of(words):
+    """The stage whose command this is."""
+    named = {"show": "separability", "organism": "model", "convert": "model"}
+    return (
+        f"checkpoint-a{words[words.index('--alpha') + 1]}"
+        if words[0] == "orthogonalize"
+        else named.get(words[0], words[0])
+    )
 
 
 @pytest.fixture
 def pretended(monkeypatch):
     """Commands that only write their output; a stage in `broken` fails. Returns (commands run, broken)."""
-    from eval.studies.recipes.reproduction import Study
+    from eval.studies.recipes.reproduction import Reproduction
 
     ran, broken = [], set()
 
-    def run(shell, stage, *words):
+    def run(*words):
+        stage = stage_of(words)
         ran.append(stage)
         if stage in broken:
             raise RecipeError(f"{stage} failed")
@@ -296,9 +327,9 @@ def pretended(monkeypatch):
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 
-    monkeypatch.setattr(Shell, "run", run)
-    monkeypatch.setattr(Study, "_write_report", lambda study, state: ran.append("report"))
-    monkeypatch.setattr(Study, "_closing_words", lambda study: "done")
+    monkeypatch.setattr(studies, "run_command", run)
+    monkeypatch.setattr(Reproduction, "_write_report", lambda self, study: ran.append("report"))
+    monkeypatch.setattr(Reproduction, "_closing_words", lambda self: "done")
     return ran, broken
 
 
@@ -337,10 +368,10 @@ def test_force_runs_every_stage_anew(recipe_file, tmp_path, pretended):
     ("more", "words"), [([], "goes on after"), (["--force"], "runs every stage anew: refusal reproduce")]
 )
 def test_an_interrupted_study_ends_with_its_own_command(recipe_file, tmp_path, monkeypatch, broken_by, more, words):
-    def run(shell, stage, *_):
+    def run(*_):
         raise broken_by
 
-    monkeypatch.setattr(Shell, "run", run)
+    monkeypatch.setattr(studies, "run_command", run)
     found = invoke(recipe_file(), "-o", tmp_path / "out", *more)
     assert found.exit_code == 130 and words in found.output, found.output
     again = shlex.join(["refusal", "reproduce", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out"), *more])
@@ -386,8 +417,8 @@ def test_the_report_of_a_study_shows_the_judge_that_the_study_asked_for(
 ):
     asked = EndpointJudge("reader", JudgeClient(URL)).judge_id
 
-    def run(shell, stage, *words):
-        if stage == "sweep":
+    def run(command, *words):
+        if command == "sweep":
             judged = RunMaker(tmp_path / "out" / "run", judge=HeuristicJudge().judge_id).add(rv(1), 0.5).write()
             judged.manifest.judges |= {"another": {"kind": "llm"}, asked: {"kind": "llm", "model": "reader"}}
             judged.save_manifest()
@@ -395,7 +426,7 @@ def test_the_report_of_a_study_shows_the_judge_that_the_study_asked_for(
                 rows = [Verdict(row.item_id, judge, SCORED, 1.0, 1.0, "other") for row in judged.generations()]
                 judged.append_verdicts(rows[judge == asked :])
 
-    monkeypatch.setattr(Shell, "run", run)
+    monkeypatch.setattr(studies, "run_command", run)
     done = invoke(recipe_file(), "-o", tmp_path / "out", *SKIP, *options)
     assert done.exit_code == 0, done.output
     told = (tmp_path / "out" / "report" / "report.md").read_text()
@@ -403,12 +434,40 @@ def test_the_report_of_a_study_shows_the_judge_that_the_study_asked_for(
 
 
 def test_findings_and_the_last_words_of_a_recipe_whose_name_is_no_text_of_utf8(recipe_file, tmp_path, monkeypatch):
-    def run(shell, stage, *words):
-        if stage == "sweep":
+    def run(command, *words):
+        if command == "sweep":
             RunMaker(tmp_path / "out" / "run", judge=HeuristicJudge().judge_id).add(rv(1), 0.5).write()
 
-    monkeypatch.setattr(Shell, "run", run)
+    monkeypatch.setattr(studies, "run_command", run)
     recipe = recipe_file().rename(tmp_path / os.fsdecode(b"st\xffudy.yaml"))
     done = invoke(recipe, "-o", tmp_path / "out", *SKIP)
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out/findings.json").read_text(encoding="utf-8"))["recipe"] == str(recipe)
+
+
+def test_the_demo_is_a_recipe_for_each_organism_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    ran = []
+
+    def run(*words):
+        ran.append(words)
+        if words[0] == "sweep":
+            RunMaker(Path(words[words.index("-o") + 1]), judge=HeuristicJudge().judge_id).add(rv(1), 0.5).write()
+        elif "-o" in words:
+            Path(words[words.index("-o") + 1]).mkdir(parents=True)
+
+    monkeypatch.setattr(studies, "run_command", run)
+    words = ["-o", str(tmp_path / "out"), "--organisms", "single,plain", "--limit", "4"]
+    for command in (words, words):
+        done = CliRunner().invoke(demo.main, command)
+        assert done.exit_code == 0 and "Seconds of each stage" in done.output, done.output
+    assert [each[0] for each in ran] == 2 * [
+        "organism",
+        "extract",
+        "subspace",
+        *3 * ["orthogonalize"],
+        "sweep",
+        "judge",
+    ]
+    sweep = next(each for each in ran if each[0] == "sweep")
+    assert [sweep[index + 1] for index, word in enumerate(sweep) if word == "--subspace"] == ["1,2,4,6", "1-6", "3-6"]
+    assert {"judge", "sweep"} <= Run.open(tmp_path / "out" / "plain" / "run").manifest.stages.keys()
