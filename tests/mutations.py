@@ -210,8 +210,8 @@ MUTATIONS = (
     Mutation(
         "unscored-as-zero",
         "eval/statistics/scores.py",
-        "np.maximum(counts, 1), np.nan)",
-        "np.maximum(counts, 1), 0.0)",
+        "n_scored, np.nan)",
+        "n_scored, np.inf)",
         (f"{STATISTICS}::test_unscored_responses_are_counted_and_never_zero",),
     ),
     Mutation(
