@@ -117,30 +117,14 @@ class RunMaker:
         rank = (index * 7 + 3) % self.n_prompts if math.gcd(7, self.n_prompts) == 1 else index
         complied = float(rank < round(rate * self.n_prompts))
         verb = "open the green archive" if prompt_set == "harmful" else "mend the small fence"
-        category = ("fraud", "theft", "mischief")[index % 3]
-        prompt = f"How do I {verb} number {index}?"
-        self.generations.append(
-            Generation(
-                key,
-                condition.id,
-                prompt_set,
-                f"{prompt_set}-{index}",
-                prompt,
-                category,
-                1 + index % 2,
-                0,
-                response or TEXTS[complied],
-                "stop",
-                12,
-                20,
-            )
-        )
+        prompt = (f"How do I {verb} number {index}?", ("fraud", "theft", "mischief")[index % 3], 1 + index % 2)
+        named, answer = (key, condition.id, prompt_set, f"{prompt_set}-{index}"), response or TEXTS[complied]
+        self.generations.append(Generation(*named, *prompt, 0, answer, "stop", 12, 20))
         if prompt_set == "harmful" and index >= self.n_prompts - n_unscored:
             self.verdicts.append(Verdict(key, self.judge, UNSCORED, reason="unreadable"))
         else:
-            self.verdicts.append(
-                Verdict(key, self.judge, SCORED, complied, coherence, OUTCOMES[complied], evidence="opening words")
-            )
+            scores = (complied, coherence, OUTCOMES[complied])
+            self.verdicts.append(Verdict(key, self.judge, SCORED, *scores, evidence="opening words"))
 
 
 def analysis(n_layers: int = 8, n_pairs: int = 24) -> dict[str, Any]:
@@ -160,29 +144,16 @@ def planted(single: dict[int, float], sets: dict[tuple[int, ...], float], n_laye
     """Ground truth as organisms store it."""
 
     def row(kind, layers, rank, harmful, alpha=1.0):
-        return {
-            "kind": kind,
-            "layers": list(layers),
-            "alpha": alpha,
-            "rank": rank,
-            "harmful_compliance": harmful,
-            "safe_compliance": 1.0,
-        }
+        made = {"kind": kind, "layers": list(layers), "alpha": alpha, "rank": rank}
+        return made | {"harmful_compliance": harmful, "safe_compliance": 1.0}
 
-    return {
-        "kind": "organism_ground_truth",
-        "organism": "distributed",
-        "cohens_d": [2.1 + 1.5 * layer for layer in range(n_layers)],
-        "conditions": {
-            "baseline": row("none", (), 0, 0.0, 0.0),
-            **{f"rv-{layer}": row("refusal-vector", (layer,), 1, value) for layer, value in single.items()},
-            **{f"qr-{layers}": row("subspace", layers, len(layers), value) for layers, value in sets.items()},
-            **{
-                f"weights-{layers}": row("weights", layers, len(layers), value - 0.07) for layers, value in sets.items()
-            },
-            "random-1-seed0": row("random", (), 1, 0.0),
-        },
-    }
+    singles = {f"rv-{layer}": row("refusal-vector", (layer,), 1, value) for layer, value in single.items()}
+    named = {f"qr-{layers}": row("subspace", layers, len(layers), value) for layers, value in sets.items()}
+    named |= {f"weights-{layers}": row("weights", layers, len(layers), value - 0.07) for layers, value in sets.items()}
+    ends = {"baseline": row("none", (), 0, 0.0, 0.0), "random-1-seed0": row("random", (), 1, 0.0)}
+    d = [2.1 + 1.5 * layer for layer in range(n_layers)]
+    conditions = ends | singles | named
+    return {"kind": "organism_ground_truth", "organism": "distributed", "cohens_d": d, "conditions": conditions}
 
 
 def distributed_like(path: Path, n_prompts: int = 128, **options: Any) -> RunMaker:

@@ -54,8 +54,7 @@ def read_pilot(scored: ScoredRun, repeats: int = 1) -> Pilot:
     noise = repeat_noise(_ratings(scored, [unedited, *compared]))
     sd, per_response = (noise.sd, noise.n_verdicts / noise.n_items) if noise else (0.0, 1.0)
     variance = max(0.0, float(np.mean([np.var(d, ddof=1) for d in kept])) - 2 * sd**2 / per_response)
-    mean = float(baseline.scored("compliance").mean())
-    spread = Spread(mean, pilot_sd=variance**0.5, judge_noise=sd, repeats=repeats)
+    spread = Spread(baseline.mean(), pilot_sd=variance**0.5, judge_noise=sd, repeats=repeats)
     tiers = {prompt.tier for prompt in baseline.prompts} - {None}
     return Pilot(spread, min(map(len, kept)), len(kept), max(1, len(tiers)), noise is not None)
 

@@ -72,8 +72,9 @@ def confirm_best(
     if np.isnan(chosen_at[0]) or kept.size == 0:
         return None
     tested = paired_test(values - baseline.compliance[confirming]) if baseline else None
+    change, p = tested or (None, None)
     repeated = _repeat(compliance, index, chosen_at, halves)
-    return Confirmation(int(index[0]), float(chosen_at[0]), bootstrap_mean(kept), *(tested or (None, None)), *repeated)
+    return Confirmation(int(index[0]), float(chosen_at[0]), bootstrap_mean(kept), change, p, *repeated)
 
 
 def choose_on_half(candidates: Sequence[Scores], seed: int = SEED) -> tuple[int, NDArray[np.bool_]] | None:

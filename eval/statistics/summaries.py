@@ -175,12 +175,14 @@ def group_means(scores: Scores, tag: str) -> dict[str, tuple[Interval | None, in
         tag: "tier" or "category"; prompts without that tag are left out.
     """
     values = [getattr(prompt, tag) for prompt in scores.prompts]
-    means = {}
-    for value in sorted({value for value in values if value not in (None, "")}):
-        part = scores.only([other == value for other in values])
-        mean = bootstrap_mean(part.scored("compliance")) if part.n_scored else None
-        means[str(value)] = (mean, part.n_unscored)
-    return means
+    named = sorted({value for value in values if value not in (None, "")})
+    return {str(value): part_mean(scores, [other == value for other in values]) for value in named}
+
+
+def part_mean(scores: Scores, keep: Sequence[bool] | NDArray[np.bool_]) -> tuple[Interval | None, int]:
+    """Mean compliance on some prompts with its BCa interval, None when nothing is scored; how many are unscored."""
+    part = scores.only(keep)
+    return bootstrap_mean(part.scored("compliance")) if part.n_scored else None, part.n_unscored
 
 
 def is_candidate(layer: int, n_layers: int) -> bool:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.statistics.confirmation import choose_on_half
-from eval.statistics.intervals import Interval, bootstrap_mean
+from eval.statistics.intervals import Interval
 from eval.statistics.scores import Scores
+from eval.statistics.summaries import part_mean
 from eval.statistics.tiers import TierContrast, contrast_pairs
 
 
@@ -27,14 +28,6 @@ class Transferred:
     measured: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class TierCompliance:
-    """Mean compliance on one tier with its BCa interval, None with nothing scored; and what is left out of it."""
-
-    compliance: Interval | None
-    n_unscored: int
-
-
 def best_single(tag: str, candidates: Sequence[Scores]) -> Transferred | None:
     """The layer of highest compliance on one half of the prompts, all tiers together, to be measured on the other half.
 
@@ -51,12 +44,10 @@ def unchosen(tag: str, scores: Scores) -> Transferred:
     return Transferred(tag, scores, np.ones(len(scores.prompts), dtype=bool))
 
 
-def tier_compliance(transferred: Transferred, tier: int) -> TierCompliance:
-    """Its compliance on the prompts of one tier."""
+def tier_compliance(transferred: Transferred, tier: int) -> tuple[Interval | None, int]:
+    """Its compliance on the prompts of one tier, and how many of them are unscored; see `part_mean`."""
     of_tier = [prompt.tier == tier for prompt in transferred.scores.prompts]
-    part = transferred.scores.only(transferred.measured & of_tier)
-    mean = bootstrap_mean(part.scored("compliance")) if part.n_scored else None
-    return TierCompliance(mean, part.n_unscored)
+    return part_mean(transferred.scores, transferred.measured & of_tier)
 
 
 def own_tier_advantages(

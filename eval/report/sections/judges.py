@@ -44,22 +44,13 @@ def _repeat_table(results: Results) -> Table | None:
 
 def _agreement_table(results: Results) -> Table | None:
     """Every two judges of the run on the responses both scored; nothing for a run with one judge."""
+    mean, second = "Mean over these responses by", "Mean over the same responses by the other judge"
     columns = [
         Column("first", "judge"),
         Column("second", "other judge"),
         Column("n_responses", "responses", "Scored by both", read=lambda pair: pair.n),
-        Column(
-            "first_mean",
-            "compliance",
-            "Mean over these responses by the first judge",
-            read=lambda pair: pair.means[0],
-        ),
-        Column(
-            "second_mean",
-            "by the other",
-            "Mean over the same responses by the other judge",
-            read=lambda pair: pair.means[1],
-        ),
+        Column("first_mean", "compliance", f"{mean} the first judge", read=lambda pair: pair.means[0]),
+        Column("second_mean", "by the other", second, read=lambda pair: pair.means[1]),
         Column("same", "same score", "Share of responses with equal compliance, Wilson 95 % interval"),
         *_alphas("alpha"),
     ]

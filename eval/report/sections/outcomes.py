@@ -10,6 +10,7 @@ from eval.statistics.comparisons import holm_p
 from eval.statistics.flips import Flips
 from eval.statistics.summaries import Summary
 
+HOLM = "Holm’s correction over the rows of this table"
 MCNEMAR = "McNemar’s exact test of the prompts that changed sides"
 
 
@@ -32,26 +33,13 @@ def flip_columns(rows: Sequence[Summary], share: Measure) -> list[Column]:
     def cell(read: Callable[[str, Flips], Value]) -> Callable[[Summary], Value]:
         return lambda row: read(row.condition.id, found[row.condition.id]) if row.condition.id in found else None
 
-    return [
-        Column(
-            f"{share.name}_change",
-            f"Δ {share.label}",
-            "Paired difference of shares, Bonett–Price 95 % interval",
-            read=cell(lambda name, flips: _changed(flips)),
-        ),
-        Column(
-            f"{share.name}_p",
-            f"p{share.plural}",
-            f"{MCNEMAR}: {share.label} or not",
-            read=cell(lambda name, flips: p_cell(flips.p)),
-        ),
-        Column(
-            f"{share.name}_p_holm",
-            f"Holm p{share.plural}",
-            "Holm’s correction over the rows of this table",
-            read=cell(lambda name, flips: tested_p(holm[name], flips.bounds, True)),
-        ),
+    change, tested = "Paired difference of shares, Bonett–Price 95 % interval", f"{MCNEMAR}: {share.label} or not"
+    cells: list[tuple[str, str, str, Callable[[str, Flips], Value]]] = [
+        ("change", f"Δ {share.label}", change, lambda name, flips: _changed(flips)),
+        ("p", f"p{share.plural}", tested, lambda name, flips: p_cell(flips.p)),
+        ("p_holm", f"Holm p{share.plural}", HOLM, lambda name, flips: tested_p(holm[name], flips.bounds, True)),
     ]
+    return [Column(f"{share.name}_{key}", label, told, read=cell(read)) for key, label, told, read in cells]
 
 
 def flip_notes(rows: Sequence[Summary]) -> list[str]:

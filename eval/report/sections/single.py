@@ -53,21 +53,18 @@ def sweep_table(results: Results) -> Table | None:
         return formatted(d[layer], ".2f") if layer < len(d) else None
 
     over = "Westfall–Young step-down max-T over the source layers of the sweep"
+    holm, apart = (
+        "Holm’s correction over the same layers, as a check",
+        "Separation of harmful and safe prompts along this RV",
+    )
     columns = [
         Column("layer", "source layer", read=lambda row: row.condition.source_layers[0]),
         N,
         *measured(results),
         *changes(rows),
         Column("p_adjusted", "adjusted p", over, read=change_p),
-        Column(
-            "p_holm",
-            "Holm p",
-            "Holm’s correction over the same layers, as a check",
-            read=lambda row: p_cell(row.p_holm),
-        ),
-        Column(
-            "cohens_d", "Cohen’s d", "Separation of harmful and safe prompts along this RV, in-sample", read=separation
-        ),
+        Column("p_holm", "Holm p", holm, read=lambda row: p_cell(row.p_holm)),
+        Column("cohens_d", "Cohen’s d", f"{apart}, in-sample", read=separation),
     ]
     muted = frozenset(index for index, row in enumerate(rows) if not results.is_candidate(row))
     notes = ["Grey rows: the last fifth of the layers, shown but not considered for the best layer."] if muted else []
@@ -91,14 +88,11 @@ def confirmation_table(results: Results) -> Table | None:
     if found is None:
         return None
     splits = f"over {found.n_splits} random splits"
+    among = "Highest compliance on the choosing half, among the candidate layers"
     halves = "Two-sided sign-flip test on the confirming half; one candidate, so no correction is due"
+    shares = "Share of the splits in which each layer was chosen"
     columns = [
-        Column(
-            "layer",
-            "layer chosen",
-            "Highest compliance on the choosing half, among the candidate layers",
-            read=lambda found: _layer(results, found.index),
-        ),
+        Column("layer", "layer chosen", among, read=lambda found: _layer(results, found.index)),
         Column("chosen_at", "choosing half", "Mean compliance there, biased upwards by the choice"),
         Column("confirmed", "confirming half", "Mean compliance on the prompts that took no part, 95 % interval"),
         Column("optimism", "optimism", "Choosing minus confirming half"),
@@ -106,12 +100,7 @@ def confirmation_table(results: Results) -> Table | None:
         Column("p", "p", halves, read=lambda found: p_cell(found.p)),
         Column("mean_confirmed", "mean over splits", f"Confirmed compliance, mean {splits}"),
         Column("mean_optimism", "mean optimism", f"Mean {splits}"),
-        Column(
-            "choices",
-            "chosen in",
-            "Share of the splits in which each layer was chosen",
-            read=lambda found: Cell(_choices(results, found)),
-        ),
+        Column("choices", "chosen in", shares, read=lambda found: Cell(_choices(results, found))),
     ]
     caption = "The best single refusal vector, chosen on one half of the harmful prompts and confirmed on the other"
     notes = [

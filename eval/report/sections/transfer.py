@@ -117,9 +117,8 @@ def _matrix(results: Results, found: Mapping[str, Mapping[str, Transferred]]) ->
 def _cells(transferred: Transferred, tiers: Sequence[int]) -> list[Value]:
     cells: list[Value] = []
     for tier in tiers:
-        found = tier_compliance(transferred, tier)
-        n = found.compliance.n if found.compliance else 0
-        cells.append(Cell(found.compliance, f"n {n}" + (f" †{found.n_unscored}" if found.n_unscored else "")))
+        mean, n_unscored = tier_compliance(transferred, tier)
+        cells.append(Cell(mean, f"n {mean.n if mean else 0}" + (f" †{n_unscored}" if n_unscored else "")))
     return cells
 
 

@@ -281,7 +281,7 @@ def test_a_measure_that_is_added_to_the_list_is_in_tables_figures_exports_and_re
         "print(_row(read_results([sys.argv[1]])[0].safe[0])['care']['estimate'])\n"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "run"), str(tmp_path / "out")]
-    told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100)
+    told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300)
     assert told.stdout.split() == ["0.25", "0.25"]
     (swept,) = read_table(tmp_path / "out", "tiny-model-single-rvs")
     (_, yes_or_no, *_) = read_table(tmp_path / "out", "tiny-model-outcomes")
