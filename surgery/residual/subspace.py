@@ -289,12 +289,19 @@ def check_orthonormal(basis: "torch.Tensor") -> None:
         raise ShapeError(f"basis must be [rank, d_model] with rank 1..d_model, found shape {list(basis.shape)}")
     if basis.dtype != torch.float32:
         raise ShapeError(f"basis must be float32, found {str(basis.dtype).removeprefix('torch.')}")
-    wide = basis.double()
-    error = (wide @ wide.T - torch.eye(basis.shape[0], dtype=torch.float64, device=basis.device)).abs().max().item()
+    error = orthonormal_error(basis)
     if not error <= ORTHONORMAL_TOLERANCE:  # also true of NaN
         raise ArtifactError(
             f"basis rows are not orthonormal: off by {error:.2g}, at most {ORTHONORMAL_TOLERANCE} allowed"
         )
+
+
+def orthonormal_error(basis: "torch.Tensor") -> float:
+    """The largest entry of |B B^T - 1|, in float64."""
+    import torch
+
+    wide = basis.double()
+    return (wide @ wide.T - torch.eye(len(basis), dtype=torch.float64, device=basis.device)).abs().max().item()
 
 
 def _normalized(vectors: "torch.Tensor") -> "torch.Tensor":

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."  # PEFT's name of the wrapped model
+PREFIX = "base_model.model."  # PEFT's name of the wrapped model
 _KIND = "an adapter of ours"
 
 
@@ -219,7 +219,7 @@ def _tensors(factors: LoraFactors) -> "dict[str, torch.Tensor]":
         module = f"{factors.module.rpartition('.')[0]}.{name}"
         pairs[module] = (a.new_zeros(1, b.shape[0]), b.new_zeros(a.shape[1], 1))
     return {
-        f"{_PREFIX}{module}.lora_{letter}.weight": factor
+        f"{PREFIX}{module}.lora_{letter}.weight": factor
         for module, pair in pairs.items()
         for letter, factor in zip("AB", pair, strict=True)
     }

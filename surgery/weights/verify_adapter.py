@@ -15,7 +15,8 @@ from surgery.files.shards import read_shards, tensors_by_name
 from surgery.model.models import ModelInfo
 from surgery.model.threads import single_threaded
 from surgery.residual.layers import parse_layers
-from surgery.weights.adapter import WEIGHTS
+from surgery.residual.subspace import ORTHONORMAL_TOLERANCE, orthonormal_error
+from surgery.weights.adapter import PREFIX, WEIGHTS
 from surgery.weights.edits import plan_edits
 from surgery.weights.manifest import ADAPTER_CONFIG, ADAPTER_KIND, read_manifest
 from surgery.weights.matrices import Matrix, matrices
@@ -25,7 +26,6 @@ from surgery.weights.verify import Progress, Report, find_base
 if TYPE_CHECKING:
     import torch
 
-_PREFIX = "base_model.model."  # PEFT's name of the wrapped model
 _ROUNDOFF = 2.0**-24  # of float32, in which the factors are stored
 _SAFETY = 4.0
 
@@ -133,8 +133,8 @@ class _Check:
         if not (a.isfinite().all() and b.isfinite().all()):
             return self.fault(f"{module}: its factors hold values that are not finite")
         basis = b.float().T / -self.alpha
-        error = _not_orthonormal(basis)
-        if not error <= 1e-4:  # what a basis may be off by on construction
+        error = orthonormal_error(basis)
+        if not error <= ORTHONORMAL_TOLERANCE:
             return self.fault(f"{module}: B is not -alpha Q^T with orthonormal Q (off by {error:.2g})")
         norm = a.double().norm().item()
         if not math.isclose(norm, self.modules[module], rel_tol=1e-5, abs_tol=1e-30):
@@ -149,7 +149,7 @@ class _Check:
                 self.fault(f"{name}: belongs to no module of the manifest and is not zero")
 
     def _take(self, module: str, letter: str) -> "torch.Tensor | None":
-        return self.factors.pop(f"{_PREFIX}{module}.lora_{letter}.weight", None)
+        return self.factors.pop(f"{PREFIX}{module}.lora_{letter}.weight", None)
 
     def _check_product(self, module: str, a: "torch.Tensor", basis: "torch.Tensor", matrix: Matrix) -> None:
         expected, norm = coordinates_of(matrix, basis.contiguous())
@@ -159,10 +159,3 @@ class _Check:
         floor = _SAFETY * _ROUNDOFF * self.info.d_model**0.5 * norm  # float32 sums in another order
         if not off <= floor:
             self.fault(f"{module}: A is not Q W of the base model (off by {off:.3g}, of {self.modules[module]:.3g})")
-
-
-def _not_orthonormal(basis: "torch.Tensor") -> float:
-    import torch
-
-    wide = basis.double()
-    return (wide @ wide.T - torch.eye(len(basis), dtype=torch.float64)).abs().max().item()
