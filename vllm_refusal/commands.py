@@ -97,10 +97,9 @@ def serve(
     from surgery.model.chat import today
     from vllm_refusal.server.allowed_folder import AllowedFolder
     from vllm_refusal.server.chat_date import telling, told
-    from vllm_refusal.server.launch import check_modules, run_server, server_arguments
-    from vllm_refusal.server.served_dtype import dtype_flags
+    from vllm_refusal.server.launch import check_modules, dtype_flags, run_server, server_arguments
+    from vllm_refusal.settings.module_options import parse_ablation_options
     from vllm_refusal.settings.modules import check_default
-    from vllm_refusal.settings.options import parse_ablation_options
 
     modules = parse_ablation_options(ablations, allow_other_model)
     default = check_default(default_ablation, modules)

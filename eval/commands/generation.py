@@ -29,7 +29,7 @@ def generate(model: str, ablations: tuple[str, ...], allow_other_model: bool, ou
     """
     from eval.plan.plan import PlanBuilder
     from vllm_refusal.settings.module_files import load_module
-    from vllm_refusal.settings.options import parse_ablation_options
+    from vllm_refusal.settings.module_options import parse_ablation_options
 
     modules = parse_ablation_options(ablations, allow_other_model)
 

@@ -34,7 +34,7 @@ ROOM = {"ablation": {"max_modules": 2, "max_rank": 4, "sites": ["stream", "write
 def loader(engine, path, site="stream"):
     """Check a file as the front end does. Returns: what loads it on the worker, what gives the worker's config."""
     from vllm_refusal.model.worker import digests_of
-    from vllm_refusal.settings.loading import load_another
+    from vllm_refusal.settings.engine_settings import load_another
 
     llm, spec = engine._llm, {"path": str(path), "site": site, "layers": "1-3"}
     module = load_another("late", spec, llm.llm_engine.vllm_config)

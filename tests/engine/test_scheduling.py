@@ -40,7 +40,7 @@ def cramped(request, tmp_path_factory):
 @pytest.fixture
 def steps(monkeypatch):
     """(slots, numbers of tokens) of each step, in batch order."""
-    from vllm_refusal.edit.tables import SlotTables
+    from vllm_refusal.edit.slot_tables import SlotTables
 
     found = []
     original = SlotTables.write_tokens

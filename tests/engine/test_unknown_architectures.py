@@ -67,7 +67,7 @@ def toy_model():
 
 def test_a_module_whose_forward_would_pass_by_the_edit_stops_the_engine():
     from surgery.architecture.table import ARCHITECTURES
-    from vllm_refusal.edit.tables import SlotTables
+    from vllm_refusal.edit.slot_tables import SlotTables
     from vllm_refusal.model.edited_modules import install_edits
     from vllm_refusal.settings.modules import AblationConfig, AblationModule
 

@@ -82,14 +82,16 @@ def _as_stock_preprocesses(core: Any, request: Any) -> tuple[Any, int]:
 
 def _question(model_config: Any, name: str) -> Any:
     token_ids = probe_ids(model_config.get_vocab_size())[: max(1, model_config.max_model_len - 1)]
-    empty = dict.fromkeys(("pooling_params", "lora_request", "cache_salt", "data_parallel_rank"))
     return EngineCoreRequest(
         request_id=_id(name),
         prompt_token_ids=token_ids,
         mm_features=[],
         sampling_params=probe_params(name),
+        pooling_params=None,
         arrival_time=0.0,
-        **empty,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
     )
 
 

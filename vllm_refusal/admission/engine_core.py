@@ -8,7 +8,7 @@ from typing import Any
 from vllm_refusal.admission import refusals
 from vllm_refusal.settings.capture import RESOLVED as CAPTURE_RESOLVED
 from vllm_refusal.settings.capture import asks_for_capture
-from vllm_refusal.settings.loading import load_another, load_config
+from vllm_refusal.settings.engine_settings import load_another, load_config
 from vllm_refusal.settings.modules import AblationConfig
 from vllm_refusal.settings.request import RESOLVED, RequestError, ablation_of, digest_of, resolve
 

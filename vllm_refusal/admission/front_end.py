@@ -11,7 +11,7 @@ from vllm_refusal.compatibility.wrapping import wrap
 from vllm_refusal.model.proof import proving
 from vllm_refusal.settings.capture import RESOLVED as CAPTURE_RESOLVED
 from vllm_refusal.settings.capture import CaptureConfig, load_capture, resolve_capture
-from vllm_refusal.settings.loading import load_config
+from vllm_refusal.settings.engine_settings import load_config
 from vllm_refusal.settings.modules import AblationConfig
 from vllm_refusal.settings.request import RESOLVED, UnknownAblationError, resolve
 

@@ -33,6 +33,12 @@ class ResidualEdit(nn.Module):
         in_kernel: the edit runs in the Triton kernel, which writes into its arguments.
     """
 
+    slot: torch.Tensor
+    module_of_slot: torch.Tensor
+    bases: torch.Tensor
+    offsets: torch.Tensor
+    alpha: torch.Tensor
+
     def __init__(
         self,
         slot: torch.Tensor,
@@ -42,11 +48,9 @@ class ResidualEdit(nn.Module):
         alpha: torch.Tensor,
     ):
         super().__init__()
-        self.register_buffer("slot", slot, persistent=False)
-        self.register_buffer("module_of_slot", module_of_slot, persistent=False)
-        self.register_buffer("bases", bases, persistent=False)
-        self.register_buffer("offsets", offsets, persistent=False)
-        self.register_buffer("alpha", alpha, persistent=False)
+        tables = {"slot": slot, "module_of_slot": module_of_slot, "bases": bases, "offsets": offsets, "alpha": alpha}
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
         self.in_kernel = bases.is_cuda and load_kernel()
 
     def on_sum(self, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -72,4 +72,4 @@ class PostNormBases:
 
 
 def _gain(norm: nn.Module, gain_offset: float) -> torch.Tensor:
-    return norm.weight.detach().float().cpu() + gain_offset
+    return norm.get_parameter("weight").detach().float().cpu() + gain_offset

@@ -11,6 +11,7 @@ from torch import nn
 
 from surgery.architecture.entry import SINGLE, SUM, Architecture
 from surgery.residual.sites import RESID_POST
+from vllm_refusal.edit.blocks import class_of, own_blocks
 from vllm_refusal.settings.capture import CaptureConfig, CaptureError, CaptureRequest
 
 
@@ -130,30 +131,25 @@ def install_readers(model: nn.Module, architecture: Architecture, reader: Stream
     To be called after `install_edits`, so that what is read is the edited stream.
     Raises: CaptureError when no block was found.
     """
-    from vllm.model_executor.models.utils import PPMissingLayer
-
-    n_installed = 0
-    for layer, block in enumerate(model.get_submodule(architecture.vllm.blocks)):
-        if isinstance(block, PPMissingLayer):
-            continue
-        _install(block, reader, layer, _block_class(type(block), architecture.vllm.returns))
-        for site, path in architecture.fed.items():
-            _install_fed(block.get_submodule(path), reader, layer, site, architecture.vllm.returns == SUM)
-        n_installed += 1
-    if n_installed == 0:
+    blocks = own_blocks(model, architecture)
+    if not blocks:
         raise CaptureError(
             f"{architecture.name}: no decoder block found at {architecture.vllm.blocks}; nothing to capture"
         )
-    return n_installed
+    for layer, block in blocks.items():
+        _install(block, reader, layer, _block_class(class_of(block), architecture.vllm.returns))
+        for site, path in architecture.fed.items():
+            _install_fed(block.get_submodule(path), reader, layer, site, architecture.vllm.returns == SUM)
+    return len(blocks)
 
 
-def _install(module: nn.Module, reader: StreamReader, layer: int, reading_class: type) -> None:
+def _install(module: Any, reader: StreamReader, layer: int, reading_class: type) -> None:
     module.stream_reader, module.stream_layer = reader, layer
     module.__class__ = reading_class
 
 
 @cache
-def _block_class(base: type, returns: str) -> type:
+def _block_class(base: Any, returns: str) -> type:
     """A decoder block class that tells its output stream."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -166,17 +162,17 @@ def _block_class(base: type, returns: str) -> type:
     return _reading_class(base, forward)
 
 
-def _install_fed(module: nn.Module, reader: StreamReader, layer: int, site: str, with_residual: bool) -> None:
+def _install_fed(module: Any, reader: StreamReader, layer: int, site: str, with_residual: bool) -> None:
     own = vars(module).get("forward")  # bound by vLLM's backend for models of transformers, which fuses parts
     if own is None:
-        _install(module, reader, layer, _fed_class(type(module), site, with_residual))
+        _install(module, reader, layer, _fed_class(class_of(module), site, with_residual))
         return
     module.stream_reader, module.stream_layer = reader, layer
     module.forward = MethodType(_telling(own.__func__, site, with_residual), module)
 
 
 @cache
-def _fed_class(base: type, site: str, with_residual: bool) -> type:
+def _fed_class(base: Any, site: str, with_residual: bool) -> type:
     """A class of norms (or of attention or MLPs without one) that tells the stream it is fed."""
     return _reading_class(base, _telling(base.forward, site, with_residual))
 

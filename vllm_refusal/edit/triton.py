@@ -18,8 +18,8 @@ TILE = 8192
 """Basis numbers that a program holds at a time: 32 registers for each thread of 8 warps."""
 
 
-@triton.jit
-def _edit_row(
+@triton.jit  # type: ignore[untyped-decorator]  # Triton has no types
+def _edit_row(  # type: ignore[no-untyped-def]  # it reads annotations: constexpr alone has a meaning
     hidden,  # [n_tokens, d_model]; the stream, or its first addend; becomes x'
     residual,  # [n_tokens, d_model]; its second addend, becomes 0; not touched unless IS_SUM
     slot,

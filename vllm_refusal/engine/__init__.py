@@ -1,7 +1,7 @@
 """vLLM engines in this process.
 
 engine              bulk generation: one start, any mixture of interventions
-modules             other ablations while it runs
+replacement         other ablations while it runs
 captured            activations fetched from it
 activation_source   extraction's source of activations
 distributions       next-token distributions and probabilities of given texts

@@ -58,6 +58,7 @@ class VllmSource:
         capture = {LAYERS: "all", SITES: kept}
         requests = (Request(str(index), list(ids), capture=capture) for index, ids in enumerate(prompts))
         for response in self._engine.generate(requests, Sampling(max_tokens=1)):
+            assert response.captured is not None  # every request asks for it
             resid = response.captured.resid[[kept.index(site) for site in sites]]
             yield int(response.id), resid.unsqueeze(2)
 

@@ -28,6 +28,8 @@ class Captured:
 class CaptureWorker:
     """Extension of vLLM's worker (`worker_extension_cls`): one more method for `collective_rpc`."""
 
+    model_runner: Any
+
     def take_captured(self, request_ids: Sequence[str] | None) -> dict[str, dict[str, Any]]:
         """See `CaptureStore.take`; empty on a worker whose stream another one holds too."""
         store = self.model_runner.get_model().capture.store

@@ -40,16 +40,6 @@ def next_token_logprobs(engine: Engine, requests: Iterable[Request]) -> "Iterato
             yield output.request_id, _whole(output.request_id, output.outputs[0].logprobs)
 
 
-def text_logprobs(engine: Engine, requests: Iterable[Request]) -> "Iterator[tuple[str, NDArray[np.float64]]]":
-    """Natural log probability of each token of the requests' own token ids, given those before it.
-
-    Returns: (request id, [n_tokens - 1]), without the first token, in the order in which requests finish.
-    Raises: EngineError when the engine scores another number of tokens.
-    """
-    for request_id, scores in text_scores(engine, requests):
-        yield request_id, scores.logprobs
-
-
 def text_scores(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[str, TextScores]]:
     """Score each token of the requests' own token ids, given those before it.
 

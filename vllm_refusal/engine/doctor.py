@@ -25,7 +25,7 @@ LEAST_EFFECT = 1e-4  # of a log probability, below which an answer over HTTP say
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One check and what it found."""
 
     check: str
@@ -53,7 +53,7 @@ class Probe:
         return {"ablation": self.name, "ablation_alpha": self.alpha, "ablation_layers": self.layers}
 
 
-def check_engine(model: str | None, revision: str | None = None) -> list[Finding]:
+def check_engine(model: str | None, revision: str | None = None) -> list[Diagnosis]:
     """Start an engine on a model in float32 and compare it with Hugging Face forward hooks.
 
     Args:
@@ -74,7 +74,7 @@ def check_engine(model: str | None, revision: str | None = None) -> list[Finding
     return findings
 
 
-def check_server(url: str, api_key_env: str) -> list[Finding]:
+def check_server(url: str, api_key_env: str) -> list[Diagnosis]:
     """Ask a running server the same question with and without each ablation that it lists.
 
     Args:
@@ -85,24 +85,24 @@ def check_server(url: str, api_key_env: str) -> list[Finding]:
 
     client = openai.OpenAI(base_url=url, api_key=os.environ.get(api_key_env) or "none", max_retries=0, timeout=60)
     try:
-        models = client.models.list().data
+        models: list[Any] = client.models.list().data
         ablations = [entry for entry in models if getattr(entry, "ablation", None)]  # LoRA adapters have a parent too
         if not ablations:
             return [
-                Finding("ablations listed", False, f"{url} lists no ablation; start it with refusal serve --ablation")
+                Diagnosis("ablations listed", False, f"{url} lists no ablation; start it with refusal serve --ablation")
             ]
         listed = ", ".join(f"{entry.id} (sha256 {entry.ablation['sha256'][:12]})" for entry in ablations)
-        return [Finding("ablations listed", True, listed)] + [_server_finding(client, entry) for entry in ablations]
+        return [Diagnosis("ablations listed", True, listed)] + [_server_finding(client, entry) for entry in ablations]
     except openai.OpenAIError as err:
-        return [Finding("server answers", False, f"{url}: {type(err).__name__}: {err}")]
+        return [Diagnosis("server answers", False, f"{url}: {type(err).__name__}: {err}")]
 
 
-def _server_finding(client: Any, entry: Any) -> Finding:
+def _server_finding(client: Any, entry: Any) -> Diagnosis:
     """Whether the answers are further apart than the same question's are from time to time, in other batches."""
     plain, ablated, again = (_server_logprobs(client, name) for name in (entry.parent, entry.id, entry.parent))
     effect, noise = _gap(plain, ablated), _gap(plain, again)
     detail = f"next-token logprobs {_differ(plain, ablated)}, and by {noise:.2g} when asked again without it"
-    return Finding(f"{entry.id} has an effect", effect > max(TIMES_NOISE * noise, LEAST_EFFECT), detail)
+    return Diagnosis(f"{entry.id} has an effect", effect > max(TIMES_NOISE * noise, LEAST_EFFECT), detail)
 
 
 def _server_logprobs(client: Any, model: str) -> dict[str, float]:
@@ -168,30 +168,32 @@ def _hook_logprobs(info: ModelInfo, probes: list[Probe], token_ids: list[int]) -
     return found
 
 
-def _architecture_finding(info: ModelInfo) -> Finding:
+def _architecture_finding(info: ModelInfo) -> Diagnosis:
     from vllm.model_executor.models.registry import ModelRegistry
 
-    registered = ModelRegistry.models[info.architecture].module_name
-    return Finding(
-        "model class", registered == "vllm_refusal.model.registration", f"{info.architecture} comes from {registered}"
+    registered: Any = ModelRegistry.models[info.architecture]
+    return Diagnosis(
+        "model class",
+        registered.module_name == "vllm_refusal.model.registration",
+        f"{info.architecture} comes from {registered.module_name}",
     )
 
 
-def _zero_finding(answers: Mapping[str, Response]) -> Finding:
+def _zero_finding(answers: Mapping[str, Response]) -> Diagnosis:
     same = answers["alpha 0"].logprobs == answers["baseline"].logprobs
-    return Finding("alpha 0 equals no intervention", same, "bit for bit" if same else "log probabilities differ")
+    return Diagnosis("alpha 0 equals no intervention", same, "bit for bit" if same else "log probabilities differ")
 
 
-def _parity_finding(name: str, answer: Response, expected: "torch.Tensor") -> Finding:
+def _parity_finding(name: str, answer: Response, expected: "torch.Tensor") -> Diagnosis:
     gap = max(abs(value - float(expected[token])) for token, value in answer.logprobs[0].items())
     detail = f"largest difference {gap:.1e} of {len(answer.logprobs[0])} logprobs (at most {TOLERANCE:g})"
-    return Finding(f"{name} equals Hugging Face hooks", gap <= TOLERANCE, detail)
+    return Diagnosis(f"{name} equals Hugging Face hooks", gap <= TOLERANCE, detail)
 
 
-def _effect_finding(name: str, baseline: Response, answer: Response) -> Finding:
+def _effect_finding(name: str, baseline: Response, answer: Response) -> Diagnosis:
     plain, ablated = baseline.logprobs[0], answer.logprobs[0]
     gap = _gap(plain, ablated)
-    return Finding(f"{name} has an effect", gap > TOLERANCE, f"logprobs {_differ(plain, ablated)}")
+    return Diagnosis(f"{name} has an effect", gap > TOLERANCE, f"logprobs {_differ(plain, ablated)}")
 
 
 def _differ(plain: Mapping[Any, float], ablated: Mapping[Any, float]) -> str:

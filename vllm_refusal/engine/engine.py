@@ -15,10 +15,10 @@ from surgery.model.models import ModelInfo
 from surgery.residual.sites import RESID_SITES
 from vllm_refusal.engine.captured import Captured, take_captured
 from vllm_refusal.engine.lora import lora_arguments
-from vllm_refusal.engine.modules import replace_modules
+from vllm_refusal.engine.replacement import replace_modules
 from vllm_refusal.model.proof import METHOD, check_proven
 from vllm_refusal.settings.capture import MAX_BYTES, CaptureConfig, CaptureRequest, capture_arguments
-from vllm_refusal.settings.loading import LARGEST_ALPHA
+from vllm_refusal.settings.engine_settings import LARGEST_ALPHA
 
 _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -154,7 +154,7 @@ class Engine:
         from vllm import LLM
 
         try:
-            self._llm = LLM(**arguments)
+            self._llm: Any = LLM(**arguments)
         except START_FAULTS as err:
             raise EngineError(start_fault(info.model, err)) from err
         try:

@@ -9,7 +9,8 @@ from torch import nn
 from surgery.architecture.entry import SINGLE, STALE_RESIDUAL, SUM, Architecture
 from surgery.residual.sites import STREAM, WRITES
 from vllm_refusal.edit.affine import ResidualEdit
-from vllm_refusal.edit.tables import SlotTables
+from vllm_refusal.edit.blocks import all_blocks, class_of, own_blocks
+from vllm_refusal.edit.slot_tables import SlotTables
 
 
 def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTables) -> int:
@@ -17,18 +18,11 @@ def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTabl
 
     Raises: RuntimeError when the model does not look as its table entry says, or nothing was found.
     """
-    from vllm.model_executor.models.utils import PPMissingLayer
-
-    blocks = model.get_submodule(architecture.vllm.blocks)
-    expected = tables.config.n_layers
-    if len(blocks) != expected:
-        raise RuntimeError(
-            f"{architecture.name}: {len(blocks)} blocks at {architecture.vllm.blocks}, expected {expected}"
-        )
-    n_installed = 0
-    for layer, block in enumerate(blocks):
-        if not isinstance(block, PPMissingLayer):
-            n_installed += _install_in_block(block, layer, architecture, tables)
+    found, expected = len(all_blocks(model, architecture)), tables.config.n_layers
+    if found != expected:
+        raise RuntimeError(f"{architecture.name}: {found} blocks at {architecture.vllm.blocks}, expected {expected}")
+    blocks = own_blocks(model, architecture).items()
+    n_installed = sum(_install_in_block(block, layer, architecture, tables) for layer, block in blocks)
     if n_installed == 0:
         raise RuntimeError(
             f"{architecture.name}: no decoder block found at {architecture.vllm.blocks}; nothing would be ablated"
@@ -37,14 +31,17 @@ def install_edits(model: nn.Module, architecture: Architecture, tables: SlotTabl
 
 
 def _install_in_block(block: nn.Module, layer: int, architecture: Architecture, tables: SlotTables) -> int:
-    targets = []
+    targets: list[tuple[nn.Module, ResidualEdit, type]] = []
     if STREAM in tables.config.sites:
-        targets.append((block, tables.edit_of(STREAM, layer), _stream_class(type(block), architecture.vllm.returns)))
+        targets.append(
+            (block, tables.edit_of(STREAM, layer), _stream_class(class_of(block), architecture.vllm.returns))
+        )
     if WRITES in tables.config.sites:
         for path, norm in architecture.vllm_writers:
             writer = block.get_submodule(path)
-            bases = norm and tables.before_norms.add(block.get_submodule(norm), architecture.gain_offset)
-            targets.append((writer, tables.edit_of(WRITES, layer, bases), _write_class(type(writer))))
+            offset = architecture.gain_offset
+            bases = tables.before_norms.add(block.get_submodule(norm), offset) if norm is not None else None
+            targets.append((writer, tables.edit_of(WRITES, layer, bases), _write_class(class_of(writer))))
     for module, edit, edited_class in targets:
         if "forward" in vars(module):  # would run in place of the class's: the edit would be passed by
             raise RuntimeError(
@@ -56,25 +53,25 @@ def _install_in_block(block: nn.Module, layer: int, architecture: Architecture, 
 
 def edit_writes(writer: nn.Module, edit: ResidualEdit) -> None:
     """Put an edit behind a linear map or a mixture of experts, from now on."""
-    _put_edit(writer, edit, _write_class(type(writer)))
+    _put_edit(writer, edit, _write_class(class_of(writer)))
 
 
-def take_edit(module: nn.Module) -> ResidualEdit | None:
+def take_edit(module: Any) -> ResidualEdit | None:
     """Give a module its own class back. Returns the edit that was behind it, or None."""
-    edit = getattr(module, "residual_edit", None)
+    edit: ResidualEdit | None = getattr(module, "residual_edit", None)
     if edit is not None:
         del module.residual_edit
         module.__class__ = type(module).__base__
     return edit
 
 
-def _put_edit(module: nn.Module, edit: ResidualEdit, edited_class: type) -> None:
+def _put_edit(module: Any, edit: ResidualEdit, edited_class: type) -> None:
     module.residual_edit = edit
     module.__class__ = edited_class
 
 
 @cache
-def _stream_class(block_class: type, returns: str) -> type:
+def _stream_class(block_class: Any, returns: str) -> type:
     """A decoder block class whose output stream is edited. vLLM compiles its forward like the original's."""
 
     def on_sum(self: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,7 +90,7 @@ def _stream_class(block_class: type, returns: str) -> type:
 
 
 @cache
-def _write_class(writer_class: type) -> type:
+def _write_class(writer_class: Any) -> type:
     """A class of linear maps or of experts whose output, bias included, is edited before it is added to the stream."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ def register_architectures() -> None:
     from vllm.model_executor.models.registry import ModelRegistry
 
     for name in ARCHITECTURES:
-        registered = ModelRegistry.models.get(name)
+        registered: Any = ModelRegistry.models.get(name)
         # None where it is absent, or was registered as a class by another plugin
         module_name = getattr(registered, "module_name", None)
         if module_name not in (None, __name__):

@@ -4,9 +4,9 @@ import functools
 from typing import Any
 
 from vllm_refusal.compatibility.wrapping import wrap
-from vllm_refusal.edit.tables import SlotTables
+from vllm_refusal.edit.slot_tables import SlotTables
 from vllm_refusal.settings.capture import RESOLVED, CaptureRequest
-from vllm_refusal.settings.loading import settings_of
+from vllm_refusal.settings.engine_settings import settings_of
 
 
 @functools.cache
@@ -29,8 +29,8 @@ def _with_tables(original: Any) -> Any:
             raise RuntimeError("this engine was started with ablation, but the model that it serves was built without")
         if getattr(model, "watch", None) is not None:
             _run_uncompiled()
-        captures = [] if reader is None else captures_of_step(self)
-        if not captures:
+        captures = captures_of_step(self) if reader is not None else []
+        if reader is None or not captures:
             return original(self, *args, **kwargs)
         _run_uncompiled()
         with reader.reading(*zip(*captures, strict=True), self.device):

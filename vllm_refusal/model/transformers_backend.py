@@ -7,7 +7,7 @@ from typing import Any
 
 
 @contextmanager
-def staying_usable_alone(model_class: type) -> Iterator[None]:
+def staying_usable_alone(model_class: Any) -> Iterator[None]:
     """While the context lasts vLLM may decorate a class of transformers; it can be built and run outside vLLM afterwards.
 
     vLLM decorates the class itself, for the life of the process: without this, a model of the same family that is loaded

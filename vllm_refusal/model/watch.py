@@ -8,7 +8,8 @@ from torch import nn
 
 from surgery.architecture.entry import SUM, Architecture
 from surgery.residual.sites import STREAM, WRITES
-from vllm_refusal.edit.tables import SlotTables
+from vllm_refusal.edit.blocks import all_blocks
+from vllm_refusal.edit.slot_tables import SlotTables
 
 
 class Watch:
@@ -22,7 +23,7 @@ class Watch:
         self._tables, self._returns = tables, architecture.vllm.returns
         self._sums: dict[tuple[int, str, int], torch.Tensor] = defaultdict(lambda: torch.zeros(4, dtype=torch.float64))
         self._handles: list[Any] = []
-        blocks = list(model.get_submodule(architecture.vllm.blocks))
+        blocks = all_blocks(model, architecture)
         for layer, block in enumerate(blocks):
             if not hasattr(block, "residual_edit") and WRITES not in tables.config.sites:
                 continue  # another worker's
@@ -87,11 +88,12 @@ class Watch:
             if not sums[1]:  # no row was under it here
                 continue
             left, total, control, control_total = sums.tolist()
-            ratios = [
-                (part / whole) ** 0.5 if whole else 0.0 for part, whole in ((left, total), (control, control_total))
-            ]
-            found.append((names[row], site, layer, *ratios))
+            found.append((names[row], site, layer, _ratio(left, total), _ratio(control, control_total)))
         return found
+
+
+def _ratio(squared: float, total: float) -> float:
+    return float((squared / total) ** 0.5) if total else 0.0
 
 
 def squares(rows: torch.Tensor, basis: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surgery.console.errors import MismatchError, RefusalError
-from vllm_refusal.settings.loading import load_another
+from vllm_refusal.settings.engine_settings import load_another
 from vllm_refusal.settings.modules import AblationModule
 
 

@@ -2,24 +2,37 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from surgery.architecture.entry import Architecture
 from vllm_refusal.edit.reader import CaptureStore, StreamReader, install_readers
-from vllm_refusal.edit.tables import SlotTables
-from vllm_refusal.model import lora_layers, worker
+from vllm_refusal.edit.slot_tables import SlotTables
+from vllm_refusal.model import lora_layers, runner_v1, runner_v2, worker
 from vllm_refusal.model.edited_modules import install_edits
 from vllm_refusal.model.transformers_backend import staying_usable_alone
 from vllm_refusal.settings.capture import load_capture
-from vllm_refusal.settings.loading import load_config, settings_of
-from vllm_refusal.settings.speculation import is_draft
+from vllm_refusal.settings.engine_parts import is_draft
+from vllm_refusal.settings.engine_settings import load_config, settings_of
 
 GRAPH_KEY = "ablation_graph"
 
 
-class AblatedModel:
+if TYPE_CHECKING:
+
+    class InTreeModel(nn.Module):
+        """What the mixin stands in front of."""
+
+        def __init__(self, *, vllm_config: Any, prefix: str = ""): ...
+        def load_weights(self, weights: Any) -> Any: ...
+        def _decorate_cls_for_torch_compile(self, cls: type, *args: Any, **kwargs: Any) -> None: ...
+else:
+    InTreeModel = object
+
+
+class AblatedModel(InTreeModel):
     """Mixin in front of an in-tree vLLM model. Without "ablation" or "capture" settings it changes nothing.
 
     Attributes:
@@ -46,8 +59,9 @@ class AblatedModel:
                 lora_layers.install()
         if self.capture is not None:
             install_readers(self, self.architecture, self.capture)
-        if settings_of(vllm_config) is not None or self.capture is not None:
-            _hook_runner(vllm_config)
+        edits_or_reads = settings_of(vllm_config) is not None or self.capture is not None
+        if edits_or_reads and not vllm_config.use_v2_model_runner:  # which asks for get_model_state_cls instead
+            runner_v1.install()
 
     def load_weights(self, weights: Any) -> Any:
         """As the in-tree model's; other weights for a model in use are refused where bases depend on them."""
@@ -70,17 +84,13 @@ class AblatedModel:
 
     def get_model_state_cls(self) -> type:
         """Model Runner V2 asks the model for its per-request state class."""
-        from vllm_refusal.model.runner_v2 import model_state_class
-
-        return model_state_class(self, self._stock_model_state_class())
+        return runner_v2.model_state_class(self, self._stock_model_state_class())
 
     def _stock_model_state_class(self) -> type:
         inherited = getattr(super(), "get_model_state_cls", None)
         if inherited is not None:
             return inherited()
-        from vllm_refusal.model.runner_v2 import resolve_stock_class
-
-        return resolve_stock_class(self)
+        return runner_v2.resolve_stock_class(self)
 
 
 def _make_tables(vllm_config: Any) -> SlotTables | None:
@@ -117,10 +127,3 @@ def _plain_defaults() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(dtype)
-
-
-def _hook_runner(vllm_config: Any) -> None:
-    if not vllm_config.use_v2_model_runner:  # Model Runner V2 asks for get_model_state_cls instead
-        from vllm_refusal.model.runner_v1 import install
-
-        install()

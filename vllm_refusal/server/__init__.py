@@ -6,6 +6,6 @@ names               ablations as models: listed, chosen, echoed
 endpoints           routes of ours beside vLLM's
 metrics             counters on vLLM's own /metrics
 runtime_ablations   loading and unloading while it runs; allowed_folder: from where
-chat_date, served_dtype   what a server settles at its start
+chat_date           the date that chat templates are told
 body_limit, invocations   what a body may weigh; the route that drops keys
 """

@@ -41,7 +41,8 @@ class BodyLimit:
 
 async def read_body(receive: Any, n_bytes: float = math.inf) -> list[Mapping[str, Any]] | None:
     """The messages of a whole body, or None as soon as it has more than `n_bytes`."""
-    messages, n_read = [], 0
+    messages: list[Mapping[str, Any]] = []
+    n_read = 0
     while not messages or messages[-1].get("more_body", False):
         messages.append(await receive())
         n_read += len(messages[-1].get("body", b""))

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from surgery.model.chat import Clock
 
@@ -19,14 +19,14 @@ def telling(date: str) -> Iterator[None]:
     """
     from transformers import PreTrainedTokenizerBase
 
-    clock = Clock(date)
-    original = PreTrainedTokenizerBase.apply_chat_template
-    PreTrainedTokenizerBase.apply_chat_template = _telling(original, clock)
+    clock, tokenizers = Clock(date), cast(Any, PreTrainedTokenizerBase)
+    original = tokenizers.apply_chat_template
+    tokenizers.apply_chat_template = _telling(original, clock)
     _told[:] = [clock.date]
     try:
         yield
     finally:
-        PreTrainedTokenizerBase.apply_chat_template = original
+        tokenizers.apply_chat_template = original
         _told.clear()
 
 

@@ -48,7 +48,7 @@ class AblationEndpoints:
         self.folder = folder
         self.max_body_bytes = max_body_bytes
         self.client: Any = None
-        self.runtime: RuntimeAblations | None = None
+        self.runtime: RuntimeAblations  # where there is a folder
 
     def attach_router(self, app: Any) -> None:
         """Put our /health before vLLM's, whose plain 200 it keeps, and the workers' figures before each scrape."""

@@ -21,7 +21,7 @@ class NamedInvocations:
         if scope["type"] != "http" or path.rstrip("/") != "/invocations" or HEADER in dict(scope["headers"]):
             await self.app(scope, receive, send)
             return
-        messages = await read_body(receive)
+        messages = await read_body(receive) or []  # None only where there is a bound
         model = model_of(b"".join(message.get("body", b"") for message in messages))
         if model is not None:
             scope = {**scope, "headers": [*scope["headers"], (HEADER, model.encode("latin-1", "replace"))]}

@@ -7,20 +7,27 @@ from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
 import click
+import torch
 
 from surgery.console.errors import RefusalError
+from surgery.model.dtypes import said_engine_dtype
 from surgery.model.models import describe_model
+from vllm_refusal.engine.engine import START_FAULTS, cpu_cache_argument, start_fault
 from vllm_refusal.model.proof import METHOD, check_proven
 from vllm_refusal.model.worker import ask_workers
+from vllm_refusal.server import endpoints, names
 from vllm_refusal.server.allowed_folder import AllowedFolder
 from vllm_refusal.server.body_limit import MAX_MIB
+from vllm_refusal.server.metrics import ServerMetrics
 from vllm_refusal.server.startup import ending_on_signals
-from vllm_refusal.settings.loading import settings_of
+from vllm_refusal.settings.engine_settings import settings_of
 from vllm_refusal.settings.module_files import check_architecture, load_module
 from vllm_refusal.settings.modules import KEY
 
 GRACE_SECONDS = 5
 """How long open connections hold up the end: by then the engine has stopped, and what is unanswered stays so."""
+_DTYPE_FLAGS = ("--dtype", "--quantization", "-q", "--config")
+"""Flags of vLLM's that choose a dtype, or may."""
 
 
 class ServerError(RefusalError):
@@ -46,6 +53,20 @@ def server_arguments(
         additional[KEY] = {"modules": named, "default": default, **(room or {})}
     extra = ["--additional-config", json.dumps(additional)] if additional else []
     return ["--model", model, *flags, *extra]
+
+
+def dtype_flags(model: str, revision: str | None, flags: Sequence[str]) -> list[str]:
+    """--dtype as our own engines choose and tell it; nothing where vLLM is to choose, or the user's flags do.
+
+    Of a model that is none of ours (a GGUF file, an architecture without a config.json) vLLM says what is wrong, if anything.
+    """
+    if torch.cuda.is_available() or any(flag.partition("=")[0] in _DTYPE_FLAGS for flag in flags):
+        return []
+    try:
+        dtype = said_engine_dtype(describe_model(model, revision), "auto")
+    except RefusalError:
+        return []
+    return [] if dtype == "auto" else ["--dtype", dtype]
 
 
 def check_modules(model: str, revision: str | None, modules: Mapping[str, Mapping[str, Any]]) -> None:
@@ -76,11 +97,8 @@ def run_server(
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    from vllm_refusal.engine.engine import cpu_cache_argument
-    from vllm_refusal.server import names as serving
-
     cli_env_setup()
-    parser = make_arg_parser(FlexibleArgumentParser(prog="refusal serve"))
+    parser: Any = make_arg_parser(FlexibleArgumentParser(prog="refusal serve"))
     parser.error = _usage_error  # its own prints three hundred lines of usage first
     args = parser.parse_args(list(arguments))
     validate_parsed_serve_args(args)
@@ -92,7 +110,7 @@ def run_server(
     _check_names(args)
     if folder is not None:
         _check_key(args)
-    serving.install()
+    names.install()
     uvloop.run(_serve(args, folder, max_body_bytes))
 
 
@@ -151,8 +169,6 @@ async def _serve(args: Any, folder: AllowedFolder | None, max_body_bytes: int) -
 
 
 async def _started_engine(stack: AsyncExitStack, engine: Any, model: str) -> Any:
-    from vllm_refusal.engine.engine import START_FAULTS, start_fault
-
     try:
         return await stack.enter_async_context(engine)
     except START_FAULTS as err:
@@ -181,9 +197,6 @@ async def check_effects(client: Any) -> None:
 
 async def _observe(client: Any, folder: AllowedFolder | None, max_body_bytes: int) -> None:
     """Metrics, /health and loading, once the proof is done: what clients ask is counted, and nothing else."""
-    from vllm_refusal.server import endpoints
-    from vllm_refusal.server.metrics import ServerMetrics
-
     config = _config_of(client)
     if config is None:
         return

@@ -5,7 +5,9 @@ import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from surgery.console.errors import AlphaError, LayerRangeError
 from vllm_refusal.compatibility.wrapping import wrap
@@ -14,9 +16,6 @@ from vllm_refusal.model.worker import ask_workers
 from vllm_refusal.settings.capture import CaptureError
 from vllm_refusal.settings.modules import NONE, AblationConfig, AblationModule
 from vllm_refusal.settings.request import RequestError, UnknownAblationError, ablation_of
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
 
 REASONS = (
     "unknown_model",
@@ -47,25 +46,24 @@ class ServerMetrics:
     tokens are the workers' own figures, fetched at each scrape.
     """
 
-    def __init__(self, config: AblationConfig, registry: "CollectorRegistry | None" = None):
+    def __init__(self, config: AblationConfig, registry: CollectorRegistry | None = None):
         """Create all series, at zero; `registry` None is the one that vLLM's /metrics shows."""
-        from prometheus_client import REGISTRY, Counter, Gauge
+        known = REGISTRY if registry is None else registry
 
-        known = {"registry": REGISTRY if registry is None else registry}
-        single = {**known, "multiprocess_mode": "mostrecent"}
-        label = ["ablation"]
-        self.requests = Counter("vllm_refusal:requests", "Admitted requests.", label, **known)
-        self.prompt_tokens = Counter("vllm_refusal:prompt_tokens", "Prompt tokens answered.", label, **known)
-        self.generated_tokens = Counter("vllm_refusal:generation_tokens", "Generated tokens.", label, **known)
-        self.refused = Counter("vllm_refusal:refused_requests", "Requests answered 4xx.", ["reason"], **known)
-        self.intervened = Counter(
-            "vllm_refusal:intervened_tokens", "Token positions computed under an ablation.", **known
-        )
-        self.slots = Gauge("vllm_refusal:slots", "Distinct interventions that fit at one time.", **single)
-        self.slots_in_use = Gauge("vllm_refusal:slots_in_use", "Distinct interventions in flight.", **single)
-        self.info = Gauge(
-            "vllm_refusal:ablation_info", "1 for each ablation.", ["ablation", "sha256", "site"], **single
-        )
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(f"vllm_refusal:{name}", meaning, labels, registry=known)
+
+        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
+            return Gauge(f"vllm_refusal:{name}", meaning, labels, registry=known, multiprocess_mode="mostrecent")
+
+        self.requests = counter("requests", "Admitted requests.", "ablation")
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens answered.", "ablation")
+        self.generated_tokens = counter("generation_tokens", "Generated tokens.", "ablation")
+        self.refused = counter("refused_requests", "Requests answered 4xx.", "reason")
+        self.intervened = counter("intervened_tokens", "Token positions computed under an ablation.")
+        self.slots = gauge("slots", "Distinct interventions that fit at one time.")
+        self.slots_in_use = gauge("slots_in_use", "Distinct interventions in flight.")
+        self.info = gauge("ablation_info", "1 for each ablation.", "ablation", "sha256", "site")
         self._by_ablation = (self.requests, self.prompt_tokens, self.generated_tokens)
         self._max_slots = config.max_slots
         self._n_intervened: int | None = None

@@ -11,7 +11,7 @@ from surgery.console.errors import RefusalError
 from vllm_refusal.compatibility.wrapping import wrap
 from vllm_refusal.server.chat_date import told
 from vllm_refusal.settings.capture import resolve_capture
-from vllm_refusal.settings.modules import AblationConfig, AblationModule
+from vllm_refusal.settings.modules import KEY, AblationConfig, AblationModule
 from vllm_refusal.settings.request import ALPHA, LAYERS, NAME, RequestError, UnknownAblationError, resolve
 
 
@@ -92,7 +92,7 @@ def _listing_ablations(original: Any) -> Any:
         for module in _ablations(self).values():
             card = ModelCard(id=module.name, root=module.path, parent=base, permission=[ModelPermission()])
             card.max_model_len = self.model_config.max_model_len
-            card.ablation = module_details(module)
+            setattr(card, KEY, module_details(module))
             listed.data.append(card)
         for card in listed.data:
             if told() is not None and card.parent is None:
@@ -209,7 +209,7 @@ def _select(models: Any, request: Any) -> _Selection:
 def _refused(serving: Any, err: RefusalError) -> Any:
     """The error that a client gets: 404 for a name that is not loaded, else 400."""
     selecting = isinstance(err, SelectionError)
-    _count_refused(serving.models, err.reason if selecting else err)
+    _count_refused(serving.models, err.reason if isinstance(err, SelectionError) else err)
     unknown = isinstance(err, UnknownAblationError)
     return serving.create_error_response(
         str(err),

@@ -17,7 +17,7 @@ from vllm_refusal.model.proof import prove_module, proving
 from vllm_refusal.model.worker import ask_workers, check_loaded, digests_of
 from vllm_refusal.server.allowed_folder import AllowedFolder, check_name
 from vllm_refusal.server.metrics import ServerMetrics
-from vllm_refusal.settings.loading import load_another
+from vllm_refusal.settings.engine_settings import load_another
 from vllm_refusal.settings.modules import AblationConfig, AblationModule
 from vllm_refusal.settings.request import RequestError, UnknownAblationError
 

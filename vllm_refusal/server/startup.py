@@ -4,11 +4,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
 
-if TYPE_CHECKING:
-    import psutil
+import psutil
 
 GRACE_SECONDS = 5.0
 
@@ -48,21 +46,12 @@ def _end_on_signal(reader: int, numbers: tuple[int, ...]) -> None:
 
 def end_children() -> None:
     """Terminate all descendants of this process, and kill those that have not ended after GRACE_SECONDS."""
-    import psutil
-
     children = psutil.Process().children(recursive=True)
     for child in children:
-        _signal(child, signal.SIGTERM)
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
     _, alive = psutil.wait_procs(children, timeout=GRACE_SECONDS)
     for child in alive:
-        _signal(child, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     psutil.wait_procs(alive, timeout=GRACE_SECONDS)
-
-
-def _signal(process: "psutil.Process", number: int) -> None:
-    import psutil
-
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return

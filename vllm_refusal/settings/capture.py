@@ -13,7 +13,7 @@ from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import RefusalError
 from surgery.residual.layers import parse_layers
 from surgery.residual.sites import RESID_POST, RESID_SITES
-from vllm_refusal.settings.loading import check_engine
+from vllm_refusal.settings.engine_settings import check_engine
 from vllm_refusal.settings.modules import ConfigError, check_keys
 
 KEY = "capture"

@@ -19,6 +19,8 @@ _WEIGHTS_ALONE = {
     "moe_wna16",
 }
 """Quantization methods of vLLM that leave activations as they are."""
+_DRAFTING = ("ngram", "draft_model")
+"""They only propose tokens. The served model runs over them under the request's edit and keeps those it would choose."""
 
 
 def check_parts(vllm_config: Any, what: str) -> None:
@@ -54,6 +56,32 @@ def check_parts(vllm_config: Any, what: str) -> None:
     for found, part, reason in refused:
         if found:
             raise ConfigError(f"{what} together with {part} is not supported: {reason}")
+    _check_drafting(vllm_config, what)
+
+
+def is_draft(vllm_config: Any) -> bool:
+    """Whether a model is built to propose tokens for another. It runs unedited, whatever its architecture.
+
+    Where no model drafts (ngram), vLLM gives the served model's config as the drafting one's too.
+    """
+    speculative, model = vllm_config.speculative_config, vllm_config.model_config
+    if speculative is None or model is speculative.target_model_config:
+        return False
+    return model is speculative.draft_model_config
+
+
+def _check_drafting(vllm_config: Any, what: str) -> None:
+    """Raises: ConfigError for a way of drafting together with which `what` does not work, or is not known to."""
+    if vllm_config.speculative_config is None:
+        return
+    method = vllm_config.speculative_config.method
+    if what != KEY or method not in _DRAFTING:
+        remedy = f"supported: {', '.join(_DRAFTING)}" if what == KEY else "remove --speculative-config"
+        raise ConfigError(f"{what} together with speculative decoding by {method} is not supported; {remedy}")
+    if vllm_config.use_v2_model_runner:
+        raise ConfigError(
+            f"{what} together with speculative decoding needs Model Runner V1; set VLLM_USE_V2_MODEL_RUNNER=0"
+        )
 
 
 def _spreads_scales(model_config: Any) -> bool:

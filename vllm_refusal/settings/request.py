@@ -70,7 +70,8 @@ def resolve(extra_args: Mapping[str, Any] | None, config: AblationConfig | None)
     if name is None and not asked:
         return None
     if name is None or name == NONE:
-        return _no_intervention(asked)
+        _check_nothing_else(asked)
+        return None
     return _intervention(name, asked, config)
 
 
@@ -91,7 +92,7 @@ def digest_of(extra_args: Mapping[str, Any] | None) -> str:
     return extra_args[RESOLVED]["digest"] if extra_args and RESOLVED in extra_args else ""
 
 
-def _no_intervention(asked: Mapping[str, Any]) -> None:
+def _check_nothing_else(asked: Mapping[str, Any]) -> None:
     conflicting = sorted(set(asked) - {NAME})
     if conflicting:
         raise RequestError(f"{', '.join(conflicting)} given, but the request names no ablation; add {NAME!r}")

@@ -11,7 +11,7 @@ from eval.generation.study_date import dates_of
 from eval.plan.conditions import Condition
 from eval.plan.plan import Plan
 from surgery.model.models import ModelInfo
-from vllm_refusal.settings.options import parse_ablation_options
+from vllm_refusal.settings.module_options import parse_ablation_options
 
 if TYPE_CHECKING:
     from eval.cost.benchmark.benchmark import Backend

@@ -22,7 +22,7 @@ def named_edits(
     """The baseline and every edited model under the name of its folder or its ablation, checked against it.
 
     Args:
-        ablations: name -> settings, as `vllm_refusal.settings.options.parse_ablation_options` reads them.
+        ablations: name -> settings, as `vllm_refusal.settings.module_options.parse_ablation_options` reads them.
     Raises: BenchmarkError (two of one name), and what `identified` raises.
     """
     edited = [("checkpoint", folder) for folder in checkpoints] + [("adapter", folder) for folder in adapters]

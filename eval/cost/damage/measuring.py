@@ -10,7 +10,7 @@ from eval.cost.damage.texts import Window
 from eval.generation.engines import request_of
 from eval.plan.conditions import BASELINE, Condition
 from surgery.console.errors import RefusalError
-from vllm_refusal.engine.distributions import ENGINE_ARGUMENTS, next_token_logprobs, text_logprobs
+from vllm_refusal.engine.distributions import ENGINE_ARGUMENTS, next_token_logprobs, text_scores
 from vllm_refusal.engine.engine import Engine, EngineOptions, Request
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _logprobs(engine: Engine, condition: Condition, harmless: Harmless) -> "Iter
 def _nats(engine: Engine, condition: Condition, harmless: Harmless) -> dict[str, float]:
     """Mean negative log probability per token of each window."""
     texts = {window.id: window.token_ids for window in harmless.windows}
-    return {key: -float(logprobs.mean()) for key, logprobs in text_logprobs(engine, _requests(condition, texts))}
+    return {key: -float(scores.logprobs.mean()) for key, scores in text_scores(engine, _requests(condition, texts))}
 
 
 def _requests(condition: Condition, texts: Mapping[str, list[int]]) -> Iterator[Request]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from surgery.console.errors import ModelError
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.edit.tables import SlotTables
+from vllm_refusal.edit.slot_tables import SlotTables
 from vllm_refusal.settings.modules import AblationConfig, AblationModule
 from vllm_refusal.settings.request import RESOLVED, make_intervention
 

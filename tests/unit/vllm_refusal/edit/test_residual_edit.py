@@ -8,7 +8,7 @@ import torch
 from surgery.residual.operator import ablate_affine
 from surgery.residual.subspace import random_subspace
 from vllm_refusal.edit.saturation import largest
-from vllm_refusal.edit.tables import SlotTables
+from vllm_refusal.edit.slot_tables import SlotTables
 from vllm_refusal.settings.modules import AblationConfig, AblationModule, Room
 from vllm_refusal.settings.request import RESOLVED, make_intervention
 

@@ -14,7 +14,7 @@ from tiny_models import save_servable_model
 from surgery.model.models import describe_model
 from surgery.residual.subspace import random_subspace
 from vllm_refusal.admission.engine_core import count_ablation_requests
-from vllm_refusal.edit.tables import SlotTables
+from vllm_refusal.edit.slot_tables import SlotTables
 from vllm_refusal.model.worker import WorkerError, digests_of
 from vllm_refusal.server import runtime_ablations
 from vllm_refusal.server.allowed_folder import MAX_BYTES, AllowedFolder, BadNameError, PathError, check_name
@@ -22,8 +22,8 @@ from vllm_refusal.server.launch import ServerError, _check_key, _check_names
 from vllm_refusal.server.metrics import ServerMetrics
 from vllm_refusal.server.names import _keeping_names_apart
 from vllm_refusal.server.runtime_ablations import ConflictError, RuntimeAblations
-from vllm_refusal.settings import loading
-from vllm_refusal.settings.loading import _room
+from vllm_refusal.settings import engine_settings
+from vllm_refusal.settings.engine_settings import _room
 from vllm_refusal.settings.modules import AblationConfig, AblationModule, ConfigError, NoRoomError, Room
 from vllm_refusal.settings.request import RESOLVED, RequestError, UnknownAblationError, make_intervention
 
@@ -422,15 +422,15 @@ def test_the_model_is_found_once_for_the_front_end_and_every_worker(tmp_path, mo
     model = save_servable_model(tmp_path / "model", "LlamaForCausalLM")
     random_subspace(tiny_models.D_MODEL, 1, seed=0).save(tmp_path / "one.safetensors")
     found = []
-    monkeypatch.setattr(loading, "describe_model", lambda *asked: found.append(asked) or describe_model(*asked))
+    monkeypatch.setattr(engine_settings, "describe_model", lambda *asked: found.append(asked) or describe_model(*asked))
     front_end = EngineConfig(str(model))
     spec = {"path": str(tmp_path / "one.safetensors")}
-    loading.load_another("at the start", spec, front_end)
+    engine_settings.load_another("at the start", spec, front_end)
     assert len(found) == 1
     for engine in (front_end, pickle.loads(pickle.dumps(front_end))):
-        assert loading.load_another("later", spec, engine).layers == tuple(range(tiny_models.N_LAYERS))
+        assert engine_settings.load_another("later", spec, engine).layers == tuple(range(tiny_models.N_LAYERS))
     assert len(found) == 1
-    loading.load_another("another engine", spec, EngineConfig(str(model)))
+    engine_settings.load_another("another engine", spec, EngineConfig(str(model)))
     assert len(found) == 2
 
 

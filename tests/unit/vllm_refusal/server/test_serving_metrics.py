@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from surgery.console.errors import AlphaError, LayerRangeError
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.edit.tables import SlotTables
+from vllm_refusal.edit.slot_tables import SlotTables
 from vllm_refusal.model.proof import proving
 from vllm_refusal.model.runner_v1 import write_step
 from vllm_refusal.model.worker import ablation_counters

@@ -23,9 +23,9 @@ from surgery.residual.vectors import RefusalVectors
 from vllm_refusal.admission import engine_core
 from vllm_refusal.admission.engine_core import admit
 from vllm_refusal.server.launch import ServerError, server_arguments
-from vllm_refusal.settings.loading import load_config
+from vllm_refusal.settings.engine_settings import load_config
+from vllm_refusal.settings.module_options import OptionError, parse_ablation_option
 from vllm_refusal.settings.modules import ConfigError
-from vllm_refusal.settings.options import OptionError, parse_ablation_option
 from vllm_refusal.settings.request import Intervention, RequestError, UnknownAblationError, resolve
 
 

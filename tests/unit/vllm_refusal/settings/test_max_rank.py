@@ -3,7 +3,7 @@
 import pytest
 
 from surgery.residual.subspace import random_subspace
-from vllm_refusal.settings.loading import _check_ranks
+from vllm_refusal.settings.engine_settings import _check_ranks
 from vllm_refusal.settings.modules import MAX_RANK, AblationModule, ConfigError
 
 

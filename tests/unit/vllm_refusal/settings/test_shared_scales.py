@@ -24,7 +24,9 @@ def engine_of(architecture, quantization):
         prefill_context_parallel_size=1,
     )
     model = SimpleNamespace(runner_type="generate", architecture=architecture, quantization=quantization)
-    return SimpleNamespace(parallel_config=parallel, model_config=model, kv_transfer_config=None)
+    return SimpleNamespace(
+        parallel_config=parallel, model_config=model, kv_transfer_config=None, speculative_config=None
+    )
 
 
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {RAW}))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from vllm_refusal.model.runner_v1 import _with_tables
-from vllm_refusal.settings.speculation import is_draft
+from vllm_refusal.settings.engine_parts import is_draft
 
 TARGET, DRAFT = object(), object()
 

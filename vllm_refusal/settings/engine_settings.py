@@ -22,7 +22,6 @@ from vllm_refusal.settings.modules import (
     check_default,
     check_keys,
 )
-from vllm_refusal.settings.speculation import check_speculation
 
 ROOM_RANK = 8
 """Rank that an engine keeps room for when it is to load modules later and is told no other."""
@@ -84,7 +83,6 @@ def check_engine(vllm_config: Any, what: str = KEY) -> None:
     """Raises: ConfigError naming the part of the engine together with which `what` does not work."""
     check_architecture(vllm_config.model_config.architecture, what)
     check_parts(vllm_config, what)
-    check_speculation(vllm_config, what)
 
 
 def _check_partial_writes(modules: Iterable[AblationModule], architecture: str, parallel: Any) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm_refusal.model.worker import check_loaded, digests_of
-from vllm_refusal.settings.loading import load_another
+from vllm_refusal.settings.engine_settings import load_another
 from vllm_refusal.settings.modules import AblationModule
 
 
