@@ -14,7 +14,8 @@ from eval.plan.plan import Plan
 from eval.records.rows import Generation, item_id, sample_seed
 from eval.records.run import Run
 from surgery.console.errors import RefusalError
-from surgery.model.models import ModelInfo
+from surgery.model.chat import prompt_token_ids
+from surgery.model.models import ModelInfo, load_tokenizer
 from surgery.prompts import Prompt
 from vllm_refusal.engine.engine import EngineOptions, Request, Response, Sampling
 
@@ -264,9 +265,6 @@ class _Rendered:
 
 def _rendered(model: ModelInfo, items: Sequence[Item], max_model_len: int, date: str | None) -> dict[str, _Rendered]:
     """Prompt text -> its chat. Raises: GenerationError, before anything is answered, when a prompt is too long."""
-    from surgery.model.chat import prompt_token_ids
-    from surgery.model.models import load_tokenizer
-
     tokenizer = load_tokenizer(model, date)
     rendered: dict[str, _Rendered] = {}
     for item in items:

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
+from eval.records.replacement import aside_of
+from eval.records.run import Run
+
 EXIT_CODE = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,8 +43,6 @@ def ending_resumably(out: Path, arguments: Sequence[str]) -> Iterator[Interrupti
         out: the run folder that is written, or a folder of several.
         arguments: the words after `refusal` that go on with it.
     """
-    from eval.records.replacement import aside_of
-
     interruption, before = Interruption(), {_identity(path) for path in (out, aside_of(out))}
     with _handling(interruption):
         try:
@@ -75,8 +76,6 @@ def naming_the_whole(arguments: Sequence[str], goes_on: bool) -> Iterator[None]:
 
 
 def _farewell(out: Path, arguments: Sequence[str], before: Collection[tuple[int, int] | None]) -> str:
-    from eval.records.run import Run
-
     if "--force" in arguments and out.exists() and _identity(out) in before:
         why = f"before the first response, what was there is kept in {out}; the same command replaces it"
         return f"interrupted {why}: {shlex.join(['refusal', *arguments])}"

@@ -8,7 +8,8 @@ from eval.plan.plan import Plan
 from eval.records.run import Run
 from surgery.console.errors import ArtifactError, MismatchError
 from surgery.files.artifacts import read_header
-from surgery.model.models import ModelInfo
+from surgery.model.chat import template_date
+from surgery.model.models import ModelInfo, load_tokenizer
 from surgery.residual.subspace import KIND as SUBSPACE
 from surgery.residual.vectors import KIND as VECTORS
 from surgery.weights.manifest import ADAPTER_KIND, KIND, is_adapter, read_manifest
@@ -23,9 +24,6 @@ def study_date(info: ModelInfo, asked: str | None, made: Mapping[str, str], reco
         recorded: of the run that is gone on with.
     Raises: MismatchError when something was made with another date; ModelError, as `load_tokenizer`.
     """
-    from surgery.model.chat import template_date
-    from surgery.model.models import load_tokenizer
-
     date = template_date(load_tokenizer(info, asked or recorded or next(iter(made.values()), None)))
     for name, other in made.items():
         if date is not None and other != date:

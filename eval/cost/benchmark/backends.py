@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from eval.cost.benchmark.benchmark import Backend
     from eval.cost.benchmark.served_backend import Server
 
-BACKENDS = ("hf", "vllm", "served")
-
 
 @dataclass(frozen=True)
 class Edits:

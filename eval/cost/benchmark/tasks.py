@@ -1,5 +1,6 @@
 """The tasks of a benchmark: a small set that comes with the package, the harness's own, or a file of the user's."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -75,8 +76,6 @@ def count_documents(task: Task) -> int | None:
 
 def contains_target(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the expected words stand in a generated answer, as words of their own."""
-    import re
-
     wanted = re.escape(str(doc["target"]).lower())
     return {"contains": float(bool(re.search(rf"(?<!\w){wanted}(?!\w)", results[0].lower())))}
 

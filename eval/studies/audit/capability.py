@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from eval.cost.benchmark.benchmark import Benchmark, Outcome
+from eval.cost.benchmark.compared import identified
+from eval.cost.benchmark.settings import Settings
 from eval.cost.benchmark.tasks import Task, count_documents
+from eval.cost.benchmark.vllm_backend import VllmBackend
+from eval.generation.study_date import made_on
 from eval.plan.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from eval.cost.benchmark.benchmark import Outcome
     from eval.studies.audit.bench import Bench
 
 NONE = "none"
@@ -41,11 +45,6 @@ class Capability:
         """
         if not self.tasks:
             return []
-        from eval.cost.benchmark.benchmark import Benchmark
-        from eval.cost.benchmark.compared import identified
-        from eval.cost.benchmark.settings import Settings
-        from eval.cost.benchmark.vllm_backend import VllmBackend
-        from eval.generation.study_date import made_on
 
         plan = identified(plan, bench.info)
         settings = Settings(self.limit, dtype=bench.engine.dtype, date=bench.date)

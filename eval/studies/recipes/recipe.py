@@ -11,6 +11,7 @@ from eval.studies.recipes.claims import CLAIMS
 from surgery.console.errors import LayerRangeError, RefusalError
 from surgery.residual.layers import format_layers, parse_layers
 
+FORMAT_VERSION = 1
 MODEL_FOLDER = "{model}"  # in a source: the folder of the model
 _SHIPPED = resources.files("eval.studies.recipes") / "shipped"
 
@@ -52,6 +53,7 @@ class Recipe(_Strict):
     """One study.
 
     Attributes:
+        format_version: of the recipe's keys; a newer one than ours is refused.
         model: Hugging Face id, folder, or an organism's name when `prepare` is "organism".
         prepare: what is done to have the model: nothing, `refusal organism`, or `refusal convert`.
         pairs, held_out, prompts, safe_prompts: sources; "{model}" in them is the model's folder.
@@ -64,6 +66,7 @@ class Recipe(_Strict):
         claims: names in eval.studies.recipes.claims.
     """
 
+    format_version: Annotated[int, Field(ge=1)] = FORMAT_VERSION
     title: str
     model: str
     prepare: Literal["none", "organism", "convert"] = "none"
@@ -88,6 +91,13 @@ class Recipe(_Strict):
     tasks: str = "local"
     claims: Annotated[tuple[Literal[tuple(CLAIMS)], ...], Field(min_length=1)]  # type: ignore[valid-type]
     published: Published | None = None
+
+    @field_validator("format_version")
+    @classmethod
+    def _is_known(cls, version: int) -> int:
+        if version > FORMAT_VERSION:
+            raise ValueError(f"expected {FORMAT_VERSION} or older; upgrade this program")
+        return version
 
     @field_validator("alphas")
     @classmethod

@@ -86,6 +86,7 @@ def test_layers_are_scaled_to_the_depth_of_the_model():
     ("extra", "words"),
     [
         ("bogus: 1\n", "unknown key bogus"),
+        ("format_version: 2\n", "expected 1 or older; upgrade this program, found 2"),
         ("alphas: [0]\n", "alphas.0"),
         ("shape: {n_layers: many, parameters: 1}\n", "shape.n_layers"),
         ("max_tokens: 0\n", "max_tokens"),
