@@ -30,6 +30,7 @@ from surgery.files.artifacts import file_sha256
 from surgery.files.shards import read_shard, read_shards, tensors_by_name
 from surgery.model.models import describe_model, is_tied, load_model, load_tokenizer, model_fingerprint
 from surgery.reading.hooks import ablated
+from surgery.residual.operator import ablate
 from surgery.residual.subspace import random_subspace
 from surgery.weights import checkpoint as module
 from surgery.weights.checkpoint import orthogonalize
@@ -243,8 +244,6 @@ def test_tied_embeddings_are_untied_and_the_unembedding_keeps_its_values(tmp_pat
     assert torch.equal(edited.lm_head.weight, model.lm_head.weight)
     assert not torch.equal(edited.lm_head.weight, edited.model.embed_tokens.weight)
     # The reference: ablate the embeddings' output and all writes of the tied model.
-    from surgery.residual.operator import ablate
-
     handle = model.model.embed_tokens.register_forward_hook(lambda _module, _args, output: ablate(output, BASIS))
     with ablated(model, BASIS, site="writes"):
         assert close(logits(edited), logits(model))
