@@ -163,19 +163,26 @@ def _dtype(info: "ModelInfo", dtype: str, backend: str) -> str:
 def _backend(
     info: "ModelInfo", edits: "Edits", dtype: str, chosen: dict[str, Any]
 ) -> "tuple[Sequence[Condition], Backend]":
-    from eval.cost.benchmark.backends import served_backend, transformers_backend, vllm_backend
     from eval.generation.engine_arguments import parse_engine_arguments
+    from vllm_refusal.engine.engine import EngineOptions
 
     size = chosen["batch_size"]
-    if chosen["backend"] == "hf":
-        return transformers_backend(info, edits, dtype, size)
-    if chosen["backend"] == "vllm":
-        return vllm_backend(info, edits, dtype, size, chosen["eager"], parse_engine_arguments(chosen["engine_args"]))
-    from eval.cost.benchmark.served_backend import Server
-    from eval.generation.job import api_key_of
+    if chosen["backend"] == "served":
+        from eval.cost.benchmark.backends import served_backend
+        from eval.cost.benchmark.served_backend import Server
+        from eval.generation.job import api_key_of
 
-    server = Server(chosen["base_url"], api_key_of(chosen["api_key_env"]), chosen["served_model"], size)
-    return served_backend(info, edits, server)
+        server = Server(chosen["base_url"], api_key_of(chosen["api_key_env"]), chosen["served_model"], size)
+        return served_backend(info, edits, server)
+    plan = edits.plan(info)
+    if chosen["backend"] == "hf":
+        from eval.cost.benchmark.hf_backend import TransformersBackend
+
+        return plan.conditions, TransformersBackend(info, plan, dtype, size)
+    from eval.cost.benchmark.vllm_backend import VllmBackend
+
+    arguments = parse_engine_arguments(chosen["engine_args"])
+    return plan.conditions, VllmBackend(info, plan, EngineOptions(dtype, chosen["eager"], size, vllm=arguments))
 
 
 def table(results: "Results") -> list[str]:

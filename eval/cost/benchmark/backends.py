@@ -1,6 +1,6 @@
-"""Which backend answers, and the variants that it has."""
+"""What is compared with a model, as the user names it, and which of it a server has."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,28 +53,6 @@ class Edits:
     def names(self) -> list[str]:
         """The ablations that are a server's own."""
         return [text.strip() for text in self.ablations if "=" not in text]
-
-
-def transformers_backend(
-    info: ModelInfo, edits: Edits, dtype: str, batch_size: int | None
-) -> "tuple[Sequence[Condition], Backend]":
-    """The variants, each to be loaded in transformers. Raises: what `Edits.plan` raises."""
-    from eval.cost.benchmark.hf_backend import TransformersBackend
-
-    plan = edits.plan(info)
-    return plan.conditions, TransformersBackend(info, plan, dtype, batch_size)
-
-
-def vllm_backend(
-    info: ModelInfo, edits: Edits, dtype: str, batch_size: int | None, eager: bool | None, arguments: Mapping[str, Any]
-) -> "tuple[Sequence[Condition], Backend]":
-    """The variants, to be answered by engines in this process. Raises: also BenchmarkError, as `VllmBackend`."""
-    from eval.cost.benchmark.vllm_backend import VllmBackend
-    from vllm_refusal.engine.engine import EngineOptions
-
-    plan = edits.plan(info)
-    options = EngineOptions(dtype, eager, batch_size, vllm=dict(arguments))
-    return plan.conditions, VllmBackend(info, plan, options)
 
 
 def served_backend(info: ModelInfo, edits: Edits, server: "Server") -> "tuple[Sequence[Condition], Backend]":

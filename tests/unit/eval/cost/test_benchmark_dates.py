@@ -8,9 +8,9 @@ from tiny_models import TEMPLATE, tiny_tokenizer, write_model
 
 from eval.cli import main
 from eval.cost.benchmark import hf_backend
-from eval.cost.benchmark.backends import Edits, transformers_backend
+from eval.cost.benchmark.backends import Edits
 from eval.cost.benchmark.damage import make_harmless
-from eval.cost.benchmark.hf_backend import TransformersModel
+from eval.cost.benchmark.hf_backend import TransformersBackend, TransformersModel
 from eval.cost.benchmark.served_backend import ServedBackend
 from eval.endpoints.served_models import ServedModels
 from eval.plan.conditions import BASELINE
@@ -131,7 +131,7 @@ def test_every_backend_renders_with_the_date_itself(model, is_dated):
     class Server:
         served = ServedModels("http://here/v1", "m", {}, 64)
 
-    _, hf = transformers_backend(info, Edits(), "float32", None)
+    hf = TransformersBackend(info, Edits().plan(info), "float32")
     for backend in (hf, ServedBackend(Server(), info)):
         with backend.loaded(BASELINE, "2024-07-26") as loaded:
             assert loaded.apply_chat_template(messages).startswith("26 Jul 2024") is is_dated
