@@ -1,5 +1,6 @@
 """The commands of the run-time half: `serve` and `doctor`."""
 
+import json
 from datetime import datetime
 
 import click
@@ -141,8 +142,6 @@ def doctor(model: str | None, revision: str | None, url: str | None, api_key_env
       refusal doctor
       refusal doctor --url http://127.0.0.1:8000/v1
     """
-    import json
-
     if url and (model or revision):
         raise click.UsageError("give MODEL to start an engine on, or --url of a running server, not both")
     if not url and given({"api_key_env": api_key_env}, {"api_key_env": "OPENAI_API_KEY"}):

@@ -10,6 +10,8 @@ modules is no faster at ranks 1 to 64 (benchmarks/arithmetic.py). The compiler f
 no [n_tokens, rank, d_model] is ever written. On a GPU with Triton one kernel does the same, row by row.
 """
 
+from importlib.util import find_spec
+
 import torch
 from torch import nn
 
@@ -126,8 +128,6 @@ def _change(x: torch.Tensor, bases: torch.Tensor, offsets: torch.Tensor, module:
 
 def load_kernel() -> bool:
     """Register the Triton kernel's operators. Returns False where Triton is not installed."""
-    from importlib.util import find_spec
-
     if find_spec("triton") is None:
         return False
     import vllm_refusal.edit.triton  # noqa: F401  (importing it registers the operators)

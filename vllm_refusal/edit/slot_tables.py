@@ -11,7 +11,7 @@ from vllm_refusal.edit.affine import ResidualEdit
 from vllm_refusal.edit.post_norms import PostNormBases
 from vllm_refusal.edit.staging import StagedTensor
 from vllm_refusal.settings.modules import AblationConfig, AblationModule
-from vllm_refusal.settings.request import NAME, RESOLVED, Intervention, digest_of, make_intervention
+from vllm_refusal.settings.request import NAME, RESOLVED, Intervention, digest_of, make_intervention, resolve
 
 
 class SlotTables:
@@ -155,8 +155,6 @@ class SlotTables:
 
     def _check_unresolved(self, request_id: str, extra_args: Mapping[str, Any]) -> None:
         """A request that names an ablation must have been resolved at admission, unless it amounts to none."""
-        from vllm_refusal.settings.request import resolve
-
         if resolve(extra_args, self.config) is not None:
             raise RuntimeError(
                 f"request {request_id} asks for an ablation but did not pass admission; refusing to run it"

@@ -1,5 +1,6 @@
 """A vLLM engine for bulk generation: one start, any mixture of interventions, responses as they finish."""
 
+import gc
 import logging
 import math
 import os
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from surgery.console.errors import RefusalError
 from surgery.model.models import ModelInfo
@@ -185,8 +188,6 @@ class Engine:
 
     def close(self) -> None:
         """Stop the engine and free its memory."""
-        import gc
-
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
@@ -358,8 +359,6 @@ def cpu_cache_argument() -> dict[str, int]:
     Empty on a GPU, and where $VLLM_CPU_KVCACHE_SPACE says how much, since vLLM takes that before any argument. Left
     alone, the CPU engine asks for 92 % of the whole memory and does not start where other programs use some.
     """
-    import psutil
-
     if not _on_cpu() or os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
         return {}
     gib = psutil.virtual_memory().available // 4 // 2**30

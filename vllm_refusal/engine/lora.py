@@ -45,7 +45,7 @@ def adapter_rank(folder: Path) -> int:
         rank = json.loads(path.read_bytes())["r"]
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise AdapterError(f"{folder}: not a LoRA adapter in PEFT's format ({type(err).__name__} at {path})") from err
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    if type(rank) is not int or rank < 1:
         raise AdapterError(f"{path}: expected a rank r of at least 1, found {rank!r}")
     return rank
 

@@ -10,8 +10,10 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
+from uuid import uuid4
 
 from surgery.console.errors import RefusalError
+from vllm_refusal.model.worker import ask_workers
 from vllm_refusal.settings.modules import NONE, AblationConfig, AblationModule
 
 proving: ContextVar[AblationConfig | None] = ContextVar("vllm_refusal_proving", default=None)
@@ -129,8 +131,6 @@ async def prove_module(client: Any, module: AblationModule) -> None:
 
 
 async def _prove_on(client: Any, module: AblationModule, engine: int, rank: int | None) -> None:
-    from vllm_refusal.model.worker import ask_workers
-
     proof = steps([module], str(client.model_config.dtype))
     asked = next(proof)
     try:
@@ -149,8 +149,6 @@ async def _prove_on(client: Any, module: AblationModule, engine: int, rank: int 
 
 
 async def _probe(client: Any, name: str, rank: int | None) -> Logprobs:
-    from uuid import uuid4
-
     from vllm.inputs import tokens_input
 
     prompt = tokens_input(probe_ids(client.model_config.get_vocab_size()))

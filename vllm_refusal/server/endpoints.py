@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
 from surgery.console.errors import RefusalError
 from vllm_refusal.compatibility.wrapping import wrap
 from vllm_refusal.model.worker import WorkerError
@@ -52,8 +55,6 @@ class AblationEndpoints:
 
     def attach_router(self, app: Any) -> None:
         """Put our /health before vLLM's, whose plain 200 it keeps, and the workers' figures before each scrape."""
-        from fastapi.routing import APIRoute
-
         route = APIRoute("/health", self.health, methods=["GET"], include_in_schema=False)
         app.router.routes.insert(0, route)
         app.add_middleware(FreshMetrics, endpoints=self)
@@ -72,7 +73,6 @@ class AblationEndpoints:
 
     async def health(self) -> Any:
         """200 with the ablations that are on, 503 when the engine has died; probes need only the status."""
-        from fastapi.responses import JSONResponse
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -119,8 +119,6 @@ class FreshMetrics:
 
 async def _answered(request: Any, answer: Any) -> Any:
     """The answer to a JSON body, or the user's fault in the shape of vLLM's errors."""
-    from starlette.responses import JSONResponse
-
     try:
         _check_media_type(request.headers.get("content-type", ""))
         return JSONResponse(await answer(_json_object(await request.body())))

@@ -13,7 +13,7 @@ from surgery.architecture.table import ARCHITECTURES
 from surgery.console.errors import RefusalError
 from surgery.residual.layers import parse_layers
 from surgery.residual.sites import RESID_POST, RESID_SITES
-from vllm_refusal.settings.engine_settings import check_engine
+from vllm_refusal.settings.engine_settings import check_engine, settings_of
 from vllm_refusal.settings.modules import ConfigError, check_keys
 
 KEY = "capture"
@@ -88,15 +88,14 @@ def load_capture(vllm_config: Any) -> CaptureConfig | None:
     Returns: None when the engine was started without "capture" settings.
     Raises: ConfigError: one line that names what cannot work together with capture.
     """
-    additional = getattr(vllm_config, "additional_config", None)
-    settings = additional.get(KEY) if isinstance(additional, dict) else None
+    settings = settings_of(vllm_config, KEY)
     if settings is None:
         return None
-    check_engine(vllm_config, "capture")
+    check_engine(vllm_config, KEY)
     _check_parts(vllm_config)
     check_keys(settings, _SETTINGS, f"additional_config[{KEY!r}]")
     max_bytes = settings.get("max_bytes", MAX_BYTES)
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+    if type(max_bytes) is not int or max_bytes < 1:
         raise ConfigError(f"max_bytes must be a whole number of at least 1, found {max_bytes!r}")
     model = vllm_config.model_config
     sites = ARCHITECTURES[model.architecture].resid_sites

@@ -30,10 +30,10 @@ LARGEST_ALPHA = 1e6
 _SETTINGS = {"modules", "default", "max_rank", "max_slots", "max_modules", "sites", "max_alpha"}
 
 
-def settings_of(vllm_config: Any) -> dict[str, Any] | None:
-    """The raw "ablation" settings of a vLLM config, or None when the engine was started without."""
+def settings_of(vllm_config: Any, what: str = KEY) -> dict[str, Any] | None:
+    """The raw settings of one kind in a vLLM config, or None when the engine was started without."""
     additional = getattr(vllm_config, "additional_config", None)
-    return additional.get(KEY) if isinstance(additional, dict) else None
+    return additional.get(what) if isinstance(additional, dict) else None
 
 
 def load_config(vllm_config: Any) -> AblationConfig | None:
@@ -110,7 +110,7 @@ def _served_model(config: Any) -> ModelInfo:
 
 def _check_ranks(modules: Iterable[AblationModule], largest: Any) -> None:
     """Every token of an engine pays for the largest rank among its modules, so the operator may bound it."""
-    if isinstance(largest, bool) or not isinstance(largest, int) or not 1 <= largest <= MAX_RANK:
+    if type(largest) is not int or not 1 <= largest <= MAX_RANK:
         raise ConfigError(f"max_rank must be a whole number from 1 to {MAX_RANK}, found {largest!r}")
     for module in modules:
         if module.rank > largest:
@@ -128,7 +128,7 @@ def _room(settings: Mapping[str, Any], modules: Collection[str]) -> Room:
             raise ConfigError("sites are reserved for modules loaded later; give max_modules with them")
         return Room(0, 0, ())
     least = max(1, len(modules))
-    if isinstance(n_modules, bool) or not isinstance(n_modules, int) or not least <= n_modules <= MAX_MODULES:
+    if type(n_modules) is not int or not least <= n_modules <= MAX_MODULES:
         raise ConfigError(f"max_modules must be a whole number from {least} to {MAX_MODULES}, found {n_modules!r}")
     if not isinstance(sites, list) or not sites or any(site not in EDIT_SITES for site in sites):
         raise ConfigError(f"sites must be a list of {', '.join(EDIT_SITES)}, found {sites!r}")
@@ -138,7 +138,7 @@ def _room(settings: Mapping[str, Any], modules: Collection[str]) -> Room:
 def _max_slots(settings: Mapping[str, Any], vllm_config: Any) -> int:
     needed = vllm_config.scheduler_config.max_num_seqs
     slots = settings.get("max_slots", needed)
-    if isinstance(slots, bool) or not isinstance(slots, int) or slots < needed:
+    if type(slots) is not int or slots < needed:
         raise ConfigError(f"max_slots must be a whole number of at least max_num_seqs ({needed}), found {slots!r}")
     return slots
 
