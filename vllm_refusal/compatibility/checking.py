@@ -50,7 +50,8 @@ def _fault_of_names(place: str) -> str | None:
     code = definitions.find(place)
     if code is None:
         return f"{place} is missing"
-    missing = [name for name in NAMES[place].split() if name not in definitions.names(code)]
+    found = definitions.names(code)
+    missing = [name for name in NAMES[place].split() if name not in found]
     return f"{place} has no {missing[0]}" if missing else None
 
 
