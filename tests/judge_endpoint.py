@@ -116,11 +116,11 @@ def serving(loop, *routes, **options):
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         address.append(runner.addresses[0][1])
-        ready.set()
         return runner
 
     def serve():
         runner = loop.run_until_complete(start())
+        loop.call_soon(ready.set)  # not before it runs: a body that is over at once would stop it too early
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())
         loop.close()
