@@ -32,6 +32,11 @@ def test_the_code_is_clean(words):
     run("ruff", *words, "--no-cache", *PACKAGES, "tests", "benchmarks", "bin/refusal")
 
 
+@pytest.mark.server  # a minute: not among the quick ones
+def test_types_are_right():
+    run("mypy")
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_lies_loose_at_the_root_of_a_package(package):
     assert {path.name for path in (ROOT / package).glob("*.py")} <= AT_THE_ROOT
