@@ -100,7 +100,7 @@ def offline(inputs, monkeypatch):
     def started(*arguments, **options):
         raise Started
 
-    def engine_started(info, modules, options):
+    def engine_started(info, modules, options, adapters):
         for name, spec in modules.items():
             load_module(name, spec, info)  # what the engine does first
         raise Started
