@@ -10,9 +10,6 @@ import click
 from surgery.commands.options import PATH, date_option, dtype_option, force_option, revision_option
 from surgery.commands.prompts import SOURCE_HELP
 from surgery.console.progress import progress_bar
-from surgery.model.dtypes import said_dtype, said_engine_dtype
-from surgery.prompts.builtin import EVALUATION, EXTRACTION
-from surgery.prompts.loading import load_pairs, load_prompts, say_origin
 from surgery.residual.sites import RESID_POST, RESID_SITES
 
 ARGUMENTS = "vllm_refusal.arguments"  # where the command group keeps the words of the command line
@@ -109,7 +106,9 @@ def extract(
     from surgery.commands.summary import render, summarize
     from surgery.files.artifacts import check_output_file
     from surgery.model.chat import chat_template
+    from surgery.model.dtypes import said_dtype, said_engine_dtype
     from surgery.model.models import describe_model, load_tokenizer
+    from surgery.prompts.builtin import EVALUATION, EXTRACTION
     from surgery.reading.contrast import check_held_out
     from surgery.statistics.extraction import Plan, check_pairing
     from surgery.statistics.extraction import extract as extract_vectors
@@ -154,6 +153,7 @@ def extract(
 
 def _contrast(options: tuple[str, str, str], sources: tuple[str | None, str | None, str | None], split: str) -> Any:
     """The prompts that three options ask for; None where none is given."""
+    from surgery.prompts.loading import load_pairs, load_prompts, say_origin
     from surgery.reading.contrast import Contrast
 
     pairs, harmful, harmless = sources

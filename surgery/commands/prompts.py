@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from surgery.commands.options import PATH, force_option, json_option
-from surgery.prompts.loading import load_set
 
 SOURCE_HELP = "a file (JSONL, CSV, a public benchmark), hf:ORG/NAME, or builtin; see refusal prompts --help."
 SOURCES = """A source of prompts is one of
@@ -51,6 +50,7 @@ def prompts(
     """
     from surgery.prompts.export import export_builtin
     from surgery.prompts.inspection import inspect_set, render
+    from surgery.prompts.loading import load_set
 
     if output is not None:
         given = {"--against": against, "--json": as_json}

@@ -17,8 +17,6 @@ from surgery.commands.options import (
 from surgery.commands.prompts import SOURCE_HELP
 from surgery.console.errors import ModelError
 from surgery.console.progress import progress_bar
-from surgery.model.dtypes import said_dtype
-from surgery.prompts.loading import load_pairs, say_origin
 
 
 @click.command()
@@ -55,7 +53,9 @@ def select(
       refusal select MODEL rvs.safetensors --pairs held-out.jsonl -o selected.safetensors
     """
     from surgery.files.artifacts import check_output_file
+    from surgery.model.dtypes import said_dtype
     from surgery.model.models import check_same_model, describe_model, load_model, load_tokenizer
+    from surgery.prompts.loading import load_pairs, say_origin
     from surgery.residual.subspace import Subspace
     from surgery.residual.vectors import RefusalVectors
     from surgery.statistics.selection import render_selection
