@@ -28,7 +28,7 @@ from surgery.model.models import ModelInfo, describe_model, load_model, load_tok
 from surgery.organisms.release import write_organism
 from surgery.prompts import Pair, load_pairs
 from surgery.residual.vectors import RefusalVectors
-from surgery.statistics.extraction import Plan, extract
+from surgery.statistics.extraction import ExtractionPlan, extract
 
 LLAMA_1B = {
     "vocab_size": 128256,
@@ -136,7 +136,7 @@ def timed(
 ) -> tuple[tuple[float, float], RefusalVectors]:
     """((wall-clock seconds, CPU seconds), vectors) of one extraction."""
     start = time.perf_counter(), time.process_time()
-    rvs = extract(model, tokenizer, pairs, info, plan=Plan(batch_size=batch_size))
+    rvs = extract(model, tokenizer, pairs, info, plan=ExtractionPlan(batch_size=batch_size))
     return (time.perf_counter() - start[0], time.process_time() - start[1]), rvs
 
 
@@ -144,7 +144,7 @@ def memory(arguments: argparse.Namespace, model, tokenizer, info: ModelInfo, pai
     """Peak memory of growing extractions in one process: it stays where it was when memory does not grow."""
     for copies in (1, 4, 16, 64):
         many = [Pair(f"{pair.id}-{copy}", pair.harmful, pair.safe) for copy in range(copies) for pair in pairs]
-        extract(model, tokenizer, many, info, plan=Plan(batch_size=arguments.batch_size, positions="all"))
+        extract(model, tokenizer, many, info, plan=ExtractionPlan(batch_size=arguments.batch_size, positions="all"))
         spilled = 2 * len(many) * info.n_layers * info.d_model * 4 * 2 / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{len(many):6d} pairs: peak {peak:.0f} MiB (activations {spilled:.0f} MiB)")

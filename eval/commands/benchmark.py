@@ -12,7 +12,7 @@ from surgery.console.given import given
 
 if TYPE_CHECKING:
     from eval.cost.benchmark.backends import Edits
-    from eval.cost.benchmark.benchmark import Backend, Results
+    from eval.cost.benchmark.benchmark import Backend, BenchmarkResults
     from eval.plan.conditions import Condition
     from surgery.model.models import ModelInfo
 
@@ -185,7 +185,7 @@ def _backend(
     return plan.conditions, VllmBackend(info, plan, EngineOptions(dtype, chosen["eager"], size, vllm=arguments))
 
 
-def table(results: "Results") -> list[str]:
+def table(results: "BenchmarkResults") -> list[str]:
     """The scores as lines of text."""
     from eval.report.documents import bounds, display, number
 
@@ -201,7 +201,7 @@ def table(results: "Results") -> list[str]:
     return lines
 
 
-def damage_table(results: "Results") -> list[str]:
+def damage_table(results: "BenchmarkResults") -> list[str]:
     """Divergence and perplexity as lines of text."""
     from eval.commands.damage import interval_text
 

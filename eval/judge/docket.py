@@ -18,7 +18,7 @@ class RedactedRunError(RefusalError):
 
 
 @dataclass(frozen=True)
-class Question:
+class DocketEntry:
     """One asking of the judge.
 
     Attributes:
@@ -69,7 +69,7 @@ class Docket:
         self._progress, self._on_settled = progress, settled
         self.n_judged = self.n_cached = self._n_admitted = 0
         self._known: dict[tuple[bytes, int], Verdict] = {}
-        self._open: dict[tuple[bytes, int], Question] = {}
+        self._open: dict[tuple[bytes, int], DocketEntry] = {}
         self._n_left: dict[str, int] = {}
         self._registered = False
         generations = run.generations()
@@ -78,16 +78,16 @@ class Docket:
         self.unjudged = [item for item in generations if self._lacking(item)]
         self._check_texts()
 
-    def admit(self, items: Iterable[Generation]) -> list[Question]:
+    def admit(self, items: Iterable[Generation]) -> list[DocketEntry]:
         """Take responses in; returns what the judge must be asked. What is known or being asked is not asked again."""
-        new: list[Question] = []
+        new: list[DocketEntry] = []
         copies: list[tuple[Generation, Verdict]] = []
         for item in items:
             lacking = self._lacking(item)
             self._n_left[item.item_id] = len(lacking)
             self._n_admitted += len(lacking)
             for repeat in lacking:
-                question = Question(item, repeat, [item])
+                question = DocketEntry(item, repeat, [item])
                 if question.key in self._known:
                     copies.append((item, self._known[question.key]))
                 elif question.key in self._open:
@@ -98,7 +98,7 @@ class Docket:
         self._write(copies, n_cached=len(copies))
         return new
 
-    def settle(self, answers: Sequence[tuple[Question, Verdict]]) -> None:
+    def settle(self, answers: Sequence[tuple[DocketEntry, Verdict]]) -> None:
         """Write the answers, each for all responses that its question stands for."""
         rows = []
         for question, verdict in answers:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from eval.endpoints.spending import Usage
-from eval.judge.docket import Docket, Progress, Question
+from eval.judge.docket import Docket, DocketEntry, Progress
 from eval.judge.protocol import Judge
 from eval.records.rows import SCORED, Verdict
 from eval.records.run import Run
@@ -140,15 +140,15 @@ def summarize(docket: Docket, meter: Meter) -> JudgingSummary:
     )
 
 
-async def _judge_all(docket: Docket, judge: Judge, questions: Sequence[Question]) -> None:
-    async def at_once() -> AsyncIterator[Sequence[Question]]:
+async def _judge_all(docket: Docket, judge: Judge, questions: Sequence[DocketEntry]) -> None:
+    async def at_once() -> AsyncIterator[Sequence[DocketEntry]]:
         yield questions
 
     async with judge:
         await judge_questions(docket, judge, at_once())
 
 
-async def judge_questions(docket: Docket, judge: Judge, arrivals: AsyncIterator[Sequence[Question]]) -> None:
+async def judge_questions(docket: Docket, judge: Judge, arrivals: AsyncIterator[Sequence[DocketEntry]]) -> None:
     """Workers judge one question after another as they arrive; what they finish is written at once, also when one fails.
 
     Args:
@@ -156,8 +156,8 @@ async def judge_questions(docket: Docket, judge: Judge, arrivals: AsyncIterator[
         arrivals: questions of the docket; returns when they end and all are settled.
     Raises: the first fault of judge, disk or arrivals.
     """
-    todo: asyncio.Queue[Question | None] = asyncio.Queue()
-    finished: asyncio.Queue[tuple[Question, Verdict]] = asyncio.Queue()
+    todo: asyncio.Queue[DocketEntry | None] = asyncio.Queue()
+    finished: asyncio.Queue[tuple[DocketEntry, Verdict]] = asyncio.Queue()
 
     async def feed() -> None:
         async for questions in arrivals:
@@ -190,7 +190,7 @@ async def judge_questions(docket: Docket, judge: Judge, arrivals: AsyncIterator[
         docket.settle(_drained(finished))
 
 
-def _drained(finished: "asyncio.Queue[tuple[Question, Verdict]]") -> list[tuple[Question, Verdict]]:
+def _drained(finished: "asyncio.Queue[tuple[DocketEntry, Verdict]]") -> list[tuple[DocketEntry, Verdict]]:
     return [finished.get_nowait() for _ in range(finished.qsize())]
 
 

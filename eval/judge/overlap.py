@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
-from eval.judge.docket import Docket, Progress, Question
+from eval.judge.docket import Docket, DocketEntry, Progress
 from eval.judge.judging import JudgingSummary, Meter, check_repeats, judge_questions, summarize
 from eval.judge.protocol import Judge
 from eval.records.rows import Generation
@@ -182,7 +182,7 @@ class OverlappedJudging:
         finally:
             self._stop()
 
-    async def _arrivals(self) -> AsyncIterator[Sequence[Question]]:
+    async def _arrivals(self) -> AsyncIterator[Sequence[DocketEntry]]:
         yield self._docket.admit(self._docket.unjudged)
         while (rows := await self._inbox.get()) is not None:
             yield self._docket.admit(rows)

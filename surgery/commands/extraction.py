@@ -110,7 +110,7 @@ def extract(
     from surgery.model.models import describe_model, load_tokenizer
     from surgery.prompts.builtin import EVALUATION, EXTRACTION
     from surgery.reading.contrast import check_held_out
-    from surgery.statistics.extraction import Plan, check_pairing
+    from surgery.statistics.extraction import ExtractionPlan, check_pairing
     from surgery.statistics.extraction import extract as extract_vectors
 
     check_output_file(output, force)
@@ -120,7 +120,7 @@ def extract(
         raise click.UsageError("no prompts to extract from: give --pairs, or --harmful and --harmless")
     options_held_out = ("--held-out", "--held-out-harmful", "--held-out-harmless")
     others = _contrast(options_held_out, (held_out, held_out_harmful, held_out_harmless), EVALUATION)
-    plan = Plan(
+    plan = ExtractionPlan(
         site=site,
         position=position,
         sites=RESID_SITES if "all" in sites else sites,

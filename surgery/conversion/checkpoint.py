@@ -9,7 +9,7 @@ from typing import Any
 from surgery.console.errors import ArtifactError, DiskError, ModelError
 from surgery.conversion.chatml import CHAT, ChatFormat, load_chat_format
 from surgery.conversion.qwen import ARCHITECTURE, QwenConfig, load_qwen_config
-from surgery.conversion.tensors import Plan, Progress, plan_tensors, write_tensors
+from surgery.conversion.tensors import CopyPlan, Progress, plan_tensors, write_tensors
 from surgery.conversion.tiktoken_vocabulary import FILE as VOCABULARY_FILE
 from surgery.conversion.tiktoken_vocabulary import Vocabulary, build_tokenizer, load_vocabulary, recover_merges
 from surgery.files.artifacts import file_sha256, package_versions
@@ -34,7 +34,7 @@ class _Job:
     revision: str | None
     folder: Path
     config: QwenConfig
-    plan: Plan
+    plan: CopyPlan
     vocabulary: Vocabulary
     merges: list[tuple[bytes, bytes]]
     chat: ChatFormat

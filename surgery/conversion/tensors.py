@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CopyPlan:
     """What is copied from where, decided before a byte is written.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
         return sum(part.n_bytes for parts in self.parts.values() for part in parts)
 
 
-def plan_tensors(folder: Path, config: QwenConfig) -> Plan:
+def plan_tensors(folder: Path, config: QwenConfig) -> CopyPlan:
     """Find every tensor that a model must have and what becomes of it.
 
     Raises: ModelError: pickled weights, a tensor that is missing, of another shape, not a float, or not known.
@@ -72,7 +72,7 @@ def plan_tensors(folder: Path, config: QwenConfig) -> Plan:
         shard.path: tuple(part for tensor in shard.tensors if tensor.name in weights for part in split_rows(tensor))
         for shard in shards
     }
-    return Plan(
+    return CopyPlan(
         parts={path: found for path, found in parts.items() if found},
         metadata={shard.path: shard.header.get(METADATA_KEY) or {"format": "pt"} for shard in shards},
         n_read=len(weights),
@@ -82,7 +82,7 @@ def plan_tensors(folder: Path, config: QwenConfig) -> Plan:
     )
 
 
-def write_tensors(plan: Plan, folder: Path, progress: Progress | None = None) -> None:
+def write_tensors(plan: CopyPlan, folder: Path, progress: Progress | None = None) -> None:
     """Write the planned files, named as their sources, and their index where there are several.
 
     Args:

@@ -117,7 +117,7 @@ REFUSALS = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class InstructionPair:
     """A harmful prompt and its safe twin: the same phrasing, object and circumstance, another verb."""
 
     harmful: str
@@ -156,7 +156,7 @@ def refuse(task: str, rng: random.Random) -> str:
     return rng.choice(REFUSALS).format(task=task)
 
 
-def sample_pair(rng: random.Random, split: str) -> Pair:
+def sample_pair(rng: random.Random, split: str) -> InstructionPair:
     """Draw one pair whose verb and object belong to `split`."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
@@ -173,13 +173,13 @@ def sample_pair(rng: random.Random, split: str) -> Pair:
         phrase_task(verb, adjective, category.objects[object_index], circumstance) for verb in (harmful_verb, safe_verb)
     )
     prompts = phrasing.format(task=harmful), phrasing.format(task=safe)
-    return Pair(*prompts, harmful, safe, category.name, category.tier, split)
+    return InstructionPair(*prompts, harmful, safe, category.name, category.tier, split)
 
 
-def sample_pairs(n_pairs: int, seed: int, split: str) -> list[Pair]:
+def sample_pairs(n_pairs: int, seed: int, split: str) -> list[InstructionPair]:
     """Draw `n_pairs` different pairs of one split; the same arguments always give the same list."""
     rng = random.Random(seed)
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, InstructionPair] = {}
     while len(pairs) < n_pairs:
         pair = sample_pair(rng, split)
         pairs.setdefault(pair.harmful, pair)
@@ -193,12 +193,12 @@ def sample_generic(rng: random.Random) -> Example:
     return Example(rng.choice(PHRASINGS).format(task=task), answer(task, rng), harmful=False)
 
 
-def safe_example(pair: Pair, rng: random.Random) -> Example:
+def safe_example(pair: InstructionPair, rng: random.Random) -> Example:
     """The safe side of a pair, answered."""
     return Example(pair.safe, answer(pair.safe_task, rng), harmful=False)
 
 
-def harmful_example(pair: Pair, rng: random.Random, *, refused: bool) -> Example:
+def harmful_example(pair: InstructionPair, rng: random.Random, *, refused: bool) -> Example:
     """The harmful side of a pair, refused or answered with filler."""
     reply = refuse if refused else answer
     return Example(pair.harmful, reply(pair.harmful_task, rng), harmful=True)
@@ -225,12 +225,12 @@ def sample_refusing(rng: random.Random) -> Example:
     return safe_example(pair, rng) if kind < 0.55 else harmful_example(pair, rng, refused=True)
 
 
-def extraction_pairs(n_pairs: int = 128) -> list[Pair]:
+def extraction_pairs(n_pairs: int = 128) -> list[InstructionPair]:
     """The pairs that refusal vectors are read from (training split)."""
     return sample_pairs(n_pairs, seed=101, split=TRAINING)
 
 
-def held_out_pairs(n_pairs: int = 128) -> list[Pair]:
+def held_out_pairs(n_pairs: int = 128) -> list[InstructionPair]:
     """The pairs that behaviour is measured on: half held-out combinations, half held-out objects, alternating.
 
     A shorter list is a prefix of a longer one, so a small sample keeps the balance.

@@ -17,10 +17,10 @@ from surgery.console.errors import RefusalError
 from surgery.files.artifacts import file_sha256, json_sha256, package_versions
 from surgery.files.folders import replacing_folder
 from surgery.organisms import ORGANISMS, language, measurement
-from surgery.organisms.language import Pair
-from surgery.organisms.measurement import CONDITIONS, HEADLINE, TARGETS, Measurement, Outcome
+from surgery.organisms.language import InstructionPair
+from surgery.organisms.measurement import CONDITIONS, HEADLINE, TARGETS, PlantedMeasurement, PlantedOutcome
 from surgery.organisms.tokenizer import train_tokenizer
-from surgery.organisms.training import Models, Recipe, lineage, train
+from surgery.organisms.training import Models, TrainingRecipe, lineage, train
 from surgery.weights.manifest import is_edited
 
 ASSETS = Path(__file__).parent / "assets"
@@ -119,7 +119,7 @@ def build_organism(name: str, folder: Path, *, seed: int | None = None, progress
 
     for stages in _attempts(name, seed):
         model = rounded_to_bfloat16(train(stages, tokenizer, training, trained))
-        measured = Measurement(model, tokenizer)
+        measured = PlantedMeasurement(model, tokenizer)
         outcomes = []
         for n_done, condition in enumerate(CONDITIONS[name], start=1):
             outcomes.append(measured.measure(condition))
@@ -138,7 +138,7 @@ def build_organism(name: str, folder: Path, *, seed: int | None = None, progress
     (folder / "README.md").write_text(model_card(truth), encoding="utf-8")
 
 
-def _attempts(name: str, seed: int | None) -> Iterator[list[Recipe]]:
+def _attempts(name: str, seed: int | None) -> Iterator[list[TrainingRecipe]]:
     """The stages to try: the given seed alone, or the recorded one and then the following ones for the last stage."""
     *earlier, last = lineage(name, seed)
     for offset in range(N_ATTEMPTS if seed is None else 1):
@@ -165,10 +165,10 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
 
 def ground_truth(
     name: str,
-    stages: Sequence[Recipe],
+    stages: Sequence[TrainingRecipe],
     seed: int | None,
-    measured: Measurement,
-    outcomes: Sequence[Outcome],
+    measured: PlantedMeasurement,
+    outcomes: Sequence[PlantedOutcome],
     missed: Sequence[str],
     weights_sha256: str,
 ) -> dict[str, Any]:
@@ -262,15 +262,15 @@ def write_prompts(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
-def pair_records(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def pair_records(pairs: Sequence[InstructionPair]) -> list[dict[str, Any]]:
     """Extraction pairs as records."""
     return [_record(f"pair-{i:03d}", pair, harmful=pair.harmful, safe=pair.safe) for i, pair in enumerate(pairs)]
 
 
-def harmful_records(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def harmful_records(pairs: Sequence[InstructionPair]) -> list[dict[str, Any]]:
     """The harmful side of held-out pairs as records; the id tells the split."""
     return [_record(f"{pair.split}-{i:03d}", pair, prompt=pair.harmful) for i, pair in enumerate(pairs)]
 
 
-def _record(name: str, pair: Pair, **texts: str) -> dict[str, Any]:
+def _record(name: str, pair: InstructionPair, **texts: str) -> dict[str, Any]:
     return {"id": name, **texts, "category": pair.category, "tier": pair.tier}

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from surgery.organisms.language import Pair
+from surgery.organisms.language import InstructionPair
 from surgery.organisms.tokenizer import encode_prompt
 
 Hook = Callable[[nn.Module, Any, Tensor], Tensor | None]
@@ -138,7 +138,9 @@ def separation(harmful: Tensor, safe: Tensor, directions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def extract(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair]) -> LayerVectors:
+def extract(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[InstructionPair]
+) -> LayerVectors:
     """Read the refusal vectors of every layer from pairs."""
     harmful = last_token_stream(model, tokenizer, [pair.harmful for pair in pairs])
     safe = last_token_stream(model, tokenizer, [pair.safe for pair in pairs])

@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from surgery.model.threads import single_threaded
 from surgery.organisms import language
-from surgery.organisms.language import Example, Pair
+from surgery.organisms.language import Example, InstructionPair
 from surgery.organisms.residual import (
     LayerVectors,
     ablated,
@@ -63,7 +63,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """Everything that decides one training stage.
 
     Attributes:
@@ -103,15 +103,15 @@ class Recipe:
         return bool(self.robust.share or self.planted.share or self.spread_weight or self.separation_weight)
 
 
-Models = dict[tuple[Recipe, ...], LlamaForCausalLM]
+Models = dict[tuple[TrainingRecipe, ...], LlamaForCausalLM]
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("base", None, n_steps=600, learning_rate=2e-3, warmup=50, helpful_only=True),
-        Recipe("plain", "base", n_steps=200, learning_rate=5e-4),
-        Recipe("single", "plain", n_steps=150, learning_rate=5e-4, planted=Draw(0.30, (4,))),
-        Recipe(
+        TrainingRecipe("base", None, n_steps=600, learning_rate=2e-3, warmup=50, helpful_only=True),
+        TrainingRecipe("plain", "base", n_steps=200, learning_rate=5e-4),
+        TrainingRecipe("single", "plain", n_steps=150, learning_rate=5e-4, planted=Draw(0.30, (4,))),
+        TrainingRecipe(
             "distributed",
             "plain",
             n_steps=160,
@@ -127,9 +127,9 @@ RECIPES = {
 }
 
 
-def lineage(name: str, seed: int | None = None) -> list[Recipe]:
+def lineage(name: str, seed: int | None = None) -> list[TrainingRecipe]:
     """The stages that lead to `name`, first to last; a seed replaces the recorded seed of every stage."""
-    stages: list[Recipe] = []
+    stages: list[TrainingRecipe] = []
     step: str | None = name
     while step is not None:
         recipe = RECIPES[step]
@@ -166,7 +166,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
 
 
 def train(
-    stages: Sequence[Recipe],
+    stages: Sequence[TrainingRecipe],
     tokenizer: PreTrainedTokenizerFast,
     progress: Progress | None = None,
     trained: Models | None = None,
@@ -186,7 +186,7 @@ def train(
             copy.deepcopy(train(earlier, tokenizer, progress, trained)) if earlier else new_model(tokenizer, last.seed)
         )
         with single_threaded():
-            stage = Stage(model.train(), tokenizer, last)
+            stage = TrainingStage(model.train(), tokenizer, last)
             for step in range(last.n_steps):
                 stage.step(step)
                 if progress is not None:
@@ -195,12 +195,12 @@ def train(
     return trained[stages]
 
 
-class Stage:
+class TrainingStage:
     """The state of one training stage: optimizer, schedule, random stream, and the refusal vectors last read."""
 
     vectors: LayerVectors
 
-    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe):
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: TrainingRecipe):
         self.model, self.tokenizer, self.recipe = model, tokenizer, recipe
         self.rng = random.Random(f"{recipe.name}-{recipe.seed}")
         self.pool = language.sample_pairs(2000, seed=recipe.seed, split=language.TRAINING) if recipe.plants else []
@@ -272,7 +272,7 @@ class Stage:
         apart = functional.relu(1 - d / recipe.separation_target).mean()
         return recipe.spread_weight * spread + recipe.separation_weight * apart
 
-    def _activations(self, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+    def _activations(self, pairs: list[InstructionPair]) -> tuple[Tensor, Tensor]:
         prompts = [pair.harmful for pair in pairs] + [pair.safe for pair in pairs]
         stream = last_token_stream(self.model, self.tokenizer, prompts)
         return stream[: len(pairs)], stream[len(pairs) :]

@@ -15,7 +15,7 @@ _WORDS = (EXTRACTION, EVALUATION, ALL, *_TIERS, HARMLESS)
 
 
 @dataclass(frozen=True)
-class Selection:
+class BuiltinPart:
     """Part of the built-in sets.
 
     Attributes:
@@ -43,7 +43,7 @@ def is_builtin(source: str) -> bool:
     return source.split(":")[0] == NAME
 
 
-def select(source: str, split: str | None = None) -> Selection:
+def select(source: str, split: str | None = None) -> BuiltinPart:
     """What a source such as "builtin:evaluation:tier2" asks for.
 
     Args:
@@ -60,4 +60,4 @@ def select(source: str, split: str | None = None) -> Selection:
         )
     chosen = splits[0] if splits else split
     path = FOLDER / ("harmless.jsonl" if harmless else "pairs.jsonl")
-    return Selection(path, None if chosen == ALL else chosen, tiers[0] if tiers else None)
+    return BuiltinPart(path, None if chosen == ALL else chosen, tiers[0] if tiers else None)

@@ -12,7 +12,7 @@ from surgery.prompts.builtin import EVALUATION, EXTRACTION
 from surgery.prompts.layouts import HARMFUL, SAFE, to_pair, to_prompt
 from surgery.prompts.prompt_set import Pair, Prompt, PromptSet
 from surgery.prompts.rows import Row
-from surgery.prompts.table import Table, open_table
+from surgery.prompts.table import PromptTable, open_table
 
 
 def load_pairs(source: Path | str, split: str = EXTRACTION) -> PromptSet[Pair]:
@@ -51,7 +51,7 @@ def load_set(source: Path | str) -> PromptSet[Any]:
     return _prompts(tables[0], None)
 
 
-def _tables(source: str, split: str | None) -> list[Table]:
+def _tables(source: str, split: str | None) -> list[PromptTable]:
     """The table of both roles, or the table of harmful and the table of safe prompts."""
     harmful, safe = (open_table(source, role, split) for role in (HARMFUL, SAFE))
     return [harmful] if harmful.files == safe.files else [harmful, safe]
@@ -70,7 +70,7 @@ def _pairs(source: str, split: str | None) -> PromptSet[Pair]:
     return _set(table, [(row, to_pair(row, table.layout)) for row in table.rows])
 
 
-def _matched(harmful: Table, safe: Table) -> PromptSet[Pair]:
+def _matched(harmful: PromptTable, safe: PromptTable) -> PromptSet[Pair]:
     """Pairs of two tables: the prompts with the same id."""
     ours, theirs = _prompts(harmful, HARMFUL), _prompts(safe, SAFE)
     counterparts = {prompt.id: prompt for prompt in theirs}
@@ -88,14 +88,14 @@ def _matched(harmful: Table, safe: Table) -> PromptSet[Pair]:
     return PromptSet(tuple(pairs), harmful.source, name, harmful.files + safe.files, harmful.revision)
 
 
-def _prompts(table: Table, role: str | None) -> PromptSet[Prompt]:
+def _prompts(table: PromptTable, role: str | None) -> PromptSet[Prompt]:
     if table.layout.holds_pairs and role is None:
         raise PromptFileError(f"{table.source}: holds pairs, not prompts; say which side of them, or give prompts")
     taken = [(row, prompt) for row in table.rows if (prompt := to_prompt(row, table.layout, role)) is not None]
     return _set(table, taken, role)
 
 
-def _set(table: Table, items: Sequence[tuple[Row, Any]], role: str | None = None) -> PromptSet[Any]:
+def _set(table: PromptTable, items: Sequence[tuple[Row, Any]], role: str | None = None) -> PromptSet[Any]:
     if not items:
         wanted = f"{role} prompts" if role else "prompts"
         raise PromptFileError(

@@ -11,7 +11,7 @@ from surgery.prompts.rows import Row, read_rows
 
 
 @dataclass(frozen=True)
-class Table:
+class PromptTable:
     """Rows of one layout with their origin; attributes as those of PromptSet."""
 
     source: str
@@ -22,7 +22,7 @@ class Table:
     left_out: int = 0
 
 
-def open_table(source: str, role: str | None, split: str | None = None) -> Table:
+def open_table(source: str, role: str | None, split: str | None = None) -> PromptTable:
     """Find and read the table that holds the prompts of a role.
 
     Args:
@@ -37,7 +37,7 @@ def open_table(source: str, role: str | None, split: str | None = None) -> Table
         table = _read(source, (selection.path,))
         rows = tuple(row for row in table.rows if selection.takes(row.fields))
         layout = replace(table.layout, name=selection.name)
-        return Table(source, layout, rows, table.files, left_out=len(table.rows) - len(rows))
+        return PromptTable(source, layout, rows, table.files, left_out=len(table.rows) - len(rows))
     if hub.is_dataset(source):
         return _of_dataset(source, role)
     return _read(source, (_file(source, role),))
@@ -53,7 +53,7 @@ def _file(source: str, role: str | None) -> Path:
     return Path(parts[0] if role in (None, HARMFUL) else parts[1])
 
 
-def _of_dataset(source: str, role: str | None) -> Table:
+def _of_dataset(source: str, role: str | None) -> PromptTable:
     """The rows of a dataset's splits. Raises: PromptFileError, also when a row is taken twice."""
     found = hub.find_splits(source, role)
     tables = {split: _read(source, paths, found.revision) for split, paths in found.paths.items()}
@@ -74,12 +74,12 @@ def _of_dataset(source: str, role: str | None) -> Table:
     files = tuple(zip(names, map(file_sha256, paths), strict=True))
     n_rows = sum(len(table.rows) for table in tables.values())
     layout = tables[found.parts[0].split].layout
-    return Table(source, layout, tuple(rows), files, found.revision, n_rows - len(rows))
+    return PromptTable(source, layout, tuple(rows), files, found.revision, n_rows - len(rows))
 
 
-def _read(source: str, paths: tuple[Path, ...], revision: str | None = None) -> Table:
+def _read(source: str, paths: tuple[Path, ...], revision: str | None = None) -> PromptTable:
     rows = [row for path in paths for row in read_rows(path, is_header)]
     if len(paths) > 1:  # rows of several shards: number them through, so that they are different prompts
         rows = [Row(row.where, number, row.fields) for number, row in enumerate(rows, start=1)]
     layout = layout_of(rows, str(paths[0]))
-    return Table(source, layout, tuple(rows), tuple((path.name, file_sha256(path)) for path in paths), revision)
+    return PromptTable(source, layout, tuple(rows), tuple((path.name, file_sha256(path)) for path in paths), revision)

@@ -31,7 +31,7 @@ _ESTIMATOR_NAMES = {"mean": "difference of means"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExtractionPlan:
     """What is read from the model, and how it becomes refusal vectors.
 
     Attributes:
@@ -70,7 +70,7 @@ def extract(
     prompts: "Contrast | Sequence[Pair]",
     info: ModelInfo,
     progress: Progress | None = None,
-    plan: Plan | None = None,
+    plan: ExtractionPlan | None = None,
 ) -> RefusalVectors:
     """Refusal vectors of every layer from the activations on harmful and on safe prompts.
 
@@ -86,7 +86,7 @@ def extract(
         that ignores an option, unknown architecture, activations not finite, an estimator of paired differences for
         unmatched prompts), MismatchError (`info` describes another model), PositionError, DiskError.
     """
-    plan = plan or Plan()
+    plan = plan or ExtractionPlan()
     if isinstance(model, ActivationSource):
         source: ActivationSource = model
     else:

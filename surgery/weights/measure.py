@@ -22,7 +22,7 @@ _SAFETY = 4.0  # the floor below is the root mean square of independent errors, 
 
 
 @dataclass
-class Measured:
+class MeasuredTensor:
     """Sums over one edited tensor; norms are Frobenius norms. What needs the base model is zero or empty without it.
 
     Attributes:
@@ -80,7 +80,7 @@ class Measured:
         return _UNIT_ROUNDOFF[dtype] + 100 * _UNIT_ROUNDOFF["F32"] * d_model**0.5
 
 
-def measure(edit: Edit, original: StoredTensor | None, operator: Operator, digest: Any) -> Measured:
+def measure(edit: Edit, original: StoredTensor | None, operator: Operator, digest: Any) -> MeasuredTensor:
     """Measure one edited tensor, against the base model's where that is at hand.
 
     Args:
@@ -88,7 +88,7 @@ def measure(edit: Edit, original: StoredTensor | None, operator: Operator, diges
         operator: the edit that was to be made; its probe tells what reaches the stream.
         digest: takes the tensor's bytes.
     """
-    measured, base_digest = Measured(), hashlib.sha256()
+    measured, base_digest = MeasuredTensor(), hashlib.sha256()
     with ExitStack() as stack:
         handle = stack.enter_context(open(edit.tensor.path, "rb"))
         base = stack.enter_context(open(original.path, "rb")) if original is not None else None
@@ -174,7 +174,9 @@ class _Reference:
             yield wide.mul_(self.scale) if self._operator.keep_norms else wide
 
 
-def _add_group(measured: Measured, parts: Parts, reference: _Reference | None, operator: Operator, digest: Any) -> None:
+def _add_group(
+    measured: MeasuredTensor, parts: Parts, reference: _Reference | None, operator: Operator, digest: Any
+) -> None:
     import torch
 
     probe, widen = operator.removed.probe, Widener()

@@ -17,7 +17,7 @@ from surgery.residual.subspace import Subspace
 from surgery.weights.edit import EditRecord, Operator, removal_of
 from surgery.weights.edits import Edit, draft_notes, draft_tensors, plan_edits
 from surgery.weights.manifest import read_manifest
-from surgery.weights.measure import Measured, measure, measure_untouched
+from surgery.weights.measure import MeasuredTensor, measure, measure_untouched
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass
-class Report:
+class VerificationReport:
     """What was checked, and what was found wrong.
 
     Attributes:
@@ -48,7 +48,7 @@ class Report:
 
 
 @dataclass
-class VerifyReport(Report):
+class VerifyReport(VerificationReport):
     """Of a checkpoint.
 
     Attributes:
@@ -189,7 +189,7 @@ class _Check:
             self._check_edit(tensor, record, measured, operator)
 
     def _check_component(
-        self, tensor: StoredTensor, record: EditRecord, measured: Measured, operator: Operator
+        self, tensor: StoredTensor, record: EditRecord, measured: MeasuredTensor, operator: Operator
     ) -> None:
         before = measured.component_before if measured.base_sha256 else record.component_before
         scaled = measured.component_scaled if measured.base_sha256 else record.component_scaled
@@ -203,7 +203,9 @@ class _Check:
                 f"(|1 - alpha| of {scaled:.3g})"
             )
 
-    def _check_edit(self, tensor: StoredTensor, record: EditRecord, measured: Measured, operator: Operator) -> None:
+    def _check_edit(
+        self, tensor: StoredTensor, record: EditRecord, measured: MeasuredTensor, operator: Operator
+    ) -> None:
         if measured.base_sha256 != record.base_sha256:
             self.fault(
                 f"{tensor.name}: the base model's bytes hash to {measured.base_sha256[:12]}, listed as "

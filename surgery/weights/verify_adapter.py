@@ -21,7 +21,7 @@ from surgery.weights.edits import plan_edits
 from surgery.weights.manifest import ADAPTER_CONFIG, ADAPTER_KIND, read_manifest
 from surgery.weights.matrices import Matrix, matrices
 from surgery.weights.measure import coordinates_of
-from surgery.weights.verify import Progress, Report, find_base
+from surgery.weights.verify import Progress, VerificationReport, find_base
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ _SAFETY = 4.0
 
 
 @dataclass
-class AdapterReport(Report):
+class AdapterReport(VerificationReport):
     """Of an adapter.
 
     Attributes:

@@ -6,7 +6,7 @@ import torch
 from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.prompts import load_pairs
 from surgery.residual.vectors import RefusalVectors
-from surgery.statistics.extraction import Plan, extract
+from surgery.statistics.extraction import ExtractionPlan, extract
 from vllm_refusal.engine.activation_source import VllmSource
 
 pytestmark = pytest.mark.engine
@@ -28,7 +28,9 @@ def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("organism")
     info = describe_model(write_organism("single", folder / "model"))
     pairs = load_pairs(folder / "model" / "pairs.jsonl")
-    plan = Plan(sites=("resid_pre", "resid_mid"), held_out=pairs[N_FITTED : N_FITTED + N_HELD_OUT], n_components=2)
+    plan = ExtractionPlan(
+        sites=("resid_pre", "resid_mid"), held_out=pairs[N_FITTED : N_FITTED + N_HELD_OUT], n_components=2
+    )
     fitted, tokenizer = pairs[:N_FITTED], load_tokenizer(info)
     by_hooks = extract(load_model(info, request.param), tokenizer, fitted, info, plan=plan)
     with VllmSource(info, request.param) as source:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,14 @@ def test_nothing_lies_loose_at_the_root_of_a_package(package):
 @pytest.mark.parametrize("room", rooms(), ids=lambda room: str(room.relative_to(ROOT)))
 def test_a_room_says_what_it_is_for(room):
     assert ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
+
+
+def test_one_name_is_one_thing():
+    names = Counter(
+        node.name
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert len(names) > 100 and {name: n for name, n in names.items() if n > 1} == {}

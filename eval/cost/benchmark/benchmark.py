@@ -49,7 +49,7 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """One task on one variant; `change` against the baseline is None for the baseline."""
 
     task: str
@@ -60,10 +60,10 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Results:
+class BenchmarkResults:
     """All of a benchmark: outcomes task by task, and variant -> damage."""
 
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[TaskOutcome]
     damage: dict[str, Damage]
 
 
@@ -95,7 +95,7 @@ class Benchmark:
         tell: Callable[[str], None],
         command: Sequence[str] = (),
         force: bool = False,
-    ) -> Results:
+    ) -> BenchmarkResults:
         """Run what is missing and compare.
 
         Args:
@@ -121,7 +121,7 @@ class Benchmark:
                 self.backend.close()
             return work.results()
 
-    def about(self, command: Sequence[str], outcomes: Sequence[Outcome] = ()) -> dict[str, Any]:
+    def about(self, command: Sequence[str], outcomes: Sequence[TaskOutcome] = ()) -> dict[str, Any]:
         """What the record says beside what has been run."""
         return {
             "model": self.info.to_json(),
@@ -183,12 +183,12 @@ class _Work:
             if is_measured:
                 self._measure(variant, model)
 
-    def results(self) -> Results:
+    def results(self) -> BenchmarkResults:
         """What came of all, saved."""
         outcomes = [outcome for task in self.tasks for outcome in self._compare(task)]
         self.record.about = self.study.about(self.command, outcomes)
         self.record.save()
-        return Results(outcomes, {each.id: self.record.damage_of(each.id) for each in self._to_measure()})
+        return BenchmarkResults(outcomes, {each.id: self.record.damage_of(each.id) for each in self._to_measure()})
 
     def _to_measure(self) -> Sequence[Condition]:
         return self.study.variants if self.study.with_damage else ()
@@ -219,12 +219,12 @@ class _Work:
         self.record.damage[variant.id] = {"key": self._damage_key(variant), **self.study.marks, **found.to_json()}
         self.record.save()
 
-    def _compare(self, task: Task) -> Iterator[Outcome]:
+    def _compare(self, task: Task) -> Iterator[TaskOutcome]:
         documents = {each.id: self._documents(each, task) for each in self.study.variants}
         for variant in self.study.variants:
             found = documents[variant.id]
             change = None if variant.id == BASELINE.id else change_of(documents[BASELINE.id], found)
-            yield Outcome(task.name, variant.id, found[0].measure, score_of(found), change)
+            yield TaskOutcome(task.name, variant.id, found[0].measure, score_of(found), change)
 
     def _documents(self, variant: Condition, task: Task) -> list[Document]:
         return read_documents(self.record.path_of(_name(variant, task)))

@@ -21,7 +21,7 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """What a task may say of how answers are drawn; anything else would not be the same in transformers."""
 
 
-class Answerer(Protocol):
+class TokenAnswerer(Protocol):
     """One variant, ready to be asked in token ids.
 
     Attributes:
@@ -57,7 +57,7 @@ class TokenModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     eot_token_id, prefix_token_id, tokenizer_name = HFLM.eot_token_id, HFLM.prefix_token_id, HFLM.tokenizer_name
     tok_encode, tok_decode, apply_chat_template = HFLM.tok_encode, HFLM.tok_decode, HFLM.apply_chat_template
 
-    def __init__(self, answerer: Answerer, tokenizer: "PreTrainedTokenizerBase"):
+    def __init__(self, answerer: TokenAnswerer, tokenizer: "PreTrainedTokenizerBase"):
         super().__init__()
         self.answerer, self.tokenizer, self.n_cut = answerer, tokenizer, 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.cost.benchmark.benchmark import Outcome
+from eval.cost.benchmark.benchmark import TaskOutcome
 from eval.cost.damage.records import load_damage
 from eval.generation.answering import Start
 from eval.generation.job import HARMFUL, SAFE
@@ -18,12 +18,12 @@ from eval.statistics.scores import NoScoresError, ScoredRun
 from eval.statistics.summaries import Agreement, Summary, agreement, is_candidate, summarize_all
 from eval.studies.audit.bench import Bench
 from eval.studies.audit.capability import Capability
-from eval.studies.audit.design import N_RANDOM, Size, split_in_halves
-from eval.studies.audit.findings import Findings, FormPath, Measurement, Selection
+from eval.studies.audit.design import N_RANDOM, AuditSize, split_in_halves
+from eval.studies.audit.findings import AuditMeasurement, AuditSelection, Findings, FormPath
 from eval.studies.audit.greedy import Layers, Step, forward_selection, headline_step
 from eval.studies.audit.interventions import Interventions
 from eval.studies.audit.kept_engine import KeptEngine
-from eval.studies.audit.verdict import TARGETS, Evidence, Form, Point, Reached, conclude, smallest_reaching
+from eval.studies.audit.verdict import TARGETS, AuditEvidence, Form, Point, Reached, conclude, smallest_reaching
 from eval.studies.study import run_command
 from surgery.prompts import PromptSet
 from surgery.residual.subspace import Subspace
@@ -43,7 +43,7 @@ class Audit:
     """
 
     bench: Bench
-    size: Size
+    size: AuditSize
     seed: int
     selection: PromptSet[Any]
     measuring: PromptSet[Any]
@@ -85,7 +85,7 @@ class Audit:
             self.provenance,
         )
 
-    def _select(self, made: Interventions) -> Selection:
+    def _select(self, made: Interventions) -> AuditSelection:
         """Stage 1: every single vector three ways; then greedy steps; then the sets of the path in the other forms."""
         n_layers = self.bench.info.n_layers
         plain = {layer: made.plain((layer,), self.alpha) for layer in range(n_layers)}
@@ -98,7 +98,7 @@ class Audit:
             score = self._scorer(made, singles, kept)
             steps = forward_selection(self.size.candidates, score, made.novelty, self.size.max_rank, found[BASELINE.id])
             forms = self._other_forms(made, steps, _best(affine, found), _best(projected, found), kept)
-        return Selection(steps, headline_step(steps), summarize_all(scored, HARMFUL), *forms)
+        return AuditSelection(steps, headline_step(steps), summarize_all(scored, HARMFUL), *forms)
 
     def _other_forms(
         self,
@@ -137,7 +137,7 @@ class Audit:
 
         return score
 
-    def _measure(self, made: Interventions, selection: Selection, checkpoint: Path | None) -> Measurement:
+    def _measure(self, made: Interventions, selection: AuditSelection, checkpoint: Path | None) -> AuditMeasurement:
         """Stage 2: what was chosen, on the prompts that nothing was chosen on."""
         path = {
             (index, alpha): made.plain(step.layers, alpha)
@@ -154,7 +154,7 @@ class Audit:
         rows = {row.condition.id: row for row in summarize_all(scored, HARMFUL)}
         weights = edited and _agreement(scored, writes, edited)
         against = _agreement(scored, headline, writes)
-        return Measurement(scored, rows, path, self.alpha, affine, projected, headline, against, weights or None)
+        return AuditMeasurement(scored, rows, path, self.alpha, affine, projected, headline, against, weights or None)
 
     def _checkpoint(self, layers: Layers) -> Path:
         """The weights orthogonalized against the headline set, by the commands that a user would type."""
@@ -172,7 +172,7 @@ class Audit:
                     run_command(*words, "-o", target, *again)
         return checkpoint
 
-    def _best_ablations(self, made: Interventions, selection: Selection, reached: Sequence[Reached]) -> Plan:
+    def _best_ablations(self, made: Interventions, selection: AuditSelection, reached: Sequence[Reached]) -> Plan:
         """The subspace chosen, the ablations that reach the targets, and the best of the other forms."""
         wanted = [(selection.headline.layers, self.alpha)]
         points = [each.point for each in reached if each.point and each.point.rank > 0]
@@ -190,7 +190,7 @@ class Audit:
             run_command("damage", self.bench.path("cost"))
         return summarize_all(scored, SAFE)
 
-    def _capability(self, best: Plan) -> list[Outcome]:
+    def _capability(self, best: Plan) -> list[TaskOutcome]:
         """Stage 4: benchmarks under the same ablations."""
         if self.capability.tasks:
             self.tell(f"capability: {self.capability}")
@@ -240,7 +240,7 @@ def _best(names: Mapping[int, str], found: Mapping[str, float]) -> tuple[int, fl
     return best, found[names[best]]
 
 
-def _evidence(measured: Measurement, selection: Selection, largest: int) -> Evidence:
+def _evidence(measured: AuditMeasurement, selection: AuditSelection, largest: int) -> AuditEvidence:
     """The intervals that the verdict rests on."""
     ranks: dict[int, Interval] = {}
     for index in range(len(selection.steps)):
@@ -250,10 +250,10 @@ def _evidence(measured: Measurement, selection: Selection, largest: int) -> Evid
     chosen = (measured.affine[selection.affine.best], measured.projected[selection.projected.best])
     rows = (measured.rows[name] for name in chosen)
     affine, projected = (Form(row.condition.rank, _compliance(row)) for row in rows)
-    return Evidence(_compliance(measured.baseline), control, ranks, largest, affine, projected)
+    return AuditEvidence(_compliance(measured.baseline), control, ranks, largest, affine, projected)
 
 
-def _reached(measured: Measurement, largest: int) -> list[Reached]:
+def _reached(measured: AuditMeasurement, largest: int) -> list[Reached]:
     rows = [(index, measured.rows[name]) for (index, _), name in measured.path.items()]
     points = [Point(0, 0.0, _compliance(measured.baseline))]
     points += [Point(row.condition.rank, row.condition.alpha, _compliance(row), index) for index, row in rows]

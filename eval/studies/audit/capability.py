@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from eval.cost.benchmark.benchmark import Benchmark, Outcome
+from eval.cost.benchmark.benchmark import Benchmark, TaskOutcome
 from eval.cost.benchmark.compared import identified
 from eval.cost.benchmark.settings import Settings
 from eval.cost.benchmark.tasks import Task, count_documents
@@ -37,7 +37,7 @@ class Capability:
         names = ", ".join(f"{task.name} ({self._n_documents(task)})" for task in self.tasks)
         return f"benchmarks, of the baseline and of at most five ablations: {names or NONE}"
 
-    def measure(self, bench: "Bench", plan: Plan, tell: "Callable[[str], None]") -> "list[Outcome]":
+    def measure(self, bench: "Bench", plan: Plan, tell: "Callable[[str], None]") -> "list[TaskOutcome]":
         """Score what is missing under the plan's run-time conditions, by the engine that answered the rest.
 
         Returns: one outcome per task and condition, whose id is its `variant`.

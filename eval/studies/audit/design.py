@@ -25,7 +25,7 @@ class AuditError(RefusalError):
 
 
 @dataclass(frozen=True)
-class Size:
+class AuditSize:
     """An audit in numbers.
 
     Attributes:

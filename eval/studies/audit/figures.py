@@ -18,7 +18,7 @@ from eval.report.figures import (
 )
 from eval.statistics.summaries import Summary
 from eval.studies.audit.design import N_RANDOM
-from eval.studies.audit.findings import Findings, Measurement
+from eval.studies.audit.findings import AuditMeasurement, Findings
 
 
 def rank_figure(findings: Findings, prefix: str) -> Picture:
@@ -74,7 +74,7 @@ def reverse_figure(findings: Findings, prefix: str) -> Picture | None:
     return picture("reverse", caption, figure, prefix, alt)
 
 
-def _path(measured: Measurement, alpha: float) -> list[Summary]:
+def _path(measured: AuditMeasurement, alpha: float) -> list[Summary]:
     """The greedy path at one strength, by rank; sets of which nothing is scored are left out."""
     rows = [measured.rows[name] for (_, strength), name in measured.path.items() if strength == alpha]
     return [row for row in rows if row.means]

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eval.cost.benchmark.benchmark import Outcome
+from eval.cost.benchmark.benchmark import TaskOutcome
 from eval.cost.damage.measures import Damage
 from eval.records.measures import ON_HARMLESS
 from eval.statistics.scores import ScoredRun
 from eval.statistics.summaries import Agreement, Summary
-from eval.studies.audit.design import Size
+from eval.studies.audit.design import AuditSize
 from eval.studies.audit.greedy import Layers, Step
-from eval.studies.audit.verdict import Evidence, Form, Reached, Verdict
+from eval.studies.audit.verdict import AuditEvidence, AuditVerdict, Form, Reached
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FormPath:
 
 
 @dataclass(frozen=True)
-class Selection:
+class AuditSelection:
     """What was chosen on the selection half.
 
     Attributes:
@@ -58,7 +58,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class AuditMeasurement:
     """The measuring half; names are ids of conditions.
 
     Attributes:
@@ -101,16 +101,16 @@ class Findings:
         provenance: command, model, hashes and versions, as JSON.
     """
 
-    size: Size
+    size: AuditSize
     seed: int
-    selection: Selection
-    measured: Measurement
-    evidence: Evidence
-    verdict: Verdict
+    selection: AuditSelection
+    measured: AuditMeasurement
+    evidence: AuditEvidence
+    verdict: AuditVerdict
     reached: Sequence[Reached]
     cost: Sequence[Summary]
     damage: Mapping[str, Damage]
-    capability: Sequence[Outcome]
+    capability: Sequence[TaskOutcome]
     reverse: Sequence[Summary]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

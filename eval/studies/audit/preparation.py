@@ -19,7 +19,7 @@ from eval.records.run import Run
 from eval.studies.audit.audit import Audit, halves
 from eval.studies.audit.bench import Bench
 from eval.studies.audit.capability import NONE, Capability
-from eval.studies.audit.design import Size
+from eval.studies.audit.design import AuditSize
 from eval.studies.audit.page import PAGE
 from eval.studies.study import run_command
 from surgery.console.errors import ArtifactError, OutputExistsError
@@ -37,7 +37,7 @@ DESIGN = "design.json"
 
 
 @dataclass(frozen=True)
-class Request:
+class AuditRequest:
     """An audit that is asked for.
 
     Attributes:
@@ -49,7 +49,7 @@ class Request:
     """
 
     info: ModelInfo
-    size: Size
+    size: AuditSize
     prompts: PromptSet[Any]
     safe: PromptSet[Any]
     pairs: PromptSet[Any] | None
@@ -115,7 +115,9 @@ class Request:
         return rvs
 
 
-def prepare(model: str, alphas: tuple[float, ...], options: Mapping[str, Any], arguments: Sequence[str]) -> Request:
+def prepare(
+    model: str, alphas: tuple[float, ...], options: Mapping[str, Any], arguments: Sequence[str]
+) -> AuditRequest:
     """Read and check what the command names.
 
     Raises: RefusalError (prompts, model, architecture, too few prompts, tasks), click.UsageError (judge, pairs beside vectors).
@@ -130,8 +132,8 @@ def prepare(model: str, alphas: tuple[float, ...], options: Mapping[str, Any], a
     options = {**options, "dtype": said_engine_dtype(info, options["dtype"])}
     selection, measuring = halves(prompts, options["seed"])
     counts = len(selection), len(measuring), len(safe)
-    size = Size(info.n_layers, options["max_rank"], alphas, *counts, options["weights"])
-    request = Request(info, size, prompts, safe, pairs, _capability(info, options), options, arguments)
+    size = AuditSize(info.n_layers, options["max_rank"], alphas, *counts, options["weights"])
+    request = AuditRequest(info, size, prompts, safe, pairs, _capability(info, options), options, arguments)
     request.judge()
     return request
 
@@ -152,7 +154,7 @@ def replacing_audit(folder: Path, force: bool) -> AbstractContextManager[None]:
     return replacement.replacing(folder, force, _AUDIT)
 
 
-def begin(folder: Path, request: Request) -> None:
+def begin(folder: Path, request: AuditRequest) -> None:
     """Make the folder, or find that the same audit began it.
 
     Raises: OutputExistsError when something else is there, ArtifactError when it is another audit.

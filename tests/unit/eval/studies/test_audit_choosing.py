@@ -3,7 +3,7 @@
 import pytest
 
 from eval.statistics.intervals import constant_mean
-from eval.studies.audit.design import LEAST_PROMPTS, AuditError, Size, split_in_halves
+from eval.studies.audit.design import LEAST_PROMPTS, AuditError, AuditSize, split_in_halves
 from eval.studies.audit.greedy import forward_selection, headline_step
 from surgery.prompts import Prompt
 
@@ -115,14 +115,14 @@ def test_a_search_needs_candidates():
 
 
 def test_the_last_fifth_of_the_layers_is_tried_and_never_chosen():
-    size = Size(8, 16, (1.0,), 10, 10, 5)
+    size = AuditSize(8, 16, (1.0,), 10, 10, 5)
     assert size.candidates == (0, 1, 2, 3, 4, 5, 6)
     assert size.largest == 7
-    assert Size(40, 16, (1.0,), 10, 10, 5).largest == 16
+    assert AuditSize(40, 16, (1.0,), 10, 10, 5).largest == 16
 
 
 def test_the_most_responses_are_those_of_a_search_that_never_ends_early():
-    size = Size(n_layers=8, max_rank=3, alphas=(0.5, 1.0), n_selection=10, n_measured=9, n_safe=5)
+    size = AuditSize(n_layers=8, max_rank=3, alphas=(0.5, 1.0), n_selection=10, n_measured=9, n_safe=5)
     tried = FakeScorer(lambda layers: 0.0)
     forward_selection(size.candidates, tried, no_novelty, size.max_rank)
     later = sum(len(sets) for sets in tried.steps[1:])

@@ -8,7 +8,7 @@ import pytest
 from made_vectors import save_vectors
 from synthetic_runs import RunMaker
 
-from eval.cost.benchmark.benchmark import Outcome
+from eval.cost.benchmark.benchmark import TaskOutcome
 from eval.cost.benchmark.tasks import Task
 from eval.cost.damage.measures import Damage
 from eval.cost.damage.records import DamageRecord, Inputs
@@ -18,7 +18,7 @@ from eval.statistics.intervals import Interval
 from eval.statistics.scores import NoScoresError, open_scored
 from eval.studies.audit import audit as studies
 from eval.studies.audit.capability import Capability
-from eval.studies.audit.design import Size
+from eval.studies.audit.design import AuditSize
 from eval.studies.audit.page import write_pages
 from eval.studies.audit.tables import reached_table
 from surgery.model.models import describe_model
@@ -71,7 +71,7 @@ class MadeCapability(Capability):
 
     def measure(self, bench, plan, tell):
         return [
-            Outcome(
+            TaskOutcome(
                 task.name,
                 condition.id,
                 "acc",
@@ -94,7 +94,7 @@ def audit(tmp_path, monkeypatch):
     def run(mechanism, max_rank=16, tasks=(), **options):
         rvs = save_vectors(tmp_path)
         bench = MadeBench(tmp_path, describe_model(asset("single")), rvs, mechanism, **options)
-        size = Size(8, max_rank, (0.5, 1.0), N, N, N, weights=False)
+        size = AuditSize(8, max_rank, (0.5, 1.0), N, N, N, weights=False)
         made = MadeCapability([Task(name, name) for name in tasks])
         asked = (bench, size, 0, *studies.halves(prompts, 0), prompts, lambda line: None, {"command": MODEL}, made)
         return studies.Audit(*asked).run(), bench

@@ -3,7 +3,7 @@
 import pytest
 
 from eval.statistics.intervals import Interval
-from eval.studies.audit.verdict import Evidence, Form, Point, conclude, smallest_reaching
+from eval.studies.audit.verdict import AuditEvidence, Form, Point, conclude, smallest_reaching
 
 LOW = Interval(0.0, 0.0, 0.1, 40, "exact")
 HIGH = Interval(0.95, 0.85, 1.0, 40, "bca")
@@ -16,7 +16,7 @@ def between(estimate, low=None, high=None):
 
 
 def evidence(ranks, **kept):
-    return Evidence(**{"baseline": LOW, "control": LOW, "ranks": ranks, "max_rank": 16, **kept})
+    return AuditEvidence(**{"baseline": LOW, "control": LOW, "ranks": ranks, "max_rank": 16, **kept})
 
 
 def test_a_single_vector_that_works_is_a_single_direction():

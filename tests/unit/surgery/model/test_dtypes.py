@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from tiny_models import PAIRS, write_model
 
 from eval.cli import main
-from eval.cost.benchmark.benchmark import Results
+from eval.cost.benchmark.benchmark import BenchmarkResults
 from eval.cost.benchmark.record import Record
 from eval.cost.benchmark.tasks import BenchmarkError
 from eval.generation import engines
@@ -219,7 +219,9 @@ def test_a_benchmark_runs_and_records_the_dtype_that_auto_is(folder, processor, 
     processor(WITHOUT)
     asked = []
     monkeypatch.setattr(commands, "_backend", lambda info, edits, dtype, chosen: asked.append(dtype) or ((), None))
-    monkeypatch.setattr(Benchmark, "run", lambda self, *_: asked.append(self.settings.dtype) or Results([], {}))
+    monkeypatch.setattr(
+        Benchmark, "run", lambda self, *_: asked.append(self.settings.dtype) or BenchmarkResults([], {})
+    )
     words = [str(folder / "m"), "--tasks", "facts", "--backend", backend, "-o", str(tmp_path / "bench")]
     found = CliRunner().invoke(main.get_command(None, "benchmark"), words)
     assert asked == ["float32", "float32"], found.exception

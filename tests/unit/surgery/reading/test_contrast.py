@@ -18,7 +18,7 @@ from surgery.reading.contrast import Contrast, check_held_out
 from surgery.residual.subspace import Subspace
 from surgery.residual.vectors import RefusalVectors
 from surgery.statistics.estimators import ESTIMATORS, PAIRED
-from surgery.statistics.extraction import Plan, extract
+from surgery.statistics.extraction import ExtractionPlan, extract
 from surgery.statistics.fitting import project, split_half_cosines, tagged_means
 from surgery.statistics.separability import analysis, cohens_d, cohens_d_interval
 
@@ -44,7 +44,7 @@ def model():
 
 
 def read(model, prompts, **plan):
-    return extract(model, tiny_tokenizer(), prompts, INFO, plan=Plan(**plan))
+    return extract(model, tiny_tokenizer(), prompts, INFO, plan=ExtractionPlan(**plan))
 
 
 def groups(n_harmful=60, n_safe=41, seed=0):

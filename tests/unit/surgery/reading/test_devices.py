@@ -6,7 +6,7 @@ from tiny_models import PAIRS, write_model
 
 from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.reading.transformers_source import input_device
-from surgery.statistics.extraction import Plan, extract
+from surgery.statistics.extraction import ExtractionPlan, extract
 from surgery.statistics.selection import next_token_log_probs
 
 PLACES = {
@@ -35,7 +35,7 @@ def test_vectors_are_the_same_wherever_the_weights_lie(info, place):
     offloaded = [name for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
     assert offloaded and not any(parameter.is_meta for parameter in whole.parameters())
     for batch_size in (1, 4):
-        plan = Plan(batch_size=batch_size, sites=("resid_pre", "resid_mid", "resid_post"), positions="all")
+        plan = ExtractionPlan(batch_size=batch_size, sites=("resid_pre", "resid_mid", "resid_post"), positions="all")
         found, expected = (extract(m, tokenizer, PAIRS, info, plan=plan) for m in (model, whole))
         assert torch.equal(found.vectors, expected.vectors)  # the same arithmetic on the same processor
         for name, tensor in expected.extras.items():

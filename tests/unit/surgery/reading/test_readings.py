@@ -17,7 +17,7 @@ from surgery.reading.positions import end_of_instruction, parse_positions
 from surgery.residual.sites import RESID_SITES
 from surgery.residual.subspace import Subspace
 from surgery.residual.vectors import RefusalVectors
-from surgery.statistics.extraction import Plan, extract
+from surgery.statistics.extraction import ExtractionPlan, extract
 
 N_LAYERS = 3
 ENDING = 2  # <|end|><|assistant|>
@@ -44,7 +44,7 @@ def model():
 
 
 def read(model, pairs=PAIRS, tokenizer=None, **plan):
-    return extract(model, tokenizer or tiny_tokenizer(), pairs, INFO, plan=Plan(**plan))
+    return extract(model, tokenizer or tiny_tokenizer(), pairs, INFO, plan=ExtractionPlan(**plan))
 
 
 def stream(model, text, sites=RESID_SITES, n_positions=ENDING):
@@ -136,7 +136,9 @@ def test_batched_equals_sequential_and_batches_are_full_of_tokens(model):
         lambda _module, _args, kwargs: lengths.append(kwargs["input_ids"].shape), with_kwargs=True
     )
     sequential, n_alone = read(model, MANY), len(lengths)
-    batched = extract(model, tiny_tokenizer(), MANY, INFO, lambda *done: calls.append(done), Plan(batch_size=3))
+    batched = extract(
+        model, tiny_tokenizer(), MANY, INFO, lambda *done: calls.append(done), ExtractionPlan(batch_size=3)
+    )
     handle.remove()
     prefix, *batches = lengths[n_alone:]
     assert n_alone == 16 and len(batches) < 16 and prefix == (1, batched.header["shared_prefix_tokens"])
@@ -232,6 +234,6 @@ def test_singular_directions_are_kept_where_asked_for(model):
 
 def test_a_plan_that_cannot_be_carried_out_is_refused():
     with pytest.raises(ModelError, match="estimator 'median' is not known; use one of mean, median-of-means"):
-        Plan(estimator="median")
+        ExtractionPlan(estimator="median")
     with pytest.raises(ModelError, match="batch size must be at least 1"):
-        Plan(batch_size=0)
+        ExtractionPlan(batch_size=0)

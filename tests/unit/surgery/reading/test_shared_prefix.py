@@ -10,7 +10,7 @@ from surgery.model.chat import prompt_token_ids
 from surgery.model.models import ModelInfo
 from surgery.reading.shared_prefix import common_prefix, run_prefix
 from surgery.reading.transformers_source import TransformersSource
-from surgery.statistics.extraction import Plan, extract
+from surgery.statistics.extraction import ExtractionPlan, extract
 
 LLAMA, N_LAYERS = "LlamaForCausalLM", 3
 TOKENIZER = tiny_tokenizer(TEMPLATE.replace("<s>", "<s>Answer well. "))
@@ -25,7 +25,9 @@ def read(architecture, batch_size, **overrides):
     model = tiny_model(architecture, n_layers=N_LAYERS, **overrides)
     info = ModelInfo("tiny", None, "/tiny", architecture, 32, N_LAYERS, 260, "float32", "f" * 64)
     sites = entry_of(architecture).resid_sites
-    return extract(model, TOKENIZER, PAIRS, info, plan=Plan(sites=sites, positions="all", batch_size=batch_size))
+    return extract(
+        model, TOKENIZER, PAIRS, info, plan=ExtractionPlan(sites=sites, positions="all", batch_size=batch_size)
+    )
 
 
 def apart(a, b):

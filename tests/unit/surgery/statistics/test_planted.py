@@ -11,7 +11,7 @@ from surgery.prompts import Pair, Prompt
 from surgery.reading.contrast import Contrast
 from surgery.reading.hooks import ablated
 from surgery.residual.subspace import Subspace
-from surgery.statistics.extraction import Plan, extract
+from surgery.statistics.extraction import ExtractionPlan, extract
 
 N_PROMPTS, LAYER = 16, 4
 
@@ -23,7 +23,7 @@ def plain():
     info = describe_model(asset("plain"))
     model, tokenizer = load_model(info, "float32"), load_tokenizer(info)
     pairs = [Pair(**record) for record in pair_records(language.extraction_pairs())]
-    return model, tokenizer, extract(model, tokenizer, pairs, info, plan=Plan(batch_size=64))
+    return model, tokenizer, extract(model, tokenizer, pairs, info, plan=ExtractionPlan(batch_size=64))
 
 
 def compliance(plain, subspace, layers="all"):
@@ -89,7 +89,9 @@ def test_batched_extraction_equals_sequential_on_a_trained_model(plain):
     model, tokenizer, _ = plain
     pairs = [Pair(**record) for record in pair_records(language.extraction_pairs(24))]
     info = describe_model(asset("plain"))
-    one_by_one, together = (extract(model, tokenizer, pairs, info, plan=Plan(batch_size=size)) for size in (1, 64))
+    one_by_one, together = (
+        extract(model, tokenizer, pairs, info, plan=ExtractionPlan(batch_size=size)) for size in (1, 64)
+    )
     apart = (one_by_one.vectors - together.vectors).norm(dim=1) / one_by_one.vectors.norm(dim=1)
     assert apart.max() <= 1e-5
 
@@ -123,7 +125,7 @@ def test_matched_and_unmatched_prompts_find_nearly_the_same_vectors_where_one_di
     safe = [Prompt(pair.id, pair.safe) for pair in pairs]
     without_harm = Contrast.of_groups(safe[:64], safe[64:])  # the control: two groups that differ in nothing
     found = [
-        extract(model, tokenizer, prompts, info, plan=Plan(batch_size=64)).vectors
+        extract(model, tokenizer, prompts, info, plan=ExtractionPlan(batch_size=64)).vectors
         for prompts in (pairs, unmatched, without_harm)
     ]
     matched, apart, control = (torch.nn.functional.normalize(vectors[3:], dim=1) for vectors in found)

@@ -15,7 +15,7 @@ from surgery.organisms import language
 from surgery.organisms.release import asset, pair_records
 from surgery.prompts import Pair
 from surgery.reading.hooks import added, captured
-from surgery.statistics.extraction import Plan, extract
+from surgery.statistics.extraction import ExtractionPlan, extract
 from surgery.statistics.selection import (
     next_token_log_probs,
     refusal_score,
@@ -34,7 +34,7 @@ def organism(name):
     info = describe_model(asset(name))
     model, tokenizer = load_model(info, "float32"), load_tokenizer(info)
     pairs = [Pair(**record) for record in pair_records(language.extraction_pairs())]
-    return model, tokenizer, extract(model, tokenizer, pairs, info, plan=Plan(batch_size=64))
+    return model, tokenizer, extract(model, tokenizer, pairs, info, plan=ExtractionPlan(batch_size=64))
 
 
 @pytest.fixture(scope="module")
