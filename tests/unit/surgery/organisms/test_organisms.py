@@ -446,7 +446,7 @@ def short_training(monkeypatch, tokenizer):
     monkeypatch.setattr(measurement, "MAX_NEW_TOKENS", 2)
     monkeypatch.setattr(release, "train_tokenizer", lambda: tokenizer)
     monkeypatch.setattr(
-        release, "Measurement", functools.partial(measurement.PlantedMeasurement, n_prompts=4, n_pairs=4)
+        release, "PlantedMeasurement", functools.partial(measurement.PlantedMeasurement, n_prompts=4, n_pairs=4)
     )
     monkeypatch.setitem(release.CONDITIONS, "plain", [measurement.condition("baseline")])
     monkeypatch.setitem(measurement.TARGETS, "plain", [measurement.PlantedTarget("baseline", safe=0.98)])
