@@ -106,14 +106,19 @@ def freeze_once():
 
 @contextmanager
 def no_collections():
-    """vLLM neither collects nor freezes; what was there at the first start is frozen for good."""
+    """vLLM neither collects nor freezes; what was there at the first start is frozen for good.
+
+    Nothing is collected by itself either: an engine of before that nobody stopped would end this one's process groups.
+    """
     freeze_once()
+    gc.disable()
     kept = {name: getattr(gc, name) for name in ("collect", "freeze", "unfreeze")}
     for name in kept:
         setattr(gc, name, lambda generation=2: 0)
     try:
         yield
     finally:
+        gc.enable()
         for name, function in kept.items():
             setattr(gc, name, function)
 
