@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eval.cost.damage.measures import kl_divergence
-from eval.cost.damage.measuring import Harmless, damage_options, measure, measure_baseline
+from eval.cost.damage.measuring import ConditionInEngine, Harmless, damage_options, measure, measure_baseline
 from eval.cost.damage.texts import BUILT_IN, cut_windows, load_documents
 from eval.plan.conditions import BASELINE, Condition
 from surgery.model.chat import prompt_token_ids
@@ -34,8 +34,11 @@ def studied(tmp_path_factory):
     path = subspace.save(tmp_path_factory.mktemp("damage") / "sub.safetensors")
     options = damage_options(EngineOptions("float32", eager=True, vllm={"max_model_len": 256}))
     with Engine(info, {"sub": {"path": str(path)}}, options) as engine:
-        baseline = measure_baseline(engine, inputs)
-        edited, idle = (measure(engine, condition, inputs, baseline) for condition in (EDITED, IDLE))
+        baseline = measure_baseline(ConditionInEngine(engine, BASELINE), inputs)
+        edited, idle = (
+            measure(condition.id, ConditionInEngine(engine, condition), inputs, baseline)
+            for condition in (EDITED, IDLE)
+        )
     return info, subspace.basis, inputs, baseline, edited, idle
 
 

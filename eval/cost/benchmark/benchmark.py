@@ -7,14 +7,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from eval.cost.benchmark.damage import harmless_sha256, make_harmless, measure_variant, read_baseline
+from eval.cost.benchmark.damage import harmless_sha256, make_harmless
 from eval.cost.benchmark.documents import Document, change_of, read_documents, score_of, write_documents
 from eval.cost.benchmark.harness import check_tasks, evaluate, quiet, task_sha256
 from eval.cost.benchmark.record import DOCUMENTS, Record
 from eval.cost.benchmark.settings import Settings
 from eval.cost.benchmark.tasks import Task
 from eval.cost.damage.measures import Damage
-from eval.cost.damage.measuring import Baseline, Harmless
+from eval.cost.damage.measuring import Baseline, Harmless, measure, measure_baseline
 from eval.generation.study_date import study_date
 from eval.plan.conditions import BASELINE, WEIGHTS, Condition
 from eval.statistics.intervals import Interval
@@ -211,11 +211,11 @@ class _Work:
     def _measure(self, variant: Condition, model: Any) -> None:
         self.tell(f"{variant.id}: divergence and perplexity")
         if variant.id == BASELINE.id:
-            self.baseline = read_baseline(model, self.harmless)
+            self.baseline = measure_baseline(model, self.harmless)
             found = self.baseline.damage
         else:
             assert self.baseline is not None, "the baseline comes first"
-            found = measure_variant(variant.id, model, self.harmless, self.baseline)
+            found = measure(variant.id, model, self.harmless, self.baseline)
         self.record.damage[variant.id] = {"key": self._damage_key(variant), **self.study.marks, **found.to_json()}
         self.record.save()
 

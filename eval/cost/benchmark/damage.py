@@ -1,9 +1,8 @@
-"""What every variant does where nothing should change, beside its scores: refusal damage's two measures."""
+"""The harmless input on which every variant is measured beside its scores, as refusal damage does."""
 
 from typing import Any
 
-from eval.cost.damage.measures import Damage
-from eval.cost.damage.measuring import Baseline, Harmless, compare
+from eval.cost.damage.measuring import Harmless
 from eval.cost.damage.texts import BUILT_IN, cut_windows, load_documents
 from surgery.files.artifacts import json_sha256
 from surgery.model.chat import prompt_token_ids
@@ -33,26 +32,6 @@ def make_harmless(info: ModelInfo, chat_template: bool, date: str | None, has_di
 def harmless_sha256(harmless: Harmless) -> str:
     """Of all token ids."""
     return json_sha256([harmless.prompts, [window.token_ids for window in harmless.windows]])
-
-
-def read_baseline(model: Any, harmless: Harmless) -> Baseline:
-    """What the unedited model says.
-
-    Args:
-        model: of a backend, with `next_token_logprobs` and `text_logprobs`.
-    """
-    return Baseline(dict(model.next_token_logprobs(harmless.prompts)), _nats(model, harmless))
-
-
-def measure_variant(name: str, model: Any, harmless: Harmless, baseline: Baseline) -> Damage:
-    """What an edited model says against that. Raises: DamageError."""
-    return compare(name, harmless, baseline, model.next_token_logprobs(harmless.prompts), _nats(model, harmless))
-
-
-def _nats(model: Any, harmless: Harmless) -> dict[str, float]:
-    """Mean negative log probability per token of each window."""
-    texts = {window.id: window.token_ids for window in harmless.windows}
-    return {key: -float(logprobs.mean()) for key, logprobs in model.text_logprobs(texts)}
 
 
 def _as_text(tokenizer: Any, prompt: str) -> list[int]:

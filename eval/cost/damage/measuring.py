@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from eval.cost.damage.measures import Damage, kl_divergence, mean_interval, perplexity
 from eval.cost.damage.texts import Window
 from eval.generation.engines import request_of
-from eval.plan.conditions import BASELINE, Condition
+from eval.plan.conditions import Condition
 from surgery.console.errors import RefusalError
 from vllm_refusal.engine.distributions import ENGINE_ARGUMENTS, next_token_logprobs, text_scores
 from vllm_refusal.engine.engine import Engine, EngineOptions, Request
@@ -67,45 +67,56 @@ def damage_options(options: EngineOptions) -> EngineOptions:
     )
 
 
-def measure_baseline(engine: Engine, harmless: Harmless) -> Baseline:
+class Believing(Protocol):
+    """A model that says what it believes without generating; edited or not."""
+
+    def next_token_logprobs(self, prompts: Mapping[str, list[int]]) -> "Iterable[tuple[str, NDArray[np.float32]]]":
+        """(prompt id, [vocab_size] natural log probabilities of the token after the prompt)."""
+
+    def text_logprobs(self, texts: Mapping[str, list[int]]) -> "Iterable[tuple[str, NDArray[np.float64]]]":
+        """(text id, [n_tokens - 1] natural log probabilities of its tokens but the first)."""
+
+
+@dataclass(frozen=True)
+class ConditionInEngine:
+    """A condition as an engine of ours answers it (`eval.generation.engines`)."""
+
+    engine: Engine
+    condition: Condition
+
+    def next_token_logprobs(self, prompts: Mapping[str, list[int]]) -> "Iterable[tuple[str, NDArray[np.float32]]]":
+        """As `Believing`'s."""
+        return next_token_logprobs(self.engine, self._requests(prompts))
+
+    def text_logprobs(self, texts: Mapping[str, list[int]]) -> "Iterable[tuple[str, NDArray[np.float64]]]":
+        """As `Believing`'s."""
+        return ((key, scores.logprobs) for key, scores in text_scores(self.engine, self._requests(texts)))
+
+    def _requests(self, texts: Mapping[str, list[int]]) -> Iterator[Request]:
+        return (request_of(self.condition, key, token_ids) for key, token_ids in texts.items())
+
+
+def measure_baseline(model: Believing, harmless: Harmless) -> Baseline:
     """Read the distributions and probabilities of the unedited model."""
-    return Baseline(dict(_logprobs(engine, BASELINE, harmless)), _nats(engine, BASELINE, harmless))
+    return Baseline(dict(model.next_token_logprobs(harmless.prompts)), _nats(model, harmless))
 
 
-def measure(engine: Engine, condition: Condition, harmless: Harmless, baseline: Baseline) -> Damage:
-    """One condition against the baseline.
-
-    Args:
-        engine: that which answers the condition (`eval.generation.engines`).
-    Raises: DamageError when the condition makes impossible what the baseline says, or an answer is missing.
-    """
-    return compare(
-        condition.id, harmless, baseline, _logprobs(engine, condition, harmless), _nats(engine, condition, harmless)
-    )
-
-
-def compare(
-    name: str,
-    harmless: Harmless,
-    baseline: Baseline,
-    logprobs: "Iterable[tuple[str, NDArray[np.float32]]]",
-    nats: Mapping[str, float],
-) -> Damage:
+def measure(name: str, model: Believing, harmless: Harmless, baseline: Baseline) -> Damage:
     """What an edited model says against what the unedited one does.
 
     Args:
         name: of the edited model, for messages.
-        logprobs: (prompt id, [vocab_size] float32) of every prompt; where there are no prompts, divergence is None.
-        nats: window id -> mean negative log probability per token.
-    Raises: DamageError, as `measure`.
+    Returns: the damage; where there are no prompts, its divergence is None.
+    Raises: DamageError when the edit makes impossible what the baseline says, or an answer is missing.
     """
     kl: dict[str, float] = {}
     same: dict[str, bool] = {}
-    for key, found in logprobs:
+    for key, found in model.next_token_logprobs(harmless.prompts):
         before = baseline.logprobs[key]
         if before.shape != found.shape:
             raise DamageError(f"{name}: {found.size} tokens in its vocabulary, the baseline has {before.size}")
         kl[key], same[key] = kl_divergence(before, found), bool(before.argmax() == found.argmax())
+    nats = _nats(model, harmless)
     _check_complete(name, harmless, kl, nats)
     return Damage(
         perplexity=perplexity(list(nats.values())),
@@ -127,16 +138,7 @@ def _check_complete(name: str, harmless: Harmless, kl: Mapping[str, float], nats
         )
 
 
-def _logprobs(engine: Engine, condition: Condition, harmless: Harmless) -> "Iterator[tuple[str, NDArray[np.float32]]]":
-    """(prompt id, [vocab_size] natural log probabilities of the token after it)."""
-    return next_token_logprobs(engine, _requests(condition, harmless.prompts))
-
-
-def _nats(engine: Engine, condition: Condition, harmless: Harmless) -> dict[str, float]:
+def _nats(model: Believing, harmless: Harmless) -> dict[str, float]:
     """Mean negative log probability per token of each window."""
     texts = {window.id: window.token_ids for window in harmless.windows}
-    return {key: -float(scores.logprobs.mean()) for key, scores in text_scores(engine, _requests(condition, texts))}
-
-
-def _requests(condition: Condition, texts: Mapping[str, list[int]]) -> Iterator[Request]:
-    return (request_of(condition, key, token_ids) for key, token_ids in texts.items())
+    return {key: -float(logprobs.mean()) for key, logprobs in model.text_logprobs(texts)}

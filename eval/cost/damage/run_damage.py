@@ -6,7 +6,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from eval.cost.damage.measuring import DamageError, Harmless, damage_options, measure, measure_baseline
+from eval.cost.damage.measuring import (
+    ConditionInEngine,
+    DamageError,
+    Harmless,
+    damage_options,
+    measure,
+    measure_baseline,
+)
 from eval.cost.damage.records import FILE, UNFINISHED, DamageRecord, Inputs, load_damage
 from eval.generation.engines import Engines, unscorable
 from eval.plan.conditions import BASELINE, WEIGHTS, Condition
@@ -56,10 +63,11 @@ def measure_run(
         harmless = make_harmless(engine.max_model_len - 1)
         record, file = _begun(run, _inputs(harmless, text, engine.description["dtype"]), force)
         missing = [condition for condition in conditions if force or condition.id not in record.conditions]
-        baseline = measure_baseline(engine, harmless)
+        baseline = measure_baseline(ConditionInEngine(engine, BASELINE), harmless)
         found, n_done = {**record.conditions, BASELINE.id: baseline.damage}, len(conditions) - len(missing)
         for n_new, condition in enumerate(sorted(missing, key=lambda each: each.kind in WEIGHTS), start=1):
-            found[condition.id] = measure(engines.of(condition), condition, harmless, baseline)
+            edited = ConditionInEngine(engines.of(condition), condition)
+            found[condition.id] = measure(condition.id, edited, harmless, baseline)
             DamageRecord(record.inputs, found).save(run.path, file)
             tell(n_done + n_new, len(conditions))
         if file != FILE:
