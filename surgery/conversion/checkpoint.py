@@ -1,29 +1,23 @@
 """A Qwen v1 model folder rewritten as a Qwen2 one: the same function, in files that current programs load."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.console.errors import ArtifactError, DiskError, ModelError
+from surgery.console.errors import ArtifactError, ModelError
 from surgery.conversion.chatml import CHAT, ChatFormat, load_chat_format
 from surgery.conversion.qwen import ARCHITECTURE, QwenConfig, load_qwen_config
+from surgery.conversion.record import FILE, FORMAT_VERSION, KIND, WORDS, check_space, is_converted, write_json
 from surgery.conversion.tensors import CopyPlan, Progress, plan_tensors, write_tensors
 from surgery.conversion.tiktoken_vocabulary import FILE as VOCABULARY_FILE
 from surgery.conversion.tiktoken_vocabulary import Vocabulary, build_tokenizer, load_vocabulary, recover_merges
 from surgery.files.artifacts import file_sha256, package_versions
 from surgery.files.folders import check_folder, replacing_folder
 from surgery.model.models import locate_model, model_fingerprint
-from surgery.weights.manifest import FILE as EDIT_FILE
 from surgery.weights.manifest import split_front_matter
 
-FILE = "conversion.json"
-KIND = "converted_checkpoint"
-FORMAT_VERSION = 1
-_KIND = "a converted checkpoint"
 _KEPT = ("LICENSE*", "NOTICE*")  # terms, which go with the weights
-_SPARE_BYTES = 32 << 20  # for the tokenizer and the file system's own records
 
 
 @dataclass(frozen=True)
@@ -62,27 +56,19 @@ def convert(
     Raises: ModelError, OutputExistsError, ArtifactError, DiskError.
     """
     out_dir = Path(out_dir)
-    check_folder(out_dir, force, kind=_KIND, is_kind=is_converted)
+    check_folder(out_dir, force, kind=WORDS, is_kind=is_converted)
     job = _plan(str(model), revision)
     _check_apart(out_dir, job.folder)
-    with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_converted) as folder:
-        needed, free = job.plan.n_bytes + _SPARE_BYTES, shutil.disk_usage(folder).free
-        if needed > free:
-            sizes = f"needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free"
-            raise DiskError(f"{out_dir}: {sizes}; choose another disk")
+    with replacing_folder(out_dir, force, kind=WORDS, is_kind=is_converted) as folder:
+        check_space(out_dir, folder, job.plan.n_bytes)
         write_tensors(job.plan, folder, progress)
         _write_settings(job, folder)
         for path in (path for pattern in _KEPT for path in job.folder.glob(pattern) if path.is_file()):
             shutil.copyfile(path, folder / path.name)
         record = _record(job, folder)
-        _write_json(folder / FILE, record)
+        write_json(folder / FILE, record)
         _write_readme(job, folder, record)
     return record
-
-
-def is_converted(folder: Path) -> bool:
-    """Whether a folder holds a converted checkpoint; one that was edited since is no longer one."""
-    return (folder / FILE).is_file() and not (folder / EDIT_FILE).is_file()
 
 
 def _plan(model: str, revision: str | None) -> _Job:
@@ -108,10 +94,10 @@ def _check_apart(out_dir: Path, model_folder: Path) -> None:
 def _write_settings(job: _Job, folder: Path) -> None:
     """Write the tokenizer, and the configurations of tokenizer, model and generation."""
     build_tokenizer(job.vocabulary, job.merges).save(str(folder / "tokenizer.json"))
-    _write_json(folder / "tokenizer_config.json", job.chat.tokenizer_config(job.config))
+    write_json(folder / "tokenizer_config.json", job.chat.tokenizer_config(job.config))
     end = job.vocabulary.id_of(job.chat.end_token)
-    _write_json(folder / "config.json", job.config.to_qwen2(job.plan.dtype, end))
-    _write_json(folder / "generation_config.json", job.chat.generation_config(job.vocabulary))
+    write_json(folder / "config.json", job.config.to_qwen2(job.plan.dtype, end))
+    write_json(folder / "generation_config.json", job.chat.generation_config(job.vocabulary))
 
 
 def _record(job: _Job, folder: Path) -> dict[str, Any]:
@@ -184,7 +170,3 @@ conversation brings its own. Two differences: the source tokenizes role and cont
 blank line is cut into other tokens; and it never reads `<|im_end|>` and the like in a message as special tokens,
 while a rendered template is read with them (pass `split_special_tokens=True` to read a text without).
 """
-
-
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

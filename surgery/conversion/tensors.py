@@ -1,6 +1,5 @@
 """Tensors under new names: each is a byte range of a stored one, so rewriting a model copies bytes and computes nothing."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,15 @@ from surgery.conversion.qwen import QwenConfig, is_buffer, qwen2_names, tensor_s
 from surgery.files.artifacts import shortened
 from surgery.files.shards import (
     FLOAT_DTYPES,
-    INDEX_FILE,
     METADATA_KEY,
     SINGLE_FILE,
     StoredTensor,
     copy_range,
-    header_bytes,
+    header_of,
     read_shards,
     tensors_by_name,
     weight_files,
+    write_index,
 )
 
 Progress = Callable[[int, int], None]
@@ -92,16 +91,16 @@ def write_tensors(plan: CopyPlan, folder: Path, progress: Progress | None = None
     done = 0
     for path, parts in plan.parts.items():
         with open(path, "rb") as source, open(folder / path.name, "wb") as out:
-            out.write(header_bytes(_header(parts, plan.metadata[path])))
+            stored = ((part.name, part.dtype, part.shape, part.n_bytes) for part in parts)
+            out.write(header_of(stored, plan.metadata[path]))
             for part in parts:
                 copy_range(source, part.start, part.n_bytes, out)
                 done += part.n_bytes
                 if progress is not None:
                     progress(done, plan.n_bytes)
     if {path.name for path in plan.parts} != {SINGLE_FILE}:
-        weight_map = {part.name: path.name for path, parts in plan.parts.items() for part in parts}
-        index = {"metadata": {"total_size": plan.n_bytes}, "weight_map": weight_map}
-        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        file_of = {part.name: path.name for path, parts in plan.parts.items() for part in parts}
+        write_index(folder, file_of, plan.n_bytes)
 
 
 def _check_weights(folder: Path, weights: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -131,12 +130,3 @@ def split_rows(tensor: StoredTensor) -> list[StoredTensor]:
         StoredTensor(name, tensor.dtype, shape, tensor.path, at, at + step)
         for name, at in zip(names, starts, strict=True)
     ]
-
-
-def _header(parts: tuple[StoredTensor, ...], metadata: dict[str, str]) -> dict[str, object]:
-    header: dict[str, object] = {METADATA_KEY: metadata}
-    at = 0
-    for part in parts:
-        header[part.name] = {"dtype": part.dtype, "shape": list(part.shape), "data_offsets": [at, at + part.n_bytes]}
-        at += part.n_bytes
-    return header

@@ -5,7 +5,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -125,6 +125,34 @@ def header_bytes(header: dict[str, Any]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def header_of(
+    tensors: Iterable[tuple[str, str, Sequence[int], int]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The header of a file that holds tensors one behind the other.
+
+    Args:
+        tensors: (name, safetensors' name of the dtype, shape, bytes) of each, in the order of their bytes.
+        metadata: of the file; by default that which says PyTorch.
+    """
+    header: dict[str, Any] = {METADATA_KEY: dict(metadata or {"format": "pt"})}
+    at = 0
+    for name, dtype, shape, n_bytes in tensors:
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + n_bytes]}
+        at += n_bytes
+    return header_bytes(header)
+
+
+def write_index(folder: Path, file_of: Mapping[str, str], n_bytes: int) -> None:
+    """Write the index of a model in several files.
+
+    Args:
+        file_of: tensor -> name of the file that holds it.
+        n_bytes: of all tensors' data.
+    """
+    index = {"metadata": {"total_size": n_bytes}, "weight_map": dict(file_of)}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def read_bytes(tensor: StoredTensor) -> bytearray:

@@ -1,28 +1,23 @@
 """A GGUF file rewritten as a Hugging Face folder: checked first, written whole or not at all, with its record and card."""
 
-import json
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.console.errors import DiskError, ModelError
-from surgery.conversion.checkpoint import FILE, FORMAT_VERSION, KIND, is_converted
+from surgery.console.errors import ModelError
 from surgery.conversion.gguf.names import Target, plan_targets
 from surgery.conversion.gguf.settings import architecture_of, read_config
 from surgery.conversion.gguf.source import GGUFSource, read_gguf
 from surgery.conversion.gguf.writing import n_bytes, write_targets
+from surgery.conversion.record import FILE, FORMAT_VERSION, KIND, WORDS, check_space, is_converted, write_json
 from surgery.files.artifacts import file_sha256, package_versions
 from surgery.files.folders import check_folder, replacing_folder
 from surgery.model.models import model_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-_KIND = "a converted checkpoint"
-_SPARE_BYTES = 64 << 20  # for the tokenizer and the file system's own records
 
 
 @dataclass(frozen=True)
@@ -58,16 +53,16 @@ def convert_gguf(
     Raises: ModelError, OutputExistsError, ArtifactError, DiskError.
     """
     out_dir = Path(out_dir)
-    check_folder(out_dir, force, kind=_KIND, is_kind=is_converted)
+    check_folder(out_dir, force, kind=WORDS, is_kind=is_converted)
     job = _plan(read_gguf(Path(path)), dtype, without_template)
-    with replacing_folder(out_dir, force, kind=_KIND, is_kind=is_converted) as folder:
-        _check_space(out_dir, folder, job)
+    with replacing_folder(out_dir, force, kind=WORDS, is_kind=is_converted) as folder:
+        check_space(out_dir, folder, sum(n_bytes(target, dtype) for target in job.targets))
         write_targets(job.targets, folder, dtype, progress)
         job.config.save_pretrained(folder)
         job.tokenizer.save_pretrained(folder)
-        _write_json(folder / "generation_config.json", _generation_config(job))
+        write_json(folder / "generation_config.json", _generation_config(job))
         record = _record(job, folder)
-        _write_json(folder / FILE, record)
+        write_json(folder / FILE, record)
         (folder / "README.md").write_text(_card(job, record), encoding="utf-8", errors="backslashreplace")
     return record
 
@@ -100,12 +95,6 @@ def _read_tokenizer(source: GGUFSource, config: "PretrainedConfig") -> "PreTrain
     if len(tokenizer) > config.vocab_size:
         raise ModelError(f"{file}: its tokenizer has {len(tokenizer)} tokens, its model {config.vocab_size}")
     return tokenizer
-
-
-def _check_space(out_dir: Path, folder: Path, job: _Job) -> None:
-    needed = sum(n_bytes(target, job.dtype) for target in job.targets) + _SPARE_BYTES
-    if needed > (free := shutil.disk_usage(folder).free):
-        raise DiskError(f"{out_dir}: needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; choose another disk")
 
 
 def _generation_config(job: _Job) -> dict[str, Any]:
@@ -158,7 +147,3 @@ quantized file stands for, not what the model was released with. Its licence is 
 
 `{FILE}` has the quantization of every tensor.
 """
-
-
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -44,14 +44,15 @@ def plan_targets(source: GGUFSource, config: "PretrainedConfig") -> list[Target]
     Raises: ModelError: one that is missing, one that the architecture does not have, another shape, scaled rotary
         frequencies that the configuration does not tell.
     """
-    expected, names = _architecture(config)
+    processor = _processor(config)
+    expected, names = _architecture(config, processor)
     targets: dict[str, Target] = {}
     unknown = []
     for tensor in source.tensors:
         if tensor.name == _ROPE:
             _check_rope(source, tensor, config)
             continue
-        found = list(_targets_of(tensor, names, config))
+        found = list(_targets_of(tensor, names, processor))
         unknown += [] if found else [tensor.name]
         targets |= {target.name: target for target in found}
     where, architecture = source.files[0], architecture_of(config)
@@ -67,7 +68,7 @@ def plan_targets(source: GGUFSource, config: "PretrainedConfig") -> list[Target]
     return [targets[name] for name in expected]
 
 
-def _architecture(config: "PretrainedConfig") -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+def _architecture(config: "PretrainedConfig", processor: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """(name -> shape of every tensor of the folder, GGUF's name -> ours where one becomes one), from a model without weights."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -81,7 +82,7 @@ def _architecture(config: "PretrainedConfig") -> tuple[dict[str, tuple[int, ...]
     expected: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         expected |= _apart(name, shape)
-    return expected, get_gguf_hf_weights_map(model, _processor(config))
+    return expected, get_gguf_hf_weights_map(model, processor)
 
 
 def _apart(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -103,7 +104,7 @@ def _processor(config: "PretrainedConfig") -> Any:
     return TENSOR_PROCESSORS.get(kind, TensorProcessor)(config=config.to_dict())
 
 
-def _targets_of(tensor: GGUFTensor, names: Mapping[str, str], config: "PretrainedConfig") -> Iterator[Target]:
+def _targets_of(tensor: GGUFTensor, names: Mapping[str, str], processor: Any) -> Iterator[Target]:
     experts = _EXPERTS.fullmatch(tensor.name)
     if experts is not None:
         for e in range(tensor.shape[0]):
@@ -113,7 +114,6 @@ def _targets_of(tensor: GGUFTensor, names: Mapping[str, str], config: "Pretraine
     if tensor.name not in names:
         return
     name = names[tensor.name]
-    processor = _processor(config)
     if len(tensor.shape) == 2 and not _is_changed(processor, tensor.name):
         yield Target(name, tensor.shape, tensor.blocks, tensor.quantization)
         return

@@ -54,6 +54,11 @@ def read_config(source: GGUFSource) -> "PretrainedConfig":
     found |= {attribute: stated[key] for key, attribute in (mapped | _PASSED_OVER).items() if key in stated}
     found["tie_word_embeddings"] = all(tensor.name != "output.weight" for tensor in source.tensors)
     config = AutoConfig.for_model(model_type, **found)
+    _check_taken_over(
+        source,
+        {attribute: found[attribute] for attribute in (mapped | _PASSED_OVER).values() if attribute in found},
+        config,
+    )
     config.architectures = [architecture]
     for attribute, key in _TOKENS.items():
         setattr(config, attribute, source.metadata.get(f"tokenizer.ggml.{key}"))
@@ -96,6 +101,20 @@ def _stated(source: GGUFSource, mapped: Mapping[str, str]) -> dict[str, Any]:
     return stated
 
 
+def _check_taken_over(source: GGUFSource, found: Mapping[str, Any], config: "PretrainedConfig") -> None:
+    """A configuration takes any attribute, and its model looks only for those of its class."""
+    known = type(config)()
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    for attribute, value in found.items():
+        taken = rope.get(attribute, getattr(config, attribute, None))
+        is_known = hasattr(known, attribute) or attribute in (*rope, "head_dim")  # every attention looks for that one
+        if taken != value or not is_known:
+            raise ModelError(
+                f"{source.files[0]}: {type(config).__name__} does not take over {attribute} = {value}; take the model from its "
+                "own release"
+            )
+
+
 def _check_head_dim(source: GGUFSource, stated: dict[str, Any], config: "PretrainedConfig") -> None:
     for key in _SAME_AS_HEAD_DIM:
         if key in stated and stated[key] != head_dim(config):
@@ -111,6 +130,11 @@ def _scale_rope(source: GGUFSource, stated: dict[str, Any], config: "PretrainedC
         return
     if kind not in ("linear", "yarn"):
         raise ModelError(f"{source.files[0]}: rope.scaling.type is {kind}, expected none, linear or yarn")
+    needed = ("rope.scaling.factor", *(["rope.scaling.original_context_length"] if kind == "yarn" else []))
+    if missing := [key for key in needed if key not in stated]:
+        raise ModelError(
+            f"{source.files[0]}: rope.scaling.type is {kind} without {missing[0]}; convert the model to GGUF again"
+        )
     scaled = {"rope_type": kind, "factor": float(stated["rope.scaling.factor"])}
     if kind == "yarn":
         scaled["original_max_position_embeddings"] = stated["rope.scaling.original_context_length"]

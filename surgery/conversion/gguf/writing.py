@@ -1,6 +1,5 @@
 """Tensors dequantized a block of rows at a time and written as safetensors, so that memory holds a block, not a model."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from surgery.console.errors import ModelError
 from surgery.conversion.gguf.names import Target
-from surgery.files.shards import INDEX_FILE, METADATA_KEY, SINGLE_FILE, header_bytes
+from surgery.files.shards import SINGLE_FILE, header_of, write_index
 
 DTYPES = {"float32": ("F32", 4), "bfloat16": ("BF16", 2)}
 """What can be written: safetensors' name of it and bytes of a value."""
@@ -32,26 +31,20 @@ def write_targets(
     Raises: ModelError when a tensor has a value that is no number.
     """
     files = _files(targets, dtype)
-    names = (
-        [SINGLE_FILE] if len(files) == 1 else [f"model-{k:05}-of-{len(files):05}.safetensors" for k in _from_1(files)]
-    )
+    names = [f"model-{k:05}-of-{len(files):05}.safetensors" for k in range(1, len(files) + 1)]
+    names = names if len(files) > 1 else [SINGLE_FILE]
     done, total = 0, sum(n_bytes(target, dtype) for target in targets)
     for name, held in zip(names, files, strict=True):
         with open(folder / name, "wb") as out:
-            out.write(header_bytes(_header(held, dtype)))
+            out.write(header_of((each.name, DTYPES[dtype][0], each.shape, n_bytes(each, dtype)) for each in held))
             for target in held:
                 _write(target, out, dtype)
                 done += n_bytes(target, dtype)
                 if progress is not None:
                     progress(done, total)
     if len(files) > 1:
-        weight_map = {target.name: name for name, held in zip(names, files, strict=True) for target in held}
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _from_1(files: Sequence[object]) -> range:
-    return range(1, len(files) + 1)
+        file_of = {target.name: name for name, held in zip(names, files, strict=True) for target in held}
+        write_index(folder, file_of, total)
 
 
 def _files(targets: Sequence[Target], dtype: str) -> list[list[Target]]:
@@ -64,16 +57,6 @@ def _files(targets: Sequence[Target], dtype: str) -> list[list[Target]]:
         files[-1].append(target)
         room -= n_bytes(target, dtype)
     return files
-
-
-def _header(targets: Sequence[Target], dtype: str) -> dict[str, object]:
-    header: dict[str, object] = {METADATA_KEY: {"format": "pt"}}
-    at = 0
-    for target in targets:
-        end = at + n_bytes(target, dtype)
-        header[target.name] = {"dtype": DTYPES[dtype][0], "shape": list(target.shape), "data_offsets": [at, end]}
-        at = end
-    return header
 
 
 def _write(target: Target, out: BinaryIO, dtype: str) -> None:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from eval.cli import main
 from surgery.console.errors import ArtifactError, DiskError, ModelError, OutputExistsError, RefusalError
 from surgery.conversion import qwen
-from surgery.conversion.checkpoint import FILE, convert, is_converted
+from surgery.conversion.checkpoint import convert
+from surgery.conversion.record import FILE, is_converted
 from surgery.model.chat import chat_template, prompt_token_ids
 from surgery.model.models import describe_model, load_model, load_tokenizer
 from surgery.residual.subspace import random_subspace
@@ -350,8 +351,8 @@ def test_an_interrupted_conversion_leaves_nothing(source, tmp_path):
 
 def test_a_full_disk_is_found_before_anything_is_written(source, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("surgery.conversion.checkpoint.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(DiskError, match="needs 0.03 GB but 0.00 GB are free"):
+    monkeypatch.setattr("surgery.conversion.record.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(DiskError, match="needs 0.07 GB but 0.00 GB are free"):
         convert(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
