@@ -53,7 +53,10 @@ def leave_out_the_last(path):
 
 def test_the_same_audit_goes_on(request_of, tmp_path):
     begin(tmp_path / "audit", request_of())
+    path = tmp_path / "audit" / "design.json"
+    before = path.read_bytes()
     begin(tmp_path / "audit", request_of())
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["pairs", "prompts", "safe_prompts"])
@@ -71,6 +74,7 @@ def test_pairs_do_not_matter_to_an_audit_of_given_vectors(request_of, tmp_path):
     path = tmp_path / "audit" / "design.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pairs": "others.jsonl"}))  # taken before, and ignored
     begin(tmp_path / "audit", request_of(**asked))
+    assert json.loads(path.read_text())["pairs"] == "others.jsonl"  # as it was begun
 
 
 def test_pairs_beside_given_vectors_are_refused(request_of, tmp_path):
@@ -85,6 +89,7 @@ def test_an_audit_begun_before_its_pairs_were_recorded_goes_on(request_of, tmp_p
     del design["extraction pairs"]
     path.write_text(json.dumps(design))
     begin(tmp_path / "audit", request_of())
+    assert json.loads(path.read_text()) == design  # as it was begun
 
 
 def test_a_checkpoint_of_other_layers_than_are_chosen_now_is_made_anew_and_one_of_these_is_kept(model, tmp_path):
