@@ -66,11 +66,11 @@ def interrupted_measuring(run, monkeypatch, *options):
     """`refusal damage --force`, ended after its first condition; returns the ids of those it was to measure anew."""
     measured, measure = [], run_damage.measure
 
-    def measure_one(engine, condition, *inputs, **names):
+    def measure_one(name, *inputs):
         if measured:
             raise KeyboardInterrupt
-        measured.append(condition.id)
-        return measure(engine, condition, *inputs, **names)
+        measured.append(name)
+        return measure(name, *inputs)
 
     with monkeypatch.context() as patched:
         patched.setattr(run_damage, "measure", measure_one)
@@ -96,9 +96,7 @@ def test_measuring_anew_on_other_inputs_takes_the_place_of_the_old_when_it_is_wh
     interrupted_measuring(copy, monkeypatch, "--limit", 2)
     assert (copy / "damage.json").read_bytes() == before
     measured, measure = [], run_damage.measure
-    monkeypatch.setattr(
-        run_damage, "measure", lambda *inputs, **names: measured.append(inputs[1].id) or measure(*inputs, **names)
-    )
+    monkeypatch.setattr(run_damage, "measure", lambda name, *inputs: measured.append(name) or measure(name, *inputs))
     found = refusal("damage", copy, "--window", 64, "--limit", 2)
     assert found.exit_code == 0, found.output
     assert "rv:L4:a1" not in measured and load_damage(copy).inputs.n_prompts == 2
